@@ -1,0 +1,67 @@
+"""A denoiser: given x_t and t, an estimate of the clean x_0 and of the noise eps in it."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.parameterization import Parameterization
+from diffusion.schedules import Schedule
+from diffusion.typing import expand
+
+
+class Estimate(NamedTuple):
+    """x0 and eps [b, ...] with x_t = alpha x0 + sigma eps; `frac` [b, ...], where between the posterior's smaller (0) and larger (1)
+    log variance the learned one lies (IDDPM eq. 15), or None if the variance is not learned."""
+
+    x0: Tensor
+    eps: Tensor
+    frac: Tensor | None = None
+
+
+class Denoiser(nn.Module):
+    """A network with its schedule and the meaning of its output.
+
+    The network is any module called as `network(x_t, label, cond)`; `label` [b] is `schedule.label(t)`, float32. With
+    `learned_variance` it has twice the channels of x_t: the second half, nominally in [-1, 1], is mapped to frac = (out + 1) / 2.
+
+    Raises ValueError where the output cannot determine x_0: an epsilon- or score-predictor on a schedule with alpha(1) = 0."""
+
+    def __init__(
+        self, network: nn.Module, schedule: Schedule, parameterization: Parameterization, learned_variance: bool = False
+    ) -> None:
+        super().__init__()
+        if parameterization.needs_signal and schedule.reaches_noise:
+            raise ValueError(
+                f"{type(parameterization).__name__} prediction cannot be used with {type(schedule).__name__} here: its alpha is 0 at "
+                "t = 1, where x_t is pure noise and says nothing of x_0; use parameterization=v or parameterization=x0."
+            )
+        self.network, self.schedule, self.parameterization = network, schedule, parameterization
+        self.learned_variance = learned_variance
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's parameters are (the CPU for a network without any)."""
+        return next((p.device for p in self.network.parameters()), torch.device("cpu"))
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
+        """x_t [b, ...], t [] or [b] in (0, 1], cond [b, ...] or None."""
+        t = t.to(x_t.device).expand(len(x_t))
+        alpha, sigma = (expand(v, x_t) for v in self.schedule(t))
+        out = self.network(x_t, self.schedule.label(t).float(), cond).to(x_t.dtype)
+        frac = None
+        if self.learned_variance:
+            out, fraction = out.chunk(2, dim=1)
+            frac = (fraction + 1) / 2
+        if out.shape != x_t.shape:
+            raise ValueError(
+                f"The network's output has shape {tuple(out.shape)} where {tuple(x_t.shape)} was expected; with "
+                "learned_variance it has twice the channels of its input, otherwise as many."
+            )
+        read = self.parameterization
+        return Estimate(read.x0(out, x_t, alpha, sigma), read.eps(out, x_t, alpha, sigma), frac)
+
+
+def null(cond: Tensor) -> Tensor:
+    """The null condition in cond's shape: -1 for integer labels (a network's learned null class), 0 for embeddings."""
+    return torch.zeros_like(cond) if cond.is_floating_point() else torch.full_like(cond, -1)

@@ -1,0 +1,107 @@
+"""The one place where images are made. Each image has a seed of its own: the same seed gives the same image (to the rounding of the
+network's arithmetic) whatever the batch size, the number of processes or the order, and torch's own random state is left alone."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from diffusion.codec import Pixels
+from diffusion.denoiser import Estimate
+from diffusion.samplers import State
+
+
+class SeededNoise:
+    """Standard normal noise like torch.randn_like, where row i comes from a generator seeded with seeds[i]."""
+
+    def __init__(self, seeds: Sequence[int], device: torch.device | str) -> None:
+        self.generators = [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        z = torch.empty_like(x, memory_format=torch.contiguous_format)
+        for row, generator in zip(z, self.generators, strict=True):
+            row.normal_(generator=generator)
+        return z
+
+
+class Conditioned:
+    """A denoiser with its condition filled in: what a sampler calls. It counts its calls (`nfe`)."""
+
+    def __init__(self, denoiser: Callable, cond: Tensor | None) -> None:
+        self.denoiser, self.cond, self.schedule, self.nfe = denoiser, cond, denoiser.schedule, 0
+
+    def __call__(self, x: Tensor, t: Tensor) -> Estimate:
+        self.nfe += 1
+        return self.denoiser(x, t, self.cond)
+
+
+@torch.no_grad()
+def trajectories(
+    denoiser: Callable,
+    sampler: Callable,
+    grid: Callable,
+    shape: Sequence[int],
+    seeds: Sequence[int],
+    cond: Tensor | None = None,
+) -> Iterator[State]:
+    """Every state of one batch, from x_1 = sigma_1 z at the grid's first time; shape is (c, h, w), cond [n, ...] or None."""
+    device = getattr(denoiser, "device", torch.device("cpu"))
+    noise, times = SeededNoise(seeds, device), grid(denoiser.schedule)
+    x = denoiser.schedule(times[0])[1] * noise(torch.empty(len(seeds), *shape, device=device))
+    denoise = Conditioned(denoiser, None if cond is None else cond.to(device))
+    yield from sampler(denoise, x, times, noise)
+
+
+def generate(
+    denoiser: Callable,
+    sampler: Callable,
+    grid: Callable,
+    shape: Sequence[int],
+    seeds: Sequence[int],
+    cond: Tensor | None = None,
+    batch_size: int = 64,
+    codec: Pixels = Pixels(),  # noqa: B008 (frozen)
+) -> Tensor:
+    """One uint8 image for each seed: [n, h, w, c] on the CPU. shape is (c, h, w) in the model's space; cond [n, ...] or None."""
+    images = []
+    for i in range(0, len(seeds), batch_size):
+        chunk = slice(i, i + batch_size)
+        for state in trajectories(denoiser, sampler, grid, shape, seeds[chunk], None if cond is None else cond[chunk]):  # noqa: B007
+            pass
+        images.append(codec.decode(state.x).cpu())
+    return torch.cat(images)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that it takes to make images but the seeds: a (guided) denoiser, a sampler, a grid, and the model's space."""
+
+    denoiser: Callable
+    sampler: Callable
+    grid: Callable
+    shape: tuple[int, int, int]
+    codec: Pixels = field(default_factory=Pixels)
+    batch_size: int = 64
+
+    def __call__(self, seeds: Sequence[int], cond: Tensor | None = None) -> Tensor:
+        """uint8 images [n, h, w, c], one for each seed."""
+        run = partial(generate, self.denoiser, self.sampler, self.grid, self.shape)
+        return run(seeds, cond, self.batch_size, self.codec)
+
+    def nfe(self) -> int:
+        """Calls of the (guided) denoiser for one image, counted on a run with a stand-in that costs nothing."""
+        probe = Conditioned(_Probe(self.denoiser.schedule), None)
+        times = self.grid(probe.schedule)
+        for _ in self.sampler(probe, torch.zeros(1, *self.shape), times, torch.zeros_like):
+            pass
+        return probe.nfe
+
+
+@dataclass(frozen=True)
+class _Probe:
+    schedule: Callable
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
+        return Estimate(torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x))

@@ -1,0 +1,87 @@
+"""Samplers that draw each x_s from a Gaussian around the one estimate of x_0: DDPM, DDIM, Euler, Euler ancestral."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from diffusion.posterior import posterior, step
+from diffusion.samplers.base import State
+from diffusion.typing import Noise
+
+
+def fixed_small(small: Tensor, large: Tensor, frac: Tensor | None) -> Tensor:
+    """beta tilde: right for data that is a single point (DDPM sec. 3.2)."""
+    return small
+
+
+def fixed_large(small: Tensor, large: Tensor, frac: Tensor | None) -> Tensor:
+    """beta: right for data that is N(0, I) (DDPM sec. 3.2)."""
+    return large
+
+
+def learned(small: Tensor, large: Tensor, frac: Tensor | None) -> Tensor:
+    """exp(v log large + (1 - v) log small) (IDDPM eq. 15)."""
+    if frac is None:
+        raise ValueError(
+            "DDPM(variance='learned') needs a denoiser with a learned variance; train with objective=hybrid, "
+            "or sample with sampler.variance=fixed_small."
+        )
+    return (frac * large.log() + (1 - frac) * small.log()).exp()
+
+
+@dataclass(frozen=True)
+class DDPM:
+    """x_s ~ N(posterior mean, variance) (DDPM alg. 2; IDDPM sec. 3.1), over any sub-sequence of times; no noise on the last move.
+
+    `variance` is fixed_small, fixed_large or learned. Raises ValueError for another word, and for learned where the model has none."""
+
+    variance: str = "fixed_small"
+
+    choices: ClassVar = {f.__name__: f for f in (fixed_small, fixed_large, learned)}
+
+    def __post_init__(self) -> None:
+        if self.variance not in self.choices:
+            raise ValueError(f"sampler.variance={self.variance} is not one of {', '.join(self.choices)}.")
+
+    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+        for t, s in pairwise(times):
+            estimate = denoise(x, t)
+            x, small, large = posterior(x, estimate.x0, t, s, denoise.schedule)
+            if s > 0:
+                x = x + self.choices[self.variance](small, large, estimate.frac).sqrt() * noise(x)
+            yield State(x, estimate.x0, s)
+
+
+@dataclass(frozen=True)
+class DDIM:
+    """DDIM (Song et al. 2020, eq. 12): eta = 0 is the probability-flow ODE, eta = 1 is DDPM with fixed_small."""
+
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ValueError(
+                f"sampler.eta={self.eta} is outside [0, 1], where eta sigma_s would exceed the noise there is."
+            )
+
+    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+        for t, s in pairwise(times):
+            estimate = denoise(x, t)
+            x = step(x, estimate.x0, t, s, denoise.schedule, self.eta, noise)
+            yield State(x, estimate.x0, s)
+
+
+@dataclass(frozen=True)
+class Euler(DDIM):
+    """Euler's method on dx/ds = (x - D)/s, x = x_0 + s eps (EDM alg. 1 without the correction): it is DDIM with eta = 0."""
+
+
+@dataclass(frozen=True)
+class EulerAncestral(DDIM):
+    """Euler to sigma_down, then noise up to sigma_s (k-diffusion's sample_euler_ancestral): it is DDIM with eta = 1."""
+
+    eta: float = 1.0
