@@ -27,9 +27,7 @@ class Denoiser(nn.Module):
 
     Raises ValueError where the output cannot determine x_0: an epsilon- or score-predictor on a schedule with alpha(1) = 0."""
 
-    def __init__(
-        self, network: nn.Module, schedule: Schedule, parameterization: Parameterization, learned_variance: bool = False
-    ) -> None:
+    def __init__(self, network: nn.Module, schedule: Schedule, parameterization: Parameterization, learned_variance: bool = False) -> None:
         super().__init__()
         if parameterization.needs_signal and schedule.reaches_noise:
             raise ValueError(
@@ -46,9 +44,11 @@ class Denoiser(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
         """x_t [b, ...], t [] or [b] in (0, 1], cond [b, ...] or None."""
-        t = t.to(x_t.device).expand(len(x_t))
         alpha, sigma = (expand(v, x_t) for v in self.schedule(t))
-        out = self.network(x_t, self.schedule.label(t).float(), cond).to(x_t.dtype)
+        label = self.schedule.label(t).float()
+        if t.ndim == 0:  # one time for all, on the CPU: filled in without waiting for the device
+            label = torch.full((len(x_t),), label.item(), device=x_t.device)
+        out = self.network(x_t, label, cond).to(x_t.dtype)
         frac = None
         if self.learned_variance:
             out, fraction = out.chunk(2, dim=1)

@@ -36,9 +36,7 @@ class Leading:
         total = _knots(schedule, self.steps)
         index = torch.arange(self.steps, dtype=torch.float64).flip(0) * (total // self.steps) + self.offset
         if index[0] >= total:
-            raise ValueError(
-                f"grid.offset={self.offset} moves the first of {self.steps} steps beyond the schedule's {total}."
-            )
+            raise ValueError(f"grid.offset={self.offset} moves the first of {self.steps} steps beyond the schedule's {total}.")
         return _to_zero((index + 1) / total)
 
 

@@ -3,6 +3,7 @@
 Only x_0 and eps are ever guided; a learned variance passes through from the conditional model.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from diffusion.typing import expand
 
 
 @dataclass(frozen=True)
-class Guidance:
+class Guidance(ABC):
     """The contract: a frozen wrapper with the schedule and device of the denoiser inside."""
 
     denoiser: "Denoiser | Guidance"
@@ -29,9 +30,9 @@ class Guidance:
         """The innermost denoiser's device."""
         return self.denoiser.device
 
+    @abstractmethod
     def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
         """The guided estimate."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,7 @@ class ClassifierFree(Guidance):
         if self.scale == 1:
             return self.denoiser(x_t, t, cond)
         if cond is None:
-            raise ValueError(
-                f"guidance.scale={self.scale} needs a conditional model and a condition; set guidance.scale=1 for neither."
-            )
+            raise ValueError(f"guidance.scale={self.scale} needs a conditional model and a condition; set guidance.scale=1 for neither.")
         both = self.denoiser(torch.cat([x_t, x_t]), t.repeat(2) if t.ndim else t, torch.cat([cond, null(cond)]))
         (x0, x0_null), (eps, eps_null) = both.x0.chunk(2), both.eps.chunk(2)
         frac = None if both.frac is None else both.frac.chunk(2)[0]

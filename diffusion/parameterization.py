@@ -4,27 +4,28 @@
 alpha and sigma are already shaped to multiply x_t.
 """
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from torch import Tensor
 
 
-class Parameterization:
+class Parameterization(ABC):
     """The contract. `needs_signal`: whether x_0 is lost where alpha = 0."""
 
     needs_signal: ClassVar[bool] = False
 
+    @abstractmethod
     def x0(self, out: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """The estimate of x_0 that the output stands for."""
-        raise NotImplementedError
 
     def eps(self, out: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """The estimate of eps that the output stands for; by default what is left of x_t after x_0."""
         return (x_t - alpha * self.x0(out, x_t, alpha, sigma)) / sigma
 
+    @abstractmethod
     def target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """The output for a known pair (x_0, eps)."""
-        raise NotImplementedError
 
 
 class Epsilon(Parameterization):

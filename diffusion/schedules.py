@@ -4,6 +4,7 @@ A schedule is a map from t to the log signal-to-noise ratio, lambda = log(alpha^
 All arithmetic is in float64; the answer has t's dtype. At t = 0 every schedule has sigma = 0 exactly.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
 from math import log, pi
@@ -14,16 +15,16 @@ from torch import Tensor
 INF = float("inf")
 
 
-class Schedule:
+class Schedule(ABC):
     """The contract. A subclass gives `log_snr` and `time`; one that is not variance preserving also gives `native`."""
 
+    @abstractmethod
     def log_snr(self, t: Tensor) -> Tensor:
         """lambda(t) = 2 log(alpha_t / sigma_t): +inf at t = 0, decreasing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def time(self, log_snr: Tensor) -> Tensor:
         """The inverse of `log_snr`; a log-SNR beyond the schedule's ends maps to the nearer end."""
-        raise NotImplementedError
 
     def native(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha, sigma) at a log-SNR. Variance preserving: alpha^2 = sigmoid(lambda), sigma^2 = sigmoid(-lambda)."""
@@ -58,14 +59,12 @@ class Discrete(Schedule):
 
     def __post_init__(self) -> None:
         if self.num_timesteps < 2:
-            raise ValueError(
-                f"schedule.num_timesteps={self.num_timesteps} is too few; a discrete schedule has at least 2 steps."
-            )
+            raise ValueError(f"schedule.num_timesteps={self.num_timesteps} is too few; a discrete schedule has at least 2 steps.")
         self.log_ratios()
 
+    @abstractmethod
     def log_ratios(self) -> Tensor:
         """log(sigma/alpha) at the knots, [T] float64, increasing."""
-        raise NotImplementedError
 
     def label(self, t: Tensor) -> Tensor:
         """T t - 1: the step as the networks of this field count it, 0..T-1; fractional between knots, never below 0."""
@@ -107,9 +106,9 @@ class Betas(Discrete):
     _: KW_ONLY
     zero_terminal_snr: bool = False
 
+    @abstractmethod
     def betas(self) -> Tensor:
         """The T betas, float64."""
-        raise NotImplementedError
 
     @property
     def ramp(self) -> Tensor:
@@ -175,9 +174,7 @@ class Sigmoid(Betas):
     tau: float = 6.0
 
     def betas(self) -> Tensor:
-        return self.scale * torch.lerp(
-            *_ends(self.beta_start, self.beta_end), (self.tau * (2 * self.ramp - 1)).sigmoid()
-        )
+        return self.scale * torch.lerp(*_ends(self.beta_start, self.beta_end), (self.tau * (2 * self.ramp - 1)).sigmoid())
 
 
 @dataclass(frozen=True)

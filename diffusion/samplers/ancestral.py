@@ -64,9 +64,7 @@ class DDIM:
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
-            raise ValueError(
-                f"sampler.eta={self.eta} is outside [0, 1], where eta sigma_s would exceed the noise there is."
-            )
+            raise ValueError(f"sampler.eta={self.eta} is outside [0, 1], where eta sigma_s would exceed the noise there is.")
 
     def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
         for t, s in pairwise(times):
