@@ -41,7 +41,7 @@ def variational_term(schedule: Discrete, estimate: Estimate, x0: Tensor, x_t: Te
     posterior's variance is 0, is replaced by its value at 2/T."""
     knot = 1 / schedule.num_timesteps
     s = ((t / knot).round() - 1) * knot
-    true_mean, small, large = posterior(x_t, x0, t, s, schedule)
+    true_mean, _, large = posterior(x_t, x0, t, s, schedule)
     mean, _, _ = posterior(x_t, estimate.x0, t, s, schedule)
     first = s < knot / 2
     _, small_second, _ = posterior(x_t, x0, t.clamp(min=2 * knot), s.clamp(min=knot), schedule)

@@ -33,15 +33,20 @@ def learned(small: Tensor, large: Tensor, frac: Tensor | None) -> Tensor:
     return (frac * large.log() + (1 - frac) * small.log()).exp()
 
 
+def auto(small: Tensor, large: Tensor, frac: Tensor | None) -> Tensor:
+    """The learned variance of a model that has one, fixed_small for one that has none."""
+    return small if frac is None else learned(small, large, frac)
+
+
 @dataclass(frozen=True)
 class DDPM:
     """x_s ~ N(posterior mean, variance) (DDPM alg. 2; IDDPM sec. 3.1), over any sub-sequence of times; no noise on the last move.
 
-    `variance` is fixed_small, fixed_large or learned. Raises ValueError for another word, and for learned where the model has none."""
+    `variance` is fixed_small, fixed_large, learned or auto. Raises ValueError for another word, and for learned where the model has none."""
 
     variance: str = "fixed_small"
 
-    choices: ClassVar = {f.__name__: f for f in (fixed_small, fixed_large, learned)}
+    choices: ClassVar = {f.__name__: f for f in (fixed_small, fixed_large, learned, auto)}
 
     def __post_init__(self) -> None:
         if self.variance not in self.choices:

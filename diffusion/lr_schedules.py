@@ -1,0 +1,34 @@
+"""Learning-rate schedules: a function of the optimizer step that multiplies the learning rate."""
+
+from dataclasses import dataclass
+from math import cos, pi
+
+
+@dataclass(frozen=True)
+class Constant:
+    """1 always."""
+
+    def __call__(self, step: int) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """Linear from 1/steps to 1 over `steps` steps, then 1 (DDPM app. B: 5,000 steps)."""
+
+    steps: int = 500
+
+    def __call__(self, step: int) -> float:
+        return min(1.0, (step + 1) / max(1, self.steps))
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Linear warm-up, then half a cosine down to 0 at step `total`."""
+
+    total: int
+    warmup: int = 500
+
+    def __call__(self, step: int) -> float:
+        progress = min(1.0, max(0.0, (step - self.warmup) / max(1, self.total - self.warmup)))
+        return Warmup(self.warmup)(step) * 0.5 * (1 + cos(pi * progress))

@@ -1,0 +1,56 @@
+"""Running sums of a training run's losses, kept on the device and read all at once."""
+
+import torch
+from torch import Tensor
+
+QUARTERS = 4
+
+
+class Meter:
+    """Means since the last reading: each loss term, the loss in each quarter of t, the gradient's norm. Updating never waits for the
+    device; reading waits once."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.quarters: Tensor | None = None
+        self.first_bad: Tensor | None = None  # the first batch whose loss is not finite, -1 for none
+
+    @torch.no_grad()
+    def update(self, losses: dict[str, Tensor], t: Tensor, batch: int) -> None:
+        """Add one batch's per-sample losses [b] at times t [b]; `batch` is its number."""
+        for name, value in losses.items():
+            self._add(f"loss/{name}" if name != "loss" else "loss", value.detach().float().mean())
+        loss = losses["loss"].detach().double()
+        if self.quarters is None:
+            self.quarters = torch.zeros(2, QUARTERS, dtype=torch.float64, device=t.device)
+            self.first_bad = torch.full((), -1, device=t.device)
+        quarter = (t * QUARTERS).ceil().long().clamp(1, QUARTERS) - 1
+        self.quarters[0].index_add_(0, quarter, loss)
+        self.quarters[1].index_add_(0, quarter, torch.ones_like(loss))
+        fine = loss.isfinite().all() | (self.first_bad >= 0)
+        self.first_bad = torch.where(fine, self.first_bad, batch)
+
+    def gradient_norm(self, norm: Tensor) -> None:
+        """Add one optimizer step's gradient norm."""
+        self._add("gradient_norm", norm.detach().float())
+
+    def _add(self, name: str, value: Tensor) -> None:
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+    def bad_batch(self) -> int | None:
+        """The number of the first batch with a loss that is not finite, or None."""
+        first = -1 if self.first_bad is None else int(self.first_bad)
+        return None if first < 0 else first
+
+    def read(self) -> dict[str, float]:
+        """The means by name, and start again."""
+        if self.quarters is None:
+            return {}
+        means = {name: value / self.counts[name] for name, value in self.sums.items()}
+        means |= {f"loss/t{i + 1}of{QUARTERS}": self.quarters[0, i] / self.quarters[1, i] for i in range(QUARTERS)}
+        values = torch.stack([value.double() for value in means.values()]).tolist()
+        self.sums, self.counts = {}, {}
+        self.quarters.zero_()
+        return {name: value for name, value in zip(means, values, strict=True) if value == value}

@@ -1,0 +1,126 @@
+"""The LightningModule that trains a denoiser: forward-kernel noising, condition dropout, the objective, and an average of the weights."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+
+from diffusion.codec import Pixels
+from diffusion.denoiser import Denoiser, null
+from diffusion.ema import EMA
+from diffusion.generate import Recipe
+from diffusion.meter import Meter
+
+
+class DiffusionModule(LightningModule):
+    """Trains `denoiser` by `objective` on batches (images uint8 [b, h, w, c], labels [b] or None).
+
+    All randomness of a step (flips, condition dropout, t, eps, dropout inside the network) follows from (seed, rank, batches so far),
+    so that a resumed run continues bit for bit and nothing that happens between steps can change it. No step waits for the device:
+    losses accumulate in `meter` until a callback reads them.
+
+    Raises ValueError if objective and denoiser disagree on the learned variance, or the objective needs a discrete schedule."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        objective: Callable,
+        times: Callable,
+        optimizer: Callable,
+        lr_schedule: Callable[[int], float],
+        ema: EMA,
+        codec: Pixels,
+        p_uncond: float = 0.1,
+        seed: int = 0,
+        grad_clip: float | None = None,
+    ) -> None:
+        super().__init__()
+        check(denoiser, objective)
+        if not 0 <= p_uncond <= 1:
+            raise ValueError(f"p_uncond={p_uncond} is a share of the conditions, between 0 and 1.")
+        self.denoiser, self.objective, self.times, self.codec = denoiser, objective, times, codec
+        self.make_optimizer, self.lr_schedule, self.ema = optimizer, lr_schedule, ema.start(denoiser)
+        self.p_uncond, self.seed, self.grad_clip = p_uncond, seed, float("inf") if grad_clip is None else grad_clip
+        self.batches, self.flip, self.meter = 0, lambda images: images, Meter()
+        self.recipes: dict[str, Recipe] = {}  # what callbacks sample with, by name
+
+    def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> Tensor:
+        """The mean over the batch of the objective at x_t = alpha_t x_0 + sigma_t eps."""
+        torch.manual_seed(mix(self.seed, self.global_rank, self.batches))
+        images, labels = batch
+        x0 = self.codec.encode(self.flip(images))
+        cond = self.drop(labels)
+        t, weight = self.times(len(x0), self.denoiser.schedule, x0.device)
+        losses = self.objective(self.denoiser, x0, t, torch.randn_like(x0), cond)
+        loss = (weight * losses["loss"]).mean()
+        self.meter.update(losses, t, self.batches)
+        self.batches += 1
+        return loss
+
+    def drop(self, cond: Tensor | None) -> Tensor | None:
+        """Each sample's condition becomes the null condition with probability p_uncond (CFG alg. 1)."""
+        if cond is None:
+            return None
+        keep = torch.rand(len(cond), device=cond.device) >= self.p_uncond
+        return torch.where(keep.reshape(-1, *[1] * (cond.ndim - 1)), cond, null(cond))
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """The gradient's norm, and clipping to it."""
+        self.meter.gradient_norm(torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.grad_clip))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One step of the weights, then one of their average."""
+        super().optimizer_step(*args, **kwargs)
+        self.ema.update(self.denoiser)
+
+    def configure_optimizers(self) -> dict:
+        """The optimizer over the denoiser, its learning rate multiplied by lr_schedule(step)."""
+        optimizer = self.make_optimizer(self.denoiser.parameters())
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Averaged weights, evaluation mode and the trainer's precision; afterwards everything as it was."""
+        training = self.denoiser.training
+        with self.ema.applied(self.denoiser), self.trainer.precision_plugin.forward_context(), torch.no_grad():
+            self.denoiser.eval()
+            yield
+        self.denoiser.train(training)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """The average and the count of batches travel with the weights."""
+        checkpoint["ema"], checkpoint["batches"] = self.ema.state_dict(), self.batches
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """See on_save_checkpoint."""
+        self.ema.load_state_dict(checkpoint["ema"])
+        self.batches = checkpoint["batches"]
+
+
+def check(denoiser: Denoiser, objective: Callable) -> None:
+    """Raises ValueError with one sentence if this objective cannot train this denoiser."""
+    name = type(objective).__name__
+    if objective.learned_variance != denoiser.learned_variance:
+        wanted = "true" if objective.learned_variance else "false"
+        why = "trains a learned variance" if objective.learned_variance else "leaves a learned variance untrained"
+        raise ValueError(f"objective {name} {why}, so it needs denoiser.learned_variance={wanted}; leave that key to the objective.")
+    if objective.learned_variance and not hasattr(denoiser.schedule, "num_timesteps"):
+        raise ValueError(
+            f"objective {name} is a bound over discrete time steps, and {type(denoiser.schedule).__name__} has none; "
+            "use objective=simple or a schedule such as cosine."
+        )
+
+
+def mix(*numbers: int) -> int:
+    """One 63-bit seed from several numbers, each change of any of which changes all of it (splitmix64)."""
+    state = 0
+    for number in numbers:
+        state = (state ^ number) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state >> 1
