@@ -9,6 +9,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 
 from diffusion.codec import Pixels
+from diffusion.data import flip
 from diffusion.denoiser import Denoiser, null
 from diffusion.ema import EMA
 from diffusion.generate import Recipe
@@ -34,6 +35,7 @@ class DiffusionModule(LightningModule):
         ema: EMA,
         codec: Pixels,
         p_uncond: float = 0.1,
+        mirror: bool = False,
         seed: int = 0,
         grad_clip: float | None = None,
     ) -> None:
@@ -44,20 +46,20 @@ class DiffusionModule(LightningModule):
         self.denoiser, self.objective, self.times, self.codec = denoiser, objective, times, codec
         self.make_optimizer, self.lr_schedule, self.ema = optimizer, lr_schedule, ema.start(denoiser)
         self.p_uncond, self.seed, self.grad_clip = p_uncond, seed, float("inf") if grad_clip is None else grad_clip
-        self.batches, self.flip, self.meter = 0, lambda images: images, Meter()
+        self.mirror, self.meter = mirror, Meter()
         self.recipes: dict[str, Recipe] = {}  # what callbacks sample with, by name
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> Tensor:
         """The mean over the batch of the objective at x_t = alpha_t x_0 + sigma_t eps."""
-        torch.manual_seed(mix(self.seed, self.global_rank, self.batches))
+        number = self.trainer.datamodule.consumed
+        torch.manual_seed(mix(self.seed, self.global_rank, number))
         images, labels = batch
-        x0 = self.codec.encode(self.flip(images))
+        x0 = self.codec.encode(flip(images) if self.mirror else images)
         cond = self.drop(labels)
         t, weight = self.times(len(x0), self.denoiser.schedule, x0.device)
         losses = self.objective(self.denoiser, x0, t, torch.randn_like(x0), cond)
         loss = (weight * losses["loss"]).mean()
-        self.meter.update(losses, t, self.batches)
-        self.batches += 1
+        self.meter.update(losses, t, number)
         return loss
 
     def drop(self, cond: Tensor | None) -> Tensor | None:
@@ -92,13 +94,12 @@ class DiffusionModule(LightningModule):
         self.denoiser.train(training)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """The average and the count of batches travel with the weights."""
-        checkpoint["ema"], checkpoint["batches"] = self.ema.state_dict(), self.batches
+        """The average travels with the weights."""
+        checkpoint["ema"] = self.ema.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """See on_save_checkpoint."""
         self.ema.load_state_dict(checkpoint["ema"])
-        self.batches = checkpoint["batches"]
 
 
 def check(denoiser: Denoiser, objective: Callable) -> None:
