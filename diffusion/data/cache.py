@@ -1,0 +1,135 @@
+"""The cache: every data set, turned once into one flat uint8 file that is mapped into memory."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diffusion.errors import UserError
+from diffusion.files import atomic, lock, temporaries
+
+if TYPE_CHECKING:
+    from diffusion.data.base import Dataset
+
+FORMAT = 1  # raise it when the layout of a cache folder or the meaning of a data set's pixels changes
+
+Chunk = tuple[np.ndarray, np.ndarray | None]
+"""uint8 images [k, h, w, c] and their int64 labels [k], or None where the set has no classes."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A data set, ready to read.
+
+    images: uint8 [n, h, w, c], mapped from disk copy-on-write: nothing written to it ever reaches the file.
+    labels: int64 [n], or None where the set has no classes (num_classes = 0).
+    sha256: hex digest of the bytes of images, then of labels.
+    """
+
+    images: np.memmap
+    labels: np.ndarray | None
+    name: str
+    split: str
+    num_classes: int
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def open_cached(dataset: "Dataset") -> ImageSet:
+    """Open the data set's cache, making it first if it is not there.
+
+    The folder's name ends in a hash of all that determines the content, so nothing stale is read. Of several processes
+    that ask together one makes it and the others wait; a maker that is killed leaves the cache absent, not partial.
+    """
+    target = cache_folder(dataset)
+    try:
+        if not _complete(target):
+            with lock(target.parent / f".{target.name}.lock"):
+                if not _complete(target):
+                    _build(dataset, target)
+        return _open(target)
+    except OSError as error:
+        raise UserError(
+            f"The cache of {dataset.name} in {target} cannot be used ({error}): free that disk, or point dataset.cache "
+            "at a folder that can be written."
+        ) from error
+
+
+def cache_folder(dataset: "Dataset") -> Path:
+    """<cache>/<name>-<split>-<hash of format, name, split and the data set's own key>."""
+    described = json.dumps([FORMAT, dataset.name, dataset.split, dataset.key()], sort_keys=True)
+    digest = hashlib.sha256(described.encode()).hexdigest()[:12]
+    return Path(dataset.cache).expanduser().absolute() / f"{dataset.name}-{dataset.split}-{digest}"
+
+
+def _build(dataset: "Dataset", target: Path) -> None:
+    for leftover in [*temporaries(target), target]:
+        shutil.rmtree(leftover, ignore_errors=True)
+    source, chunks = dataset.read()
+    with atomic(target) as folder:
+        folder.mkdir()
+        digest = hashlib.sha256()
+        labels = []
+        with open(folder / "images.u8", "wb") as file:
+            for images, chunk_labels in _checked(dataset, chunks):
+                file.write(images.data)
+                digest.update(images.data)
+                labels.append(chunk_labels)
+        if dataset.num_classes:
+            joined = np.concatenate(labels)
+            np.save(folder / "labels.npy", joined)
+            digest.update(joined.data)
+        shape = (dataset.image_size, dataset.image_size, dataset.channels)
+        n = (folder / "images.u8").stat().st_size // int(np.prod(shape))
+        if n == 0:
+            raise UserError(f"{dataset.name} ({source}) holds no image.")
+        info = {
+            "name": dataset.name,
+            "split": dataset.split,
+            "n": n,
+            "shape": shape,
+            "num_classes": dataset.num_classes,
+            "sha256": digest.hexdigest(),
+            "source": source,
+        }
+        (folder / "info.json").write_text(json.dumps(info, indent=1) + "\n")
+
+
+def _checked(dataset: "Dataset", chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """The chunks in the form the files hold, so that a reader's mistake stops here and not in a training run."""
+    shape = (dataset.image_size, dataset.image_size, dataset.channels)
+    for images, labels in chunks:
+        if images.dtype != np.uint8 or images.shape[1:] != shape:
+            raise UserError(f"{dataset.name} gave {images.dtype} images {images.shape[1:]}, not uint8 {shape}.")
+        if (labels is None) != (dataset.num_classes == 0):
+            raise UserError(f"{dataset.name} has num_classes={dataset.num_classes}, which its labels contradict.")
+        if labels is not None:
+            labels = np.ascontiguousarray(labels, dtype=np.int64)
+            if len(labels) != len(images) or labels.min() < 0 or labels.max() >= dataset.num_classes:
+                raise UserError(f"{dataset.name} has labels that do not fit its {dataset.num_classes} classes.")
+        yield np.ascontiguousarray(images), labels
+
+
+def _complete(target: Path) -> bool:
+    """Whether the folder holds what its info.json says; a cache that was cut afterwards is made again."""
+    try:
+        info = json.loads((target / "info.json").read_text())
+        whole = (target / "images.u8").stat().st_size == info["n"] * int(np.prod(info["shape"]))
+        return whole and (info["num_classes"] == 0 or (target / "labels.npy").stat().st_size >= 8 * info["n"])
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _open(target: Path) -> ImageSet:
+    info = json.loads((target / "info.json").read_text())
+    # Mode "c", not "r": torch.from_numpy warns about arrays that cannot be written, and a private copy is as safe.
+    images = np.memmap(target / "images.u8", dtype=np.uint8, mode="c", shape=(info["n"], *info["shape"]))
+    labels = np.load(target / "labels.npy") if info["num_classes"] else None
+    return ImageSet(images, labels, info["name"], info["split"], info["num_classes"], info["sha256"])

@@ -1,0 +1,115 @@
+"""The training stream: batches without end, each a pure function of (seed, position)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from diffusion.errors import UserError
+
+_GAMMA = 0x9E3779B97F4A7C15
+
+
+class Batch(NamedTuple):
+    """images: uint8 [b, h, w, c]; labels: int64 [b], or None where the set has no classes."""
+
+    images: Tensor
+    labels: Tensor | None
+
+
+def splitmix64(seed: int, n: int, device: torch.device | str = "cpu") -> Tensor:
+    """The first n outputs of SplitMix64 (Steele et al. 2014, fig. 17) seeded with `seed`, as int64 [n].
+
+    Integer arithmetic only, so every device gives the same bits, which torch's generators do not. Outputs of one seed
+    are distinct, the output function being a bijection of 64-bit words.
+    """
+    z = torch.arange(1, n + 1, dtype=torch.int64, device=device) * _signed(_GAMMA) + _signed(seed)
+    z = (z ^ _shift(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _shift(z, 27)) * _signed(0x94D049BB133111EB)
+    return z ^ _shift(z, 31)
+
+
+def _signed(word: int) -> int:
+    """The int64 with the same 64 bits."""
+    return (word + 2**63) % 2**64 - 2**63
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Shift right filling with zeros; torch's shift of an int64 fills with the sign."""
+    return (z >> bits) & (2 ** (64 - bits) - 1)
+
+
+@lru_cache(maxsize=2)
+def permutation(n: int, seed: int, epoch: int, device: torch.device | str = "cpu") -> Tensor:
+    """Epoch's order of the numbers 0..n-1, int64 [n], made on the device and the same on every device.
+
+    The argsort of n distinct pseudo-random words. The last result is kept, since a whole epoch asks for it.
+    """
+    word = splitmix64(splitmix64(seed, 1).item() + epoch, 1).item()
+    return splitmix64(word, n, device).argsort()
+
+
+@dataclass(frozen=True, eq=False)
+class Stream(IterableDataset):
+    """Training batches without end; the only state is the position, so a run resumes anywhere.
+
+    images: uint8 [n, h, w, c], on the host (mapped from disk) or on the device; indices are made and used where the
+        images are, so the device form never waits for the host.
+    labels: int64 [n] on the same device, or None.
+    batch_size: images in a global batch, that is over all ranks; each rank gets batch_size / world of them.
+    start: number of global batches already consumed.
+
+    An epoch is n // batch_size global batches in the order of its permutation, the incomplete last one dropped. Rank r
+    takes the r-th share of each, so the global batches do not depend on the number of ranks. In a DataLoader the
+    workers take turns and the order is the same.
+
+    Raises UserError: batch_size above n, below 1, or not divisible by world.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    batch_size: int
+    seed: int = 0
+    rank: int = 0
+    world: int = 1
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        n = len(self.images)
+        if not 1 <= self.batch_size <= n:
+            raise UserError(f"batch_size={self.batch_size} does not fit a data set of {n} images: say 1 to {n}.")
+        if self.batch_size % self.world:
+            raise UserError(
+                f"batch_size={self.batch_size} is the batch over all devices and cannot be shared equally by "
+                f"{self.world}: say a multiple of {self.world}."
+            )
+
+    def batch(self, position: int) -> Batch:
+        """This rank's share of global batch number `position`, counted from 0 over all epochs."""
+        epoch, index = divmod(position, len(self.images) // self.batch_size)
+        order = permutation(len(self.images), self.seed, epoch, self.images.device)
+        share = self.batch_size // self.world
+        first = index * self.batch_size + self.rank * share
+        chosen = order[first : first + share]
+        return Batch(self.images[chosen], None if self.labels is None else self.labels[chosen])
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        return map(self.batch, count(self.start + first, stride))
+
+
+def flip(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Mirror each image of [b, h, w, c] left to right with probability 1/2, on its own device, without a host sync.
+
+    Without a generator it draws from torch's global one of that device, which the training step seeds. So the training
+    step calls it, after seeding: Lightning's batch-transfer hooks run before on_train_batch_start and would draw from
+    the state that the last step left.
+    """
+    mirrored = torch.rand(len(images), device=images.device, generator=generator) < 0.5
+    return torch.where(mirrored[:, None, None, None], images.flip(2), images)
