@@ -2,7 +2,7 @@
 network's arithmetic) whatever the batch size, the number of processes or the order, and torch's own random state is left alone."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 
 import torch
@@ -90,6 +90,14 @@ class Recipe:
         run = partial(generate, self.denoiser, self.sampler, self.grid, self.shape)
         return run(seeds, cond, self.batch_size, self.codec)
 
+    def describe(self) -> dict:
+        """Sampler, grid, guidance and the number of denoiser calls an image takes, as plain data for a passport."""
+        return {
+            "sampler": describe(self.sampler) | {"grid": describe(self.grid)},
+            "nfe": self.nfe(),
+            "guidance": describe(self.denoiser) if is_dataclass(self.denoiser) else None,
+        }
+
     def nfe(self) -> int:
         """Calls of the (guided) denoiser for one image, counted on a run with a stand-in that costs nothing."""
         probe = Conditioned(_Probe(self.denoiser.schedule), None)
@@ -97,6 +105,16 @@ class Recipe:
         for _ in self.sampler(probe, torch.zeros(1, *self.shape), times, torch.zeros_like):
             pass
         return probe.nfe
+
+
+def describe(thing: object) -> dict:
+    """A frozen dataclass as plain data: its name and fields, nested ones too; what is not plain becomes the name of its type."""
+    plain = {}
+    for f in fields(thing):
+        value = getattr(thing, f.name)
+        known = is_dataclass(value) or isinstance(value, bool | int | float | str | None)
+        plain[f.name] = describe(value) if is_dataclass(value) else value if known else type(value).__name__
+    return {"name": type(thing).__name__} | plain
 
 
 @dataclass(frozen=True)

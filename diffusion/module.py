@@ -12,6 +12,7 @@ from diffusion.codec import Pixels
 from diffusion.data import flip
 from diffusion.denoiser import Denoiser, null
 from diffusion.ema import EMA
+from diffusion.errors import UserError
 from diffusion.generate import Recipe
 from diffusion.meter import Meter
 
@@ -48,6 +49,8 @@ class DiffusionModule(LightningModule):
         self.p_uncond, self.seed, self.grad_clip = p_uncond, seed, float("inf") if grad_clip is None else grad_clip
         self.mirror, self.meter = mirror, Meter()
         self.recipes: dict[str, Recipe] = {}  # what callbacks sample with, by name
+        self.latest: dict[str, float] = {}  # the last value of each recorded number
+        self.evaluation_seconds = 0.0
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> Tensor:
         """The mean over the batch of the objective at x_t = alpha_t x_0 + sigma_t eps."""
@@ -92,6 +95,17 @@ class DiffusionModule(LightningModule):
             self.denoiser.eval()
             yield
         self.denoiser.train(training)
+
+    def require_finite(self, weights: bool = False) -> None:
+        """Raises UserError, on every rank, if a loss of any rank (with `weights`, or a weight) is not finite. All ranks must call it."""
+        batch = self.meter.bad_batch()
+        bad = batch is not None or (weights and not all(p.isfinite().all() for p in self.denoiser.parameters()))
+        if self.trainer.strategy.reduce_boolean_decision(bad, all=False):
+            at = f"the loss at step {batch // self.trainer.accumulate_grad_batches + 1}" if batch is not None else "a loss or a weight"
+            raise UserError(
+                f"Training stopped before step {self.trainer.global_step + 1}: {at} is not finite; checkpoints/last.ckpt is the last good "
+                "one. Try a smaller optimizer.lr, a longer lr_schedule.steps, or precision=32-true."
+            )
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """The average travels with the weights."""

@@ -57,7 +57,6 @@ class Dataset(ABC):
         for fact, value in self.facts().items():
             if getattr(self, fact) != value:
                 raise UserError(
-                    f"{self.name} has {fact} {value}, which dataset.{fact}={getattr(self, fact)} contradicts: "
-                    f"say dataset.{fact}={value}."
+                    f"{self.name} has {fact} {value}, which dataset.{fact}={getattr(self, fact)} contradicts: say dataset.{fact}={value}."
                 )
         return open_cached(self)

@@ -44,9 +44,7 @@ class ImageFolder(Dataset):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.channels not in _MODES:
-            raise UserError(
-                f"image_folder makes images of 3 channels or 1: dataset.channels={self.channels} is neither."
-            )
+            raise UserError(f"image_folder makes images of 3 channels or 1: dataset.channels={self.channels} is neither.")
         if self.image_size < 1:
             raise UserError(f"dataset.image_size={self.image_size} is no size: say 1 pixel or more.")
 
@@ -75,8 +73,7 @@ class ImageFolder(Dataset):
         loose = next((path for path in self._files if len(path.parts) == 1), None)
         if classes and loose:
             raise UserError(
-                f"{self._folder} has images beside its class folders (such as {loose}): move them into one, or say "
-                "dataset.labelled=false."
+                f"{self._folder} has images beside its class folders (such as {loose}): move them into one, or say dataset.labelled=false."
             )
         return classes
 

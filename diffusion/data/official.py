@@ -154,6 +154,4 @@ def _absent(name: str, root: Path, forms: tuple[Form, ...]) -> str:
 
 
 def _damaged(path: Path, detail: str) -> str:
-    return (
-        f"{path} is damaged or incomplete ({detail}): delete it and run again, or put the official file in its place."
-    )
+    return f"{path} is damaged or incomplete ({detail}): delete it and run again, or put the official file in its place."

@@ -96,9 +96,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         if channels % (head_channels or heads):
             what = f"heads of {head_channels} channels" if head_channels else f"{heads} heads"
-            raise ValueError(
-                f"{channels} channels do not divide into {what}: change heads, head_channels, channels or multipliers."
-            )
+            raise ValueError(f"{channels} channels do not divide into {what}: change heads, head_channels, channels or multipliers.")
         self.heads = channels // head_channels if head_channels else heads
         self.norm = group_norm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)

@@ -1,0 +1,34 @@
+"""Reading what training accumulated: losses, gradient norm, learning rate, speed."""
+
+import time
+
+from pytorch_lightning import LightningModule, Trainer
+
+from diffusion.callbacks.periodic import Periodic, record
+
+
+class Losses(Periodic):
+    """Every `every` steps: each loss term, the loss by quarter of t, gradient norm, learning rate, images/s, EMA decay.
+
+    Means over the steps since the last reading, of this rank's share. The device is waited for here and nowhere else.
+    Raises UserError, naming the step, if a loss was not finite."""
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Start the clock."""
+        super().on_train_start(trainer, module)
+        self._mark(trainer, module)
+
+    def _mark(self, trainer: Trainer, module: LightningModule) -> None:
+        self.since = (time.perf_counter(), module.evaluation_seconds, trainer.datamodule.consumed)
+
+    def act(self, trainer: Trainer, module: LightningModule) -> None:
+        module.require_finite()
+        values = module.meter.read()
+        now, evaluation, batches = time.perf_counter(), module.evaluation_seconds, trainer.datamodule.consumed
+        seconds = now - self.since[0] - (evaluation - self.since[1])
+        values["images_per_second"] = (batches - self.since[2]) * trainer.datamodule.batch_size / seconds
+        values["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        values["ema_decay"] = module.ema.decay
+        values["evaluation_seconds"] = evaluation
+        record(trainer, values)
+        self._mark(trainer, module)

@@ -1,0 +1,67 @@
+"""A callback that acts every so many optimizer steps, on all ranks, and the one way to record numbers."""
+
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from diffusion.metrics import write_metrics
+
+
+class Periodic(Callback, ABC):
+    """Acts after optimizer steps EVERY, 2 EVERY, ..., after the last one, and with `at_start` before the first."""
+
+    def __init__(self, every: int, at_start: bool = False) -> None:
+        if every < 1:
+            raise ValueError(f"A callback acts every so many steps: {type(self).__name__}.every={every} is below 1.")
+        self.every, self.at_start, self.done = every, at_start, -1
+
+    @abstractmethod
+    def act(self, trainer: Trainer, module: LightningModule) -> None:
+        """What is to be done; called on all ranks at once."""
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Act before the first step of a new run; a resumed one has done so."""
+        self.done = trainer.global_step
+        if self.at_start and trainer.global_step == 0:
+            self.act(trainer, module)
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        """Act if a step that is due has just been made (a batch that only accumulates makes none)."""
+        if trainer.global_step != self.done and trainer.global_step % self.every == 0:
+            self.done = trainer.global_step
+            self.act(trainer, module)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Act after the last step unless that was done."""
+        if trainer.global_step != self.done:
+            self.done = trainer.global_step
+            self.act(trainer, module)
+
+
+class Evaluation(Periodic):
+    """A Periodic whose time is counted as evaluation, not as training."""
+
+    def act(self, trainer: Trainer, module: LightningModule) -> None:
+        started = time.perf_counter()
+        with module.sampling():
+            self.evaluate(trainer, module)
+        module.evaluation_seconds += time.perf_counter() - started
+
+    @abstractmethod
+    def evaluate(self, trainer: Trainer, module: LightningModule) -> None:
+        """Like `act`, with averaged weights, in evaluation mode and without gradients."""
+
+
+def record(trainer: Trainer, values: dict[str, float], **facts: Any) -> None:
+    """Write numbers to every logger and, with the facts about them, as one line of the run's metrics.jsonl; on the first rank."""
+    trainer.lightning_module.latest.update(values)
+    if not trainer.is_global_zero:
+        return
+    for logger in trainer.loggers:
+        logger.log_metrics(values, step=trainer.global_step)
+    images = trainer.datamodule.consumed * trainer.datamodule.batch_size
+    line = {"step": trainer.global_step, "images": images, "time": time.time(), **values, **facts}
+    write_metrics(Path(trainer.default_root_dir) / "metrics.jsonl", line)

@@ -1,0 +1,36 @@
+"""Several processes from one command: how Lightning starts the other ranks, and what is cleaned up after a job of a sweep."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch.distributed as dist
+from pytorch_lightning.strategies.launchers import subprocess_script
+
+ENVIRONMENT = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED")
+
+
+@contextmanager
+def job(folder: Path) -> Iterator[None]:
+    """One training job in `folder`: ranks that Lightning starts run `diffusion.run` on the folder's config.yaml.
+
+    Stock Lightning re-runs the command line in them, which under a sweep would start the sweep again. Afterwards the process group
+    and the environment are as before, so that a sweep's next job starts clean."""
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    stock, subprocess_script._hydra_subprocess_cmd = subprocess_script._hydra_subprocess_cmd, lambda rank: _command(folder)
+    try:
+        yield
+    finally:
+        subprocess_script._hydra_subprocess_cmd = stock
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _command(folder: Path) -> tuple[list[str], str]:
+    return [sys.executable, "-m", "diffusion.run", str(folder)], os.getcwd()
