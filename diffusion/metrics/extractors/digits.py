@@ -33,7 +33,7 @@ class DigitsNetwork(nn.Module):
             nn.Linear(256, 64),
             nn.ReLU(),
         )
-        self.head = nn.Linear(64, 10)
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(64, 10))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = self.body(x)
@@ -80,18 +80,18 @@ def digits() -> tuple[Tensor, Tensor]:
 def train(seed: int = 0) -> dict[str, Tensor]:
     """The weights and, under "accuracy", the held-out accuracy: the same bits every time on the same kind of machine.
 
-    Images are shifted by up to one pixel while training. Nobody's random state or number of threads is moved.
+    Nobody's random state or number of threads is moved.
     """
     images, labels = digits()
     with own_random_state(seed), one_thread(), torch.enable_grad():
         network = DigitsNetwork()
         held_out, kept = torch.randperm(len(images)).split([HELD_OUT, len(images) - HELD_OUT])
         steps = EPOCHS * (len(kept) // 64)
-        optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _ in range(steps):
             batch = kept[torch.randint(len(kept), (64,))]
-            loss = F.cross_entropy(network(shifted(images[batch]))[1], labels[batch])
+            loss = F.cross_entropy(network(images[batch])[1], labels[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -100,12 +100,6 @@ def train(seed: int = 0) -> dict[str, Tensor]:
     with torch.no_grad():
         accuracy = (network(images[held_out])[1].argmax(1) == labels[held_out]).double().mean()
     return {**network.state_dict(), "accuracy": accuracy}
-
-
-def shifted(images: Tensor) -> Tensor:
-    """The whole batch moved by -1, 0 or 1 pixel each way, black (-1) coming in at the edge."""
-    top, left = torch.randint(3, (2,)).tolist()
-    return F.pad(images, (1, 1, 1, 1), value=-1)[:, :, top : top + images.shape[2], left : left + images.shape[3]]
 
 
 @contextmanager
