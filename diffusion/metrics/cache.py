@@ -40,8 +40,8 @@ def tensors_hash(tensors: Mapping[str, torch.Tensor]) -> str:
 def save(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write `tensors` and their hash to `path`, whole or not at all."""
     tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
-    with atomic(path) as temporary:
-        torch.save({"tensors": tensors, "hash": tensors_hash(tensors)}, temporary)
+    with atomic(path) as temporary, open(temporary, "wb") as file:  # a path would put its own name into the file
+        torch.save({"tensors": tensors, "hash": tensors_hash(tensors)}, file)
 
 
 def load(path: str | Path) -> Tensors | None:

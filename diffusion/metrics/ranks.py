@@ -15,7 +15,8 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     """The sum of every rank's `tensor`, on every rank, as a new tensor on the same device. All ranks must call it."""
     if rank_and_world()[1] == 1:
         return tensor.clone()
-    # NCCL reduces on the GPU only: a tensor on the CPU makes the trip there and back.
-    wire = tensor.cuda() if dist.get_backend() == "nccl" else tensor.clone()
+    wire = tensor.clone()
+    if dist.get_backend() == "nccl":  # reduces on the GPU only: a tensor on the CPU makes the trip there and back
+        wire = wire.cuda()
     dist.all_reduce(wire)
     return wire.to(tensor.device)

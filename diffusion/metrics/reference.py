@@ -5,7 +5,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from diffusion.metrics import cache
 from diffusion.metrics.extractors import Extractor
@@ -59,5 +58,4 @@ def batches(start: int, stop: int, size: int) -> list[tuple[int, int]]:
 
 def statistics_hash(moments: Moments) -> str:
     """A hash of the statistics themselves; it differs by rounding between machines and numbers of processes."""
-    tensors: dict[str, Tensor] = moments.to_dict()
-    return cache.tensors_hash(tensors)
+    return cache.tensors_hash(moments.to_dict())

@@ -35,6 +35,8 @@ def test_the_whole_pipeline_equals_torch_fidelitys(weights, tmp_path):
     assert features.shape == (4, 2048)
     assert expected_features.std() > 0
     torch.testing.assert_close(features, expected_features, rtol=1e-5, atol=1e-5 * expected_features.std().item())
+    red_and_blue_swapped = theirs(images.flip(3).permute(0, 3, 1, 2))[0]
+    assert (red_and_blue_swapped - expected_features).abs().max() > 100 * 1e-5 * expected_features.std()
     torch.testing.assert_close(logits, expected_logits, rtol=1e-5, atol=1e-5 * expected_logits.std().item())
     grey = ours(images[:2, ..., :1])
     torch.testing.assert_close(grey, ours(images[:2, ..., :1].repeat(1, 1, 1, 3)), rtol=1e-5, atol=1e-6)
