@@ -1,0 +1,87 @@
+"""Tensors kept on disk between runs: written atomically, checked by hash when read, made once by many processes."""
+
+import hashlib
+import os
+import pickle
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+
+from diffusion.files import atomic
+
+Tensors = dict[str, torch.Tensor]
+
+# What torch.load, or reading its result, raises for one damaged or foreign file or another.
+UNREADABLE = (
+    RuntimeError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    OSError,
+    pickle.UnpicklingError,
+)
+
+
+def tensors_hash(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The first 16 hex digits of the sha256 of names, types, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def save(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write `tensors` and their hash to `path`, whole or not at all."""
+    tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    with atomic(path) as temporary, open(temporary, "wb") as file:  # a path would put its own name into the file
+        torch.save({"tensors": tensors, "hash": tensors_hash(tensors)}, file)
+
+
+def load(path: str | Path) -> Tensors | None:
+    """Read what `save` wrote. None if there is no such file; None and a warning if it is damaged."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if tensors_hash(content["tensors"]) == content["hash"]:
+            return content["tensors"]
+    except FileNotFoundError:
+        return None
+    except UNREADABLE:
+        pass
+    warnings.warn(f"The cache file {path} is damaged and will be made again.", stacklevel=2)
+    return None
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Hold an exclusive lock named after `path`, so that of several processes one makes the file and the rest wait."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(path.name + ".lock"), "w") as file:
+        # Where there is no flock (Windows, some network file systems) the file is made more than once, never torn.
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # closing the file releases the lock, as does the death of the process
+
+
+def load_or_make(path: str | Path, make: Callable[[], Tensors]) -> Tensors:
+    """The tensors cached at `path`, made by `make()` and cached if they are not there."""
+    with locked(path):
+        tensors = load(path)
+        if tensors is None:
+            tensors = make()
+            save(path, tensors)
+    return tensors
+
+
+def is_first_on_this_machine() -> bool:
+    """Whether this process writes the files of its machine (torchrun and Lightning both set LOCAL_RANK)."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"

@@ -1,0 +1,122 @@
+"""The Fréchet distance between two Gaussians fitted to features, in float64 from the first addition to the last."""
+
+import warnings
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from diffusion.metrics.ranks import rank_and_world, sum_over_ranks
+
+
+class Moments:
+    """Number, mean and scatter matrix of feature vectors, accumulated in float64.
+
+    Kept are n, the mean m = (1/n) sum x, and the scatter S = sum (x - m)(x - m)^T. Two sets join by (Chan, Golub and
+    LeVeque 1979, eq. 2.1 in matrix form)
+
+        m = m_a + (n_b / n) d,    S = S_a + S_b + (n_a n_b / n) d d^T,    d = m_b - m_a,  n = n_a + n_b.
+
+    Raw sums of x x^T would lose log10(mean^2 / variance) digits when the mean is taken away; this form loses none, and
+    the directions in which the features hardly vary decide the distance when there are fewer images than dimensions.
+    n is a Python number, so that an update never waits for the device.
+    """
+
+    def __init__(self, dim: int, device: torch.device | str = "cpu") -> None:
+        # Apple's GPU has no float64; everything else keeps the sums where the features are.
+        device = "cpu" if torch.device(device).type == "mps" else device
+        self.n = 0
+        self.mean = torch.zeros(dim, dtype=torch.float64, device=device)
+        self.scatter = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+
+    @property
+    def dim(self) -> int:
+        return self.mean.numel()
+
+    @property
+    def cov(self) -> Tensor:
+        """The unbiased covariance S / (n - 1), [dim, dim]. Raises ValueError for fewer than two vectors."""
+        if self.n < 2:
+            raise ValueError(f"A covariance needs at least 2 images, and there are {self.n}: raise metric.n.")
+        return self.scatter / (self.n - 1)
+
+    def update(self, features: Tensor) -> None:
+        """Add feature vectors [n, dim] of any floating-point type; n may be 0."""
+        if features.ndim != 2 or features.shape[1] != self.dim:
+            raise ValueError(f"Features of shape {tuple(features.shape)} were given where [n, {self.dim}] is needed.")
+        if len(features) == 0:
+            return
+        # Move, then widen: features cross to another device in their own type.
+        features = features.detach().to(self.mean.device).double()
+        mean = features.mean(0)
+        centred = features - mean
+        self._join(len(features), mean, centred.T @ centred)
+
+    def merge(self, other: "Moments") -> None:
+        """Add what another object has seen."""
+        self._join(other.n, other.mean.to(self.mean.device), other.scatter.to(self.mean.device))
+
+    def _join(self, n: int, mean: Tensor, scatter: Tensor) -> None:
+        if n == 0:
+            return
+        total = self.n + n
+        delta = mean - self.mean
+        self.mean = self.mean + delta * (n / total)
+        self.scatter = self.scatter + scatter + torch.outer(delta, delta) * (self.n * n / total)
+        self.n = total
+
+    def all_reduce(self) -> "Moments":
+        """The moments of all ranks' features together, on every rank; this object stays as it is.
+
+        Ranks may hold different numbers of vectors, and none. All ranks must call it. Without a process group the
+        result is a copy.
+        """
+        whole = Moments(self.dim, self.mean.device)
+        if rank_and_world()[1] == 1:
+            whole.merge(self)
+            return whole
+        whole.n = int(sum_over_ranks(torch.tensor(self.n, device=self.mean.device)))
+        whole.mean = sum_over_ranks(self.mean * self.n) / max(whole.n, 1)
+        delta = self.mean - whole.mean
+        whole.scatter = sum_over_ranks(self.scatter + self.n * torch.outer(delta, delta))
+        return whole
+
+    def to_dict(self) -> dict[str, Tensor]:
+        """n, mean and scatter as tensors, for saving."""
+        return {"n": torch.tensor(self.n), "mean": self.mean, "scatter": self.scatter}
+
+    @classmethod
+    def from_dict(cls, tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> "Moments":
+        """The inverse of `to_dict`."""
+        moments = cls(len(tensors["mean"]), device)
+        moments.n = int(tensors["n"])
+        moments.mean = tensors["mean"].to(moments.mean)
+        moments.scatter = tensors["scatter"].to(moments.mean)
+        return moments
+
+
+def frechet_distance(a: Moments, b: Moments) -> float:
+    """The squared Fréchet distance of two Gaussians (Dowson and Landau 1982; FID of Heusel et al. 2017, eq. 6).
+
+        |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))
+
+    The trace of the square root is the sum of the roots of the eigenvalues of the symmetric C_a^(1/2) C_b C_a^(1/2),
+    which has the same eigenvalues as C_a C_b; those that rounding made negative count as 0, so nothing is ever complex.
+    It is computed on a's device. Below dim + 1 images a covariance is singular: the number is finite but biased, and a
+    warning says so. Raises ValueError for unequal dimensions or fewer than two images.
+    """
+    if a.dim != b.dim:
+        raise ValueError(f"Moments of {a.dim} and of {b.dim} dimensions cannot be compared: use the same extractor.")
+    n = min(a.n, b.n)
+    if n <= a.dim:
+        warnings.warn(
+            f"The covariance of n = {n} images in d = {a.dim} dimensions is singular, so the distance is biased: "
+            f"use more than {a.dim} images to compare it with others.",
+            stacklevel=2,
+        )
+    cov_a, cov_b = a.cov, b.cov.to(a.mean.device)
+    values, vectors = torch.linalg.eigh(cov_a)
+    root = vectors * values.clamp(min=0).sqrt()  # C_a^(1/2) but for a rotation, which moves no eigenvalue below
+    trace_root = torch.linalg.eigvalsh(root.T @ cov_b @ root).clamp(min=0).sqrt().sum()
+    distance = (a.mean - b.mean.to(a.mean.device)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * trace_root
+    return distance.item()

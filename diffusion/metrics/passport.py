@@ -1,0 +1,130 @@
+"""What made a number, and the file the numbers are kept in."""
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class Passport:
+    """All that could change a metric's value. The first six fields are `metric.passport()`.
+
+    metric        name with n, as logged
+    n             number of generated images
+    quantisation  how images became what the extractor saw
+    extractor     name, weights_hash, dim, resize
+    reference     name, split, n and sha256 of the real images
+    statistics    hash of the reference statistics as computed
+    sampler       name and settings of sampler and grid
+    nfe           network evaluations an image
+    guidance      name and settings, or None
+    ema           decay of the weights' average, or None for the raw weights
+    seeds         which seeds the images had, as plain data
+    step          training step
+    code          version of this package
+
+    Values are plain data: numbers, strings, None, and lists and dicts of those.
+    """
+
+    metric: str
+    n: int
+    quantisation: str
+    extractor: Mapping[str, Any]
+    reference: Mapping[str, Any]
+    statistics: str
+    sampler: Mapping[str, Any]
+    nfe: int
+    guidance: Mapping[str, Any] | None
+    ema: Mapping[str, Any] | float | None
+    seeds: Mapping[str, Any] | list[int]
+    step: int
+    code: str
+
+    # One curve has many steps and may outlive a commit; statistics differ by rounding from machine to machine, and what
+    # determines them is in `extractor` and `reference`.
+    NOT_IN_ID: ClassVar[tuple[str, ...]] = ("step", "code", "statistics")
+
+    @property
+    def id(self) -> str:
+        """12 hex digits: numbers with the same id were measured the same way and may share an axis."""
+        fields = {name: value for name, value in asdict(self).items() if name not in self.NOT_IN_ID}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True, allow_nan=False).encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields and the id, ready for `write_metrics`."""
+        return {"id": self.id, **asdict(self)}
+
+
+@cache
+def code_version() -> str:
+    """The package's version, followed in a git checkout by the commit and "-dirty" if files differ from it."""
+    try:
+        release = version("diffusion")
+    except PackageNotFoundError:
+        release = "0"
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # installed: a repository that happens to be above is not ours
+        return release
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return release
+    return f"{release}+{result.stdout.strip()}"
+
+
+def write_metrics(path: str | Path, record: Mapping[str, Any]) -> None:
+    """Append `record` to `path` as one line of JSON, on the disk when this returns.
+
+    The line is written in one call. If a killed run left half a line at the end, that half is cut off first; a whole
+    line that only lacks its newline is kept. Numbers that are not finite become null, since JSON has no word for them.
+    One process writes at a time. Raises TypeError for values that are not plain data, OSError if the disk is full.
+    """
+    line = (json.dumps(finite(record), allow_nan=False) + "\n").encode()
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        mend(file)
+        if os.write(file, line) != len(line):
+            raise OSError(f"Only a part of a line could be written to {path}: is the disk full?")
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def finite(value: Any) -> Any:
+    """`value` with every NaN and infinity in it replaced by None."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {key: finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [finite(item) for item in value]
+    return value
+
+
+def mend(file: int) -> None:
+    """Make an open file of lines end in a newline: complete its last line if it is JSON, else cut it off."""
+    end = os.lseek(file, 0, os.SEEK_END)
+    start, tail = end, b""
+    while start > 0 and b"\n" not in tail:
+        start = max(0, start - 65536)
+        tail = os.pread(file, end - start, start)
+    last = tail.rpartition(b"\n")[2]
+    if not last:
+        return
+    try:
+        json.loads(last)
+        os.write(file, b"\n")
+    except ValueError:
+        os.ftruncate(file, end - len(last))
