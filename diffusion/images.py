@@ -12,10 +12,10 @@ from diffusion.files import atomic
 CELL = 32  # smaller images are enlarged by a whole factor to about this many pixels, so that one can see them
 
 
-def tile(images: Tensor, columns: int, gap: int = 2) -> Tensor:
+def tile(images: Tensor, columns: int, gap: int = 2, cell: int = CELL) -> Tensor:
     """uint8 [n, h, w, c] in rows of `columns`, row by row -> one uint8 picture [H, W, 3], white between them."""
     n, h, w, c = images.shape
-    factor = max(1, CELL // h)
+    factor = max(1, cell // h)
     images = images.expand(n, h, w, 3) if c == 1 else images[..., :3]
     images = images.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     h, w, rows = h * factor + gap, w * factor + gap, -(-n // columns)

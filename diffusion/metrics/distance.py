@@ -1,6 +1,5 @@
 """The Fréchet distance of generated images to a data set, over all ranks."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,22 @@ from diffusion.metrics.reference import ImageSet, reference_moments, statistics_
 class FrechetDistance:
     """The Fréchet distance between the features of n generated images and those of a data set.
 
-        metric = FrechetDistance(ResNet56, n=10_000, cache=".cache", weights="resnet56.th")   # fails here or never
+        metric = FrechetDistance(ResNet56(weights="resnet56.th"), n=10_000, cache=".cache")
         metric.setup(imageset, device)            # once, on all ranks: reads or makes the reference statistics
         metric.update(images)                     # this rank's share, in any chunks: uint8 [b, h, w, c]
         value = metric.compute()                  # on all ranks
         metric.reset()                            # before the next n images
 
-    `extractor` is a class of diffusion.metrics.extractors, or anything called as extractor(weights=..., cache=...) that
-    gives such an object. `name`, under which the number is logged, is the extractor's word and n: "fd-digits@1k",
-    "fid@50k". Raises UserError if the extractor cannot be had, and ValueError for n below 2.
+    `name`, under which the number is logged, is the extractor's word and n: "fd-digits@1k", "fid@50k". Raises ValueError
+    for n below 2.
     """
 
-    def __init__(
-        self, extractor: Callable[..., Extractor], n: int, cache: str | Path, weights: str | Path | None = None
-    ) -> None:
+    def __init__(self, extractor: Extractor, n: int, cache: str | Path) -> None:
         if n < 2:
             raise ValueError(f"A Fréchet distance needs at least 2 images: metric.n={n} is too few.")
         self.n = n
         self.cache = cache
-        self.extractor = extractor(weights=weights, cache=cache)
+        self.extractor = extractor
         self.name = f"{self.extractor.frechet}@{abbreviated(n)}"
         self.reset()
 

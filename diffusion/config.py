@@ -1,0 +1,146 @@
+"""The Hydra shell: the schema of plain keys, the resolvers that conf/ uses, and errors as one sentence with an exit code."""
+
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from diffusion.errors import UserError
+
+SAYS_IT_ALL = (UserError, ValueError, HydraException, OmegaConfBaseException)
+
+
+@dataclass
+class TrainSchema:
+    """The plain keys of conf/train.yaml and their types; the groups are checked when they are built."""
+
+    name: str = MISSING
+    resume: str | None = None
+    seed: int = MISSING
+    steps: int = MISSING
+    batch_size: int = MISSING
+    accumulate: int = MISSING
+    precision: str = MISSING
+    compile: bool = MISSING
+    p_uncond: float = MISSING
+    grad_clip: float | None = MISSING
+    log_every: int = MISSING
+    eval_every: int = MISSING
+    checkpoint_every: int = MISSING
+    sample_batch_size: int = MISSING
+    matmul_precision: str = MISSING
+    data: Any = MISSING
+    denoiser: Any = MISSING
+    samplers: Any = MISSING
+    task: Any = MISSING
+    paths: Any = MISSING
+    trainer: Any = MISSING
+    logger: Any = MISSING
+    callbacks: Any = MISSING
+    optimizer: Any = MISSING
+    lr_schedule: Any = MISSING
+    ema: Any = MISSING
+    times: Any = MISSING
+    parameterization: Any = MISSING
+    schedule: Any = MISSING
+    objective: Any = MISSING
+    sampler: Any = MISSING
+    grid: Any = MISSING
+    guidance: Any = field(default_factory=dict)
+    metric: Any = field(default_factory=dict)
+    network: Any = MISSING
+    dataset: Any = MISSING
+
+
+@dataclass
+class SampleSchema:
+    """The plain keys of conf/sample.yaml and their types."""
+
+    ckpt: str = MISSING
+    n: int = MISSING
+    seed: int = MISSING
+    classes: list[int] | None = None
+    batch_size: int = MISSING
+    ema: bool = MISSING
+    device: str = MISSING
+    trajectory: bool = MISSING
+    columns: int | None = None
+    out: str | None = None
+    sampler: Any = MISSING
+    grid: Any = MISSING
+    guidance: Any = field(default_factory=dict)
+
+
+def started() -> str:
+    """When this run began, YYYYmmdd-HHMMSS; under torchrun when the agent did, so that the ranks of a machine agree."""
+    seconds = time.time()
+    if "TORCHELASTIC_RUN_ID" in os.environ and Path("/proc").is_dir():
+        ticks = int(Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19])
+        boot = int(re.search(r"^btime (\d+)", Path("/proc/stat").read_text(), re.M)[1])
+        seconds = boot + ticks / os.sysconf("SC_CLK_TCK")
+    return time.strftime("%Y%m%d-%H%M%S", time.localtime(seconds))
+
+
+def register() -> None:
+    """Make the schemas and resolvers known to Hydra."""
+    ConfigStore.instance().store("schema", TrainSchema)
+    ConfigStore.instance().store("sample_schema", SampleSchema)
+    OmegaConf.register_new_resolver("out_channels", lambda channels, learned: channels * (2 if learned else 1), replace=True)
+    OmegaConf.register_new_resolver("started", started, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("run_dir", lambda runs, name, resume: resume or f"{runs}/{name}", replace=True)
+
+
+def resolved(cfg: DictConfig) -> tuple[dict, Path]:
+    """(plain configuration, the run's folder). A resumed run's is its own config.yaml with the plain values typed now.
+
+    Raises UserError if a resumed run is asked to change a group."""
+    config, folder = OmegaConf.to_container(cfg, resolve=True), Path(HydraConfig.get().runtime.output_dir)
+    if not config.get("resume"):
+        return config, folder
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"resume={config['resume']} is not a run's folder: it has no config.yaml.")
+    before = OmegaConf.create(yaml.safe_load((folder / "config.yaml").read_text()))
+    for override in HydraConfig.get().overrides.task:
+        key = override.split("=")[0].lstrip("+~")
+        if OmegaConf.is_dict(OmegaConf.select(before, key)):
+            raise UserError(f"{override} would change what the run {folder} is; a resumed run keeps its groups, start a new one instead.")
+        OmegaConf.update(before, key, OmegaConf.select(cfg, key), force_add=True)
+    return OmegaConf.to_container(before), folder
+
+
+def shell(main: Callable[[], None]) -> None:
+    """Run a Hydra main: what the user can mend is one sentence on standard error and exit code 1; HYDRA_FULL_ERROR=1 for a traceback."""
+    if os.environ.get("HYDRA_FULL_ERROR"):
+        return main()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them
+    try:
+        main()
+    except SAYS_IT_ALL as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    except SIGTERMException:
+        sys.exit(143)
+    finally:
+        os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def quiet() -> None:
+    """Lightning's messages to the run's log, without its advertisements."""
+    for name in ("pytorch_lightning", "lightning.pytorch"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.WARNING)

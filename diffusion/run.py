@@ -1,0 +1,118 @@
+"""One training run: from a resolved configuration, plain data, to a folder with checkpoints, samples and metrics.jsonl.
+
+`python -m diffusion.run FOLDER` runs a rank of the run whose config.yaml is in FOLDER; Lightning starts the other ranks so.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+import yaml
+
+from diffusion.build import build, build_stages
+from diffusion.callbacks.checkpoints import AtomicIO
+from diffusion.checkpoint import find, read
+from diffusion.data import DataModule
+from diffusion.denoiser import Denoiser
+from diffusion.errors import UserError
+from diffusion.files import atomic
+from diffusion.generate import Recipe
+from diffusion.launch import job
+from diffusion.module import mix
+
+log = logging.getLogger(__name__)
+
+
+def train(config: dict, folder: Path) -> dict[str, float]:
+    """Run `config` in `folder`, from its start or, where `resume` is set, from its last checkpoint. Returns the last numbers.
+
+    Raises UserError or ValueError with one sentence for what the user can mend."""
+    torch.set_float32_matmul_precision(config["matmul_precision"])
+    torch.manual_seed(mix(config["seed"]))  # of the network's first weights, the same on every rank
+    module = build(config["task"], "task")
+    data = DataModule(build(config["dataset"], "dataset"), config["batch_size"], config["seed"], **config["data"])
+    module.recipes = recipes(config, module.denoiser, module.codec)
+    callbacks = build_stages(without(config["callbacks"], "distance"), "callbacks")
+    if metrics := usable(config["metric"]):
+        callbacks["distance"] = build(config["callbacks"]["distance"], "callbacks.distance", metrics=metrics)
+    if config["compile"]:
+        module.denoiser.network.compile()
+    trainer = build(
+        config["trainer"],
+        "trainer",
+        callbacks=list(callbacks.values()),
+        logger=list(build_stages(config["logger"], "logger").values()),
+        plugins=[AtomicIO()],
+        default_root_dir=folder,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    resume = find(config["resume"])[1] if config["resume"] else None
+    if resume:
+        read(resume)  # refused here with a sentence, not inside the loop
+    with job(folder):
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    return module.latest
+
+
+def recipes(config: dict, denoiser: Denoiser, codec: object) -> dict[str, Recipe]:
+    """The ways to sample that the configuration names, each with the guidance stages wrapped around the denoiser in order."""
+    size, channels = config["dataset"]["image_size"], config["dataset"]["channels"]
+    return {
+        name: Recipe(
+            guided(denoiser, way.get("guidance", config["guidance"])),
+            build(way["sampler"], "sampler"),
+            build(way["grid"], "grid"),
+            (channels, size, size),
+            codec,
+            config["sample_batch_size"],
+        )
+        for name, way in config["samplers"].items()
+    }
+
+
+def guided(denoiser: Denoiser, stages: dict) -> object:
+    """The denoiser inside the guidance stages, the last one outermost.
+
+    Raises UserError if they need a condition and the network knows none."""
+    scale = stages.get("scale", 1.0)
+    if scale != 1 and not getattr(denoiser.network, "num_classes", 1):
+        raise UserError(f"guidance.scale={scale} needs a class-conditional model, and this one has no classes; set guidance.scale=1.")
+    for name, stage in stages.items():
+        if isinstance(stage, dict):
+            denoiser = build(stage, f"guidance.{name}", denoiser=denoiser)
+    return denoiser
+
+
+def usable(metric: dict) -> dict:
+    """The metrics of the configuration; none, and a line in the log, if they cannot be had and `required` is false."""
+    try:
+        return build_stages(metric, "metric")
+    except UserError as error:
+        if metric.get("required", True):
+            raise
+        log.warning("No distance in this run: %s", error)
+        return {}
+
+
+def without(node: dict, name: str) -> dict:
+    """A mapping less one key."""
+    return {k: v for k, v in node.items() if k != name}
+
+
+def save_config(config: dict, folder: Path) -> None:
+    """Write the resolved configuration to the run's folder. Raises UserError if another run is there already."""
+    if (folder / "checkpoints" / "last.ckpt").exists() and not config["resume"]:
+        raise UserError(f"{folder} holds a run already; give another name=..., or go on with it by resume={folder}.")
+    with atomic(folder / "config.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(config, sort_keys=False))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    where = Path(sys.argv[1])
+    train(yaml.safe_load((where / "config.yaml").read_text()), where)
