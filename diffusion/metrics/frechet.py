@@ -49,20 +49,23 @@ class Moments:
         # Move, then widen: features cross to another device in their own type.
         features = features.detach().to(self.mean.device).double()
         mean = features.mean(0)
-        centred = features - mean
-        self._join(len(features), mean, centred.T @ centred)
+        self._join(len(features), mean, features - mean)
 
     def merge(self, other: "Moments") -> None:
         """Add what another object has seen."""
-        self._join(other.n, other.mean.to(self.mean.device), other.scatter.to(self.mean.device))
-
-    def _join(self, n: int, mean: Tensor, scatter: Tensor) -> None:
-        if n == 0:
+        if other.n == 0:
             return
+        self.scatter += other.scatter.to(self.scatter.device)
+        self._join(other.n, other.mean.to(self.mean.device), self.mean.new_empty(0, self.dim))
+
+    def _join(self, n: int, mean: Tensor, centred: Tensor) -> None:
+        """Join n vectors with this mean, whose scatter is that of the rows of `centred`."""
         total = self.n + n
         delta = mean - self.mean
-        self.mean = self.mean + delta * (n / total)
-        self.scatter = self.scatter + scatter + torch.outer(delta, delta) * (self.n * n / total)
+        # d d^T rides along as one more row: the scatter matrix, the large thing here, is gone through once.
+        rows = torch.cat([centred, delta[None] * (self.n * n / total) ** 0.5])
+        self.scatter.addmm_(rows.T, rows)
+        self.mean += delta * (n / total)
         self.n = total
 
     def all_reduce(self) -> "Moments":
@@ -90,8 +93,8 @@ class Moments:
         """The inverse of `to_dict`."""
         moments = cls(len(tensors["mean"]), device)
         moments.n = int(tensors["n"])
-        moments.mean = tensors["mean"].to(moments.mean)
-        moments.scatter = tensors["scatter"].to(moments.mean)
+        moments.mean.copy_(tensors["mean"])
+        moments.scatter.copy_(tensors["scatter"])
         return moments
 
 

@@ -111,6 +111,8 @@ def test_round_trip_through_a_dict():
     assert b.n == 40
     assert torch.equal(a.mean, b.mean)
     assert torch.equal(a.scatter, b.scatter)
+    b.update(features(3, 6))
+    assert not torch.equal(a.scatter, b.scatter)
 
 
 def test_without_a_process_group_all_reduce_is_a_copy():
