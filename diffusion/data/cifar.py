@@ -54,7 +54,7 @@ def _download(torch_set: type[datasets.CIFAR10]) -> tuple[Download, ...]:
 class CIFAR10(Official):
     """50,000 training and 10,000 test images, 32x32 colour, 10 classes; the binary or the python version.
 
-    Both hold the same images in the same order, so they share one cache.
+    Both are releases of the same records, so they share one cache; its info.json says which one it was made from.
     """
 
     image_size: int = 32

@@ -101,6 +101,8 @@ class ImageFolder(Dataset):
     def _image(self, path: Path) -> np.ndarray:
         try:
             with Image.open(self._folder / path) as image:
+                if image.mode[0] in "IF":  # converting these to 8 bits clips them without a word
+                    raise ValueError(f"its pixels are not 8-bit but {image.mode}")
                 upright = ImageOps.exif_transpose(image).convert(_MODES[self.channels])
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise UserError(

@@ -119,11 +119,12 @@ def _from_folder(folder: Path, name: str) -> bytes:
 
 
 def _download(name: str, root: Path, forms: tuple[Form, ...], downloads: tuple[Download, ...]) -> None:
+    absent = _absent(name, root, forms)
     for download in downloads:
         target = root / name / download.filename
         if not target.exists() and (failures := _try(download, target)):
             raise UserError(
-                f"{_absent(name, root, forms)}, and the download failed ({'; '.join(failures)}): put them there by "
+                f"{absent}, and the download failed ({'; '.join(failures)}): put them there by "
                 "hand, point dataset.root at the folder that holds them, or run once where there is a network."
             )
 

@@ -1,0 +1,26 @@
+"""conf/dataset: each file builds its data set, and says what the class says."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+FILES = sorted((Path(__file__).parents[3] / "conf" / "dataset").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_file_builds_its_data_set(file):
+    config = OmegaConf.create({"paths": {"data": "somewhere", "cache": "there"}, "dataset": OmegaConf.load(file)})
+    dataset = instantiate(config.dataset, _convert_="all")
+    assert dataset.name == file.stem and str(dataset.cache) == "there"
+    assert set(config.dataset) - {"_target_"} == {field.name for field in fields(dataset)}
+    for field in fields(dataset):
+        if field.name not in ("root", "cache"):
+            assert getattr(dataset, field.name) == field.default
+
+
+def test_every_set_of_the_issue_is_there():
+    sets = {"digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder", "synthetic"}
+    assert sets <= {file.stem for file in FILES}
