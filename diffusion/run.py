@@ -7,7 +7,6 @@ import logging
 import sys
 from pathlib import Path
 
-import pytorch_lightning as pl
 import torch
 import yaml
 

@@ -145,9 +145,7 @@ def test_channels_last_is_kept_by_every_block():
     net = awake(UNet(**config)).to(memory_format=torch.channels_last)
     layouts = []
     for block in [*net.down, net.middle, *net.up, net.out]:
-        block.register_forward_hook(
-            lambda *call: layouts.append(call[-1].is_contiguous(memory_format=torch.channels_last))
-        )
+        block.register_forward_hook(lambda *call: layouts.append(call[-1].is_contiguous(memory_format=torch.channels_last)))
     x, label, cond = inputs(config)
     net(x.to(memory_format=torch.channels_last), label, cond)
     assert layouts and all(layouts)

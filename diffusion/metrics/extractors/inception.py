@@ -70,6 +70,4 @@ def check_weights(path: str | Path) -> None:
     except FileNotFoundError:
         raise UserError(f"There is no file {path}: give the FID Inception weights by metric.weights=PATH.") from None
     except UNREADABLE:
-        raise UserError(
-            f"{path} is not a file of plain tensors: give the file of {url()} by metric.weights=PATH."
-        ) from None
+        raise UserError(f"{path} is not a file of plain tensors: give the file of {url()} by metric.weights=PATH.") from None

@@ -38,9 +38,7 @@ def test_classes_are_the_sorted_subfolders(dataset):
     assert dataset().classes == ["cat", "dog"] and images.labels.tolist() == [0, 0, 1, 1]
     assert images.images.shape == (4, 8, 8, 3)
     expected = [[255, 255, 255], [0, 0, 255], [0, 255, 0], [255, 0, 0]]  # cat/d, cat/deep/c, dog/a, dog/b
-    assert (
-        np.abs(images.images.astype(int) - np.array(expected)[:, None, None]).max() <= 3
-    )  # JPEG and WebP lose a little
+    assert np.abs(images.images.astype(int) - np.array(expected)[:, None, None]).max() <= 3  # JPEG and WebP lose a little
 
 
 def test_without_labels(dataset, folder, tmp_path):

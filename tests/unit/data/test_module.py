@@ -122,9 +122,7 @@ def test_an_unlabelled_set_trains(tmp_path):
             return self.weight.sum()
 
     dataset = Synthetic(cache=tmp_path, num_classes=0)
-    trainer = pl.Trainer(
-        max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
-    )
+    trainer = pl.Trainer(max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     trainer.fit(Unconditional(), datamodule=DataModule(dataset, 8))
     assert trainer.global_step == 2
 

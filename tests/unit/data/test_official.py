@@ -71,9 +71,7 @@ class Bomb:
 
 def test_no_pickle_is_opened_before_its_md5_is_right(tmp_path, cifar100):
     pack(tmp_path / "cifar100" / "py.tar.gz", cifar100 | {"data_batch_2": pickle.dumps(Bomb())})
-    with pytest.raises(
-        UserError, match=r"py\.tar\.gz is damaged or incomplete \(data_batch_2 is not the official file"
-    ):
+    with pytest.raises(UserError, match=r"py\.tar\.gz is damaged or incomplete \(data_batch_2 is not the official file"):
         CIFAR100(tmp_path, tmp_path / "cache").load()
 
 

@@ -16,9 +16,7 @@ N, BATCH, PER_EPOCH = 53, 12, 4
 def stream(n=N, **options):
     """Image i is filled with i and has label i."""
     index = torch.arange(n)
-    return Stream(
-        index.to(torch.uint8)[:, None, None, None].expand(n, 2, 3, 1), index, **{"batch_size": BATCH} | options
-    )
+    return Stream(index.to(torch.uint8)[:, None, None, None].expand(n, 2, 3, 1), index, **{"batch_size": BATCH} | options)
 
 
 def labels(stream, batches):
