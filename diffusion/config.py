@@ -160,7 +160,9 @@ def begin(folder: Path | None = None) -> Iterator[None]:
 def quiet() -> None:
     """Lightning's messages to the run's log, without its advertisements and its warnings about itself."""
     warnings.filterwarnings("ignore", module="pytorch_lightning.utilities._pytree")
-    for name in ("pytorch_lightning", "lightning.pytorch"):
+    if int(os.environ.get("RANK", 0)):  # under torchrun the first rank speaks for all
+        logging.getLogger().setLevel(logging.WARNING)
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
