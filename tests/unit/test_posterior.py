@@ -154,7 +154,7 @@ def test_times_may_differ_within_a_batch(schedule):
             torch.testing.assert_close(all_[i].squeeze(), one.squeeze(), rtol=1e-14, atol=1e-14)
 
 
-GRIDS = [Trailing(1), Trailing(7), Trailing(50), Leading(13), Linspace(10), Linspace(10, rounded=False)]
+GRIDS = [Trailing(1), Trailing(7), Leading(13), Linspace(10, rounded=False)]
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=repr)
@@ -221,14 +221,13 @@ def test_a_sub_sequence_has_variances_of_its_own(grid, variance, pick):
 
 
 def test_every_step_of_ddpm_samples_the_data():
-    """The chain as a whole: 250 exact steps bring N(0, 1) to the mixture (moments within 5 standard errors of 20,000 samples)."""
-    schedule = Cosine(250)
+    """The chain as a whole: 60 exact steps bring N(0, 1) to the mixture (moments within 5 standard errors of 4,000 samples)."""
+    schedule = Cosine(60)
     data = GaussianMixture(torch.tensor([[-0.8], [0.6]]), torch.tensor([0.1, 0.3]), torch.tensor([0.3, 0.7]), schedule=schedule)
-    torch.manual_seed(0)
-    x = last(DDPM()(data, randn(20_000, 1), Trailing(250)(schedule))).x
+    x = last(DDPM()(data, randn(4000, 1), Trailing(60)(schedule), Same())).x
     truth = data.sample(200_000, generator=torch.Generator().manual_seed(3))
     for f in (lambda v: v, lambda v: v**2, lambda v: (v < 0).double()):
-        assert abs(f(x).mean() - f(truth).mean()) < 5 * f(truth).std() / 20_000**0.5 * 1.1
+        assert abs(f(x).mean() - f(truth).mean()) < 5 * f(truth).std() / 4000**0.5
 
 
 def test_unknown_settings_are_refused():
