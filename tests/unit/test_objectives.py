@@ -190,7 +190,7 @@ def test_an_impossible_level_costs_the_floor():
 
 
 def test_the_first_step_is_the_decoder_and_not_a_kl():
-    """Traps 2, 5: an exact x_0 costs what a Gaussian of the second step's variance leaves outside the bin, not 0, and not 1e-20's logarithm."""
+    """Traps 2, 5: an exact x_0 costs what a Gaussian of the second step's variance leaves outside the bin, and not log 1e-20."""
     x0, x_t = pixels(1, 2, 4, 4), randn(1, 2, 4, 4)
     for frac in (0.0, 0.5, 1.0):
         log_var = frac * tables()["log_large"][0] + (1 - frac) * tables()["log_small"][1]
@@ -270,7 +270,9 @@ def test_the_exact_model_s_whole_bound_is_its_likelihood():
     mass = torch.where(x0 > 0.999, 1 - lower, torch.where(x0 < -0.999, upper, upper - lower))
     assert (terms.sum() + prior).item() == pytest.approx(-mass.log2().mean().item(), abs=0.02)
     assert prior < 1e-3 and (terms > 0).all()
-    assert -mass.log2().mean().item() == pytest.approx(log2(127.5) + log2(LinearGaussian.std) + 0.5 * log2(2 * torch.pi * torch.e), abs=0.02)
+    assert -mass.log2().mean().item() == pytest.approx(
+        log2(127.5) + log2(LinearGaussian.std) + 0.5 * log2(2 * torch.pi * torch.e), abs=0.02
+    )
 
 
 @pytest.mark.parametrize(("change", "more"), [(0.05, 0), (-0.05, 0), (0, 0.1), (0, -0.1)])

@@ -23,7 +23,7 @@ def pair(n: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 @pytest.mark.parametrize("read", EVERY, **names)
 def test_round_trip(read, schedule):
-    """The target for (x_0, eps), read again at x_t, gives (x_0, eps); rounding in x_0 is amplified by sigma/alpha, in eps by its inverse."""
+    """The target for (x_0, eps), read at x_t, gives (x_0, eps); rounding in x_0 is amplified by sigma/alpha, in eps by its inverse."""
     t = torch.tensor([1e-3, 0.0105, 0.1, 0.37, 0.5, 0.75, 0.99], dtype=torch.float64)
     x0, eps = pair(len(t))
     alpha, sigma = (expand(v, x0) for v in schedule(t))
@@ -92,7 +92,9 @@ def test_one_network_expressed_five_ways_is_one_denoiser(schedule):
 @pytest.mark.parametrize("schedule", [Flow(), Linear(zero_terminal_snr=True)], ids=repr)
 @pytest.mark.parametrize("read", [Epsilon(), Score()], **names)
 def test_what_cannot_tell_x0_from_noise_is_refused(read, schedule):
-    with pytest.raises(ValueError, match=rf"{type(read).__name__} prediction cannot be used with {type(schedule).__name__}.*parameterization=v"):
+    with pytest.raises(
+        ValueError, match=rf"{type(read).__name__} prediction cannot be used with {type(schedule).__name__}.*parameterization=v"
+    ):
         Denoiser(nn.Identity(), schedule, read)
 
 
@@ -114,7 +116,9 @@ class Recorder(nn.Module):
         return torch.cat([x_t * (i + 1) for i in range(self.factor)], 1)
 
 
-@pytest.mark.parametrize("t", [torch.tensor(0.25, dtype=torch.float64), torch.tensor([0.25, 0.25], dtype=torch.float64)], ids=["one", "each"])
+@pytest.mark.parametrize(
+    "t", [torch.tensor(0.25, dtype=torch.float64), torch.tensor([0.25, 0.25], dtype=torch.float64)], ids=["one", "each"]
+)
 def test_the_network_is_told_the_label_in_float32(t):
     network, x = Recorder(), torch.randn(2, 3, 4, 4, dtype=torch.float64)
     estimate = Denoiser(network, Cosine(), Epsilon())(x, t, "condition")

@@ -116,7 +116,7 @@ def test_step_keeps_the_marginal_for_any_eta(schedule, eta):
     """DDIM's point: std^2 + (coefficient of eps)^2 = sigma_s^2, so x_s ~ N(alpha_s x_0, sigma_s^2) when x_t is on its marginal."""
     for t, s in TIMES:
         t, s = torch.tensor(t, **F64), torch.tensor(s, **F64)
-        (alpha_t, sigma_t), (_, sigma_s) = schedule(t), schedule(s)
+        (_, sigma_t), (_, sigma_s) = schedule(t), schedule(s)
         zero, one = torch.zeros(1, **F64), torch.ones(1, **F64)
         along = step(sigma_t * one, zero, t, s, schedule, eta, torch.zeros_like)
         fresh = step(zero, zero, t, s, schedule, eta, torch.ones_like)
@@ -183,7 +183,7 @@ def test_euler_is_euler_s_method_in_ratio_coordinates(schedule, grid, sampler, e
     ddim = list(DDIM(eta)(denoise, x, times, Same()))
     for state, (t, s) in zip(states, pairwise(times), strict=True):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
-        x0, eps, _ = denoise(x, t)
+        eps = denoise(x, t).eps
         z = noise(x) if eta and s > 0 else torch.zeros_like(x)
         if alpha_t > 0:
             now, then = sigma_t / alpha_t, sigma_s / alpha_s
