@@ -133,8 +133,8 @@ def test_every_number_of_steps_visits_the_same_ones(spacing):
 
 
 def test_trailing_differs_at_ties_only():
-    """diffusers' np.arange(T, 0, -T/S) accumulates rounding errors: for 62 of the 1,000 numbers of steps it has an entry too many (-1, which
-    is no time step), and it breaks some ties such as 937.5 downwards where exact arithmetic rounds to even."""
+    """diffusers' np.arange(T, 0, -T/S) accumulates rounding errors: for 62 of the 1,000 numbers of steps it has an entry too many (-1,
+    which is no time step), and it breaks some ties such as 937.5 downwards where exact arithmetic rounds to even."""
     scheduler, surplus, ties = ddpm.DDPMScheduler(timestep_spacing="trailing"), 0, 0
     for steps in range(1, T + 1):
         ours = (Trailing(steps)(Linear())[:-1] * T - 1).round().long()
