@@ -88,7 +88,7 @@ def test_000_eq_23_the_coefficient_of_eps(stride):
 
 
 def test_000_eq_16_17_where_a_leading_grid_starts():
-    """It draws x at t_0 = r(N - 1) from N(0, I); there x_t still holds sqrt(abar) x_0: for cosine and N = 10, 15 %. Trailing does not."""
+    """It draws x at t_0 = r(N - 1) from N(0, I); x_t still holds sqrt(abar) x_0: cosine, N = 10, 15 %. Trailing does not."""
     schedule = Cosine()
     signal = [schedule(grid(schedule)[0])[0].item() for grid in (Leading(10), Trailing(10))]
     assert round(Leading(10)(schedule)[0].item() * T) - 1 == T // 10 * (10 - 1)
@@ -98,7 +98,7 @@ def test_000_eq_16_17_where_a_leading_grid_starts():
 
 
 def test_000_main_loop_stops_one_move_early():
-    """k = 0..N-2 ends in x at time index 0, with noise of variance 1 - abar_0 in it; one more move, without noise, ends at abar_{-1} = 1."""
+    """k = 0..N-2 ends in x at time index 0, with noise of variance 1 - abar_0 left; one more, without noise, ends at abar_{-1} = 1."""
     times, x = Leading(10)(LINEAR), randn(2000)
     torch.manual_seed(0)
     states = list(DDPM()(point(0.3), x, times))
