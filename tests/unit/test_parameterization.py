@@ -141,12 +141,13 @@ def test_a_wrong_number_of_channels_is_refused(factor, learned):
         Denoiser(Recorder(factor), Cosine(), V(), learned)(torch.randn(2, 4, 4, 4), torch.tensor(0.5, dtype=torch.float64))
 
 
-def test_half_precision_weights_keep_the_state_in_float32():
+@pytest.mark.parametrize("read", EVERY, **names)
+def test_half_precision_weights_keep_the_state_in_float32(read):
     class Half(nn.Module):
         def forward(self, x_t, label, cond):
             return x_t.bfloat16()
 
-    estimate = Denoiser(Half(), Cosine(), V())(torch.randn(2, 3, 4, 4), torch.tensor(1.0, dtype=torch.float64))
+    estimate = Denoiser(Half(), Cosine(), read)(torch.randn(2, 3, 4, 4), torch.tensor(1.0, dtype=torch.float64))
     assert estimate.x0.dtype == estimate.eps.dtype == torch.float32
 
 

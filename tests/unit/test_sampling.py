@@ -31,7 +31,7 @@ class Network(nn.Module):
         channel = torch.arange(1, x_t.shape[1] + 1)
         offset = (0.05 * shift * channel)[:, :, None, None]
         out = (self.weight * x_t + offset + label[:, None, None, None] / 4000).sin()
-        return torch.cat([out, (3 * x_t).cos()], 1) if self.learned else out
+        return torch.cat([out, (3 * x_t + offset).cos()], 1) if self.learned else out
 
 
 def denoiser(learned: bool = False, read=None, schedule=None) -> Denoiser:

@@ -27,6 +27,12 @@ def test_continuous_time_is_uniform_and_never_zero():
     assert worst < 2.7 / 100_000**0.5  # Kolmogorov-Smirnov, one in a million
 
 
+def test_the_lowest_uniform_number_is_noise_and_not_data(monkeypatch):
+    """torch.rand may be 0 and is never 1; t = 0 has no noise to learn from."""
+    monkeypatch.setattr(torch, "rand", lambda n, **options: torch.zeros(n, **options))
+    assert (Uniform()(3, Flow()).t == 1).all()
+
+
 def test_knots_are_the_schedule_s_own():
     """A drawn t is, bit for bit, a time at which the label is a whole number."""
     t, _ = Uniform()(5000, Cosine())
