@@ -37,7 +37,7 @@ class Churned:
         (alpha, _), (alpha_up, sigma_up) = schedule(t), schedule(up)
         if alpha_up == 0 or up <= t:
             return x, t
-        return alpha_up / alpha * x + self.s_noise * (sigma_up**2 - (alpha_up * ratio) ** 2).sqrt() * noise(x), up
+        return alpha_up / alpha * x + self.s_noise * (sigma_up**2 - (alpha_up * ratio) ** 2).clamp(min=0).sqrt() * noise(x), up
 
 
 @dataclass(frozen=True)
