@@ -21,6 +21,10 @@ class DDIMInversion:
 
     refinements: int = 0
 
+    def __post_init__(self) -> None:
+        if self.refinements < 0:
+            raise ValueError(f"sampler.refinements={self.refinements} is negative; 0 is DDIM inversion as it is.")
+
     def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
         for s, t in pairwise(times.flip(0)):
             (alpha_s, sigma_s), (alpha_t, sigma_t) = denoise.schedule(s), denoise.schedule(t)

@@ -69,8 +69,8 @@ class DEIS(Multistep):
 class IPNDM(Multistep):
     """eps by the Adams-Bashforth formula of equal steps, whatever the grid (PNDM eq. 9, 2202.09778; DEIS sec. 4's iPNDM):
 
-    (55 e_0 - 59 e_1 + 37 e_2 - 9 e_3)/24, and (23, -16, 5)/12, (3, -1)/2, 1 while fewer estimates are known. Of its stated order only
-    on a grid whose times are equal steps of some smooth coordinate, and only with a start that is as good."""
+    (55 e_0 - 59 e_1 + 37 e_2 - 9 e_3)/24, and (23, -16, 5)/12, (3, -1)/2, 1 while fewer estimates are known. `order` is that of the
+    formula; the method is of second order at most (PNDM property 3.2), because equal steps of time are not equal steps of s."""
 
     order: int = 4
 

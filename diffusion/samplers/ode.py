@@ -27,6 +27,10 @@ class Churned:
     s_max: float = inf
     s_noise: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.s_churn < 0:
+            raise ValueError(f"sampler.s_churn={self.s_churn} is negative; 0 adds no noise.")
+
     def churn(self, x: Tensor, t: Tensor, steps: int, schedule: Schedule, noise: Noise) -> tuple[Tensor, Tensor]:
         """(x, t) raised to the higher noise level, or as they are where s is outside [s_min, s_max] or infinite (EDM alg. 2, lines 4-6)."""
         ratio = log_ratio(t, schedule).exp()

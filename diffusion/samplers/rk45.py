@@ -76,7 +76,7 @@ class RK45:
                 moved = z + expand(h, z) * mix(row, slopes)
                 slopes.append(slope(phi + node * h, moved))
             scale = self.atol + self.rtol * torch.maximum(z.abs(), moved.abs())
-            error = (expand(h, z) * mix(ERROR, slopes) / scale).flatten(1).double().square().mean(1).sqrt()
+            error = (expand(h, z) * mix(ERROR, slopes) / scale).flatten(1).double().square().mean(1).sqrt().nan_to_num(nan=torch.inf)
             good = error < 1
             phi = torch.where(good, torch.where(h == left, end, phi + h), phi)
             z, first = torch.where(expand(good, z).bool(), moved, z), torch.where(expand(good, z).bool(), slopes[-1], first)

@@ -4,10 +4,10 @@ k-diffusion moves y = x/alpha along sigma/alpha; here x moves in native coordina
 
 import pytest
 import torch
-from walks import LINEAR, MEANS, STDS, at, begin, close, mixture, ours, ratios
+from walks import LINEAR, at, begin, close, mixture, ours, ratios
 
 from diffusion import grids
-from diffusion.samplers import DPM2, DPMPP2M, DPMPP3M, EDM, LMS, DPMSolver, Euler, EulerAncestral, Heun
+from diffusion.samplers import DPM2, DPMPP2M, DPMPP3M, EDM, LMS, DPMSolver, Euler, Heun
 from diffusion.schedules import VE
 
 sampling = pytest.importorskip("k_diffusion.sampling")
