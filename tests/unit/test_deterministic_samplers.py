@@ -91,6 +91,19 @@ def test_one_true_x0_is_reached_whatever_the_path(sampler, schedule):
     torch.testing.assert_close(x, MEANS[:1].expand(5, -1), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("sampler", [s for s in SAMPLERS if s != PNDM()], ids=str)  # whose warm-up stops halfway in t, not in s
+@pytest.mark.parametrize("schedule", [Linear(), Flow(), Cosine(zero_terminal_snr=True)], ids=str)
+def test_one_ladder_is_one_path_on_every_schedule(sampler, schedule):
+    """In x/alpha along sigma/alpha all schedules are one (EDM eq. 4): the native moves must not know which they are on."""
+
+    def path(schedule):
+        times = grids.Karras(9, sigma_min=0.02, sigma_max=60)(schedule)
+        states = sampler(mixture(schedule), start(times, schedule), times, same_noise())
+        return torch.stack([state.x / schedule(state.t)[0] for state in states])
+
+    torch.testing.assert_close(path(schedule), path(VE(sigma_min=0.01, sigma_max=100)), rtol=1e-7, atol=1e-9)
+
+
 @named
 def test_two_runs_of_one_object_interleaved_equal_two_runs_apart(sampler):
     schedule = Linear()
