@@ -35,15 +35,15 @@ plt.xlabel("t")
 # %%
 from diffusion.grids import Trailing
 from diffusion.oracles import GaussianMixture
-from diffusion.samplers import DDIM, DDPM
+from diffusion.samplers import DDIM, DDPM, last
 
 angle = torch.arange(8) * torch.pi / 4
 mixture = GaussianMixture(2 * torch.stack([angle.cos(), angle.sin()], 1), torch.full((8,), 0.15), schedule=Cosine())
 figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharex=True, sharey=True)
 for axis, (sampler, steps) in zip(axes, [(DDIM(), 5), (DDIM(), 50), (DDPM(), 50)], strict=True):
     torch.manual_seed(0)
-    for state in sampler(mixture, torch.randn(2000, 2, dtype=torch.float64), Trailing(steps)(mixture.schedule)):
-        pass
+    state = last(sampler(mixture, torch.randn(2000, 2, dtype=torch.float64), Trailing(steps)(mixture.schedule)))
+
     axis.scatter(*state.x.T, s=2)
     axis.set_title(f"{sampler}, {steps} steps")
 
