@@ -149,7 +149,7 @@ def begin(folder: Path | None = None) -> Iterator[None]:
         os.environ.pop("HYDRA_FULL_ERROR", None)
     quiet()
     try:
-        with one_sentence(MisconfigurationException):
+        with one_sentence(MisconfigurationException, ModuleNotFoundError):
             yield
     except SIGTERMException:
         sys.exit(143)

@@ -3,7 +3,6 @@ network's arithmetic) whatever the batch size, the number of processes or the or
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -33,12 +32,13 @@ class SeededNoise:
 class Conditioned:
     """A denoiser with its condition filled in: what a sampler calls. It counts its calls (`nfe`)."""
 
-    def __init__(self, denoiser: Callable, cond: Tensor | None) -> None:
+    def __init__(self, denoiser: Callable, cond: Tensor | None = None) -> None:
         self.denoiser, self.cond, self.schedule, self.nfe = denoiser, cond, denoiser.schedule, 0
+        self.device = getattr(denoiser, "device", torch.device("cpu"))
 
-    def __call__(self, x: Tensor, t: Tensor) -> Estimate:
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
         self.nfe += 1
-        return self.denoiser(x, t, self.cond)
+        return self.denoiser(x, t, self.cond if cond is None else cond)
 
 
 @torch.no_grad()
@@ -81,7 +81,9 @@ def generate(
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that it takes to make images but the seeds: a (guided) denoiser, a sampler, a grid, and the model's space."""
+    """All that it takes to make images but the seeds: a (guided) denoiser, a sampler, a grid, and the model's space.
+
+    Raises ValueError at once if the grid does not fit the denoiser's schedule."""
 
     denoiser: Callable
     sampler: Callable
@@ -89,27 +91,26 @@ class Recipe:
     shape: tuple[int, int, int]
     codec: Pixels = field(default_factory=Pixels)
     batch_size: int = 64
+    calls: list[int] = field(default_factory=list, repr=False)  # of the denoiser, in a batch of the last run
+
+    def __post_init__(self) -> None:
+        self.grid(self.denoiser.schedule)
 
     def __call__(self, seeds: Sequence[int], cond: Tensor | None = None) -> Tensor:
         """uint8 images [n, h, w, c], one for each seed."""
-        run = partial(generate, self.denoiser, self.sampler, self.grid, self.shape)
-        return run(seeds, cond, self.batch_size, self.codec)
+        counted = Conditioned(self.denoiser)
+        images = generate(counted, self.sampler, self.grid, self.shape, seeds, cond, self.batch_size, self.codec)
+        if counted.nfe:
+            self.calls[:] = [round(counted.nfe / -(-len(seeds) // self.batch_size))]
+        return images
 
     def describe(self) -> dict:
-        """Sampler, grid, guidance and the number of denoiser calls an image takes, as plain data for a passport."""
+        """Sampler, grid, guidance and the calls of the denoiser that an image of the last run took, as plain data for a passport."""
         return {
             "sampler": describe(self.sampler) | {"grid": describe(self.grid)},
-            "nfe": self.nfe(),
+            "nfe": self.calls[0] if self.calls else None,
             "guidance": describe(self.denoiser) if is_dataclass(self.denoiser) else None,
         }
-
-    def nfe(self) -> int:
-        """Calls of the (guided) denoiser for one image, counted on a run with a stand-in that costs nothing."""
-        probe = Conditioned(_Probe(self.denoiser.schedule), None)
-        times = self.grid(probe.schedule)
-        for _ in self.sampler(probe, torch.zeros(1, *self.shape), times, torch.zeros_like):
-            pass
-        return probe.nfe
 
 
 def describe(thing: object) -> dict:
@@ -120,11 +121,3 @@ def describe(thing: object) -> dict:
         known = is_dataclass(value) or isinstance(value, bool | int | float | str | None)
         plain[f.name] = describe(value) if is_dataclass(value) else value if known else type(value).__name__
     return {"name": type(thing).__name__} | plain
-
-
-@dataclass(frozen=True)
-class _Probe:
-    schedule: Callable
-
-    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
-        return Estimate(torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x))

@@ -29,9 +29,11 @@ def train(config: dict, folder: Path) -> dict[str, float]:
 
     Raises UserError or ValueError with one sentence for what the user can mend."""
     torch.set_float32_matmul_precision(config["matmul_precision"])
+    dataset = build(config["dataset"], "dataset")
+    dataset.load()  # on every rank: one makes the cache, and all refuse with the same sentence
     torch.manual_seed(mix(config["seed"]))  # of the network's first weights, the same on every rank
     module = build(config["task"], "task")
-    data = DataModule(build(config["dataset"], "dataset"), config["batch_size"], config["seed"], **config["data"])
+    data = DataModule(dataset, config["batch_size"], config["seed"], **config["data"])
     module.recipes = recipes(config, module.denoiser, module.codec)
     callbacks = build_stages(without(config["callbacks"], "distance"), "callbacks")
     if metrics := usable(config["metric"]):

@@ -48,9 +48,10 @@ class Passport:
     step: int
     code: str
 
+    # An adaptive sampler's calls follow from the sampler and the weights.
     # One curve has many steps and may outlive a commit; statistics differ by rounding from machine to machine, and what
     # determines them is in `extractor` and `reference`.
-    NOT_IN_ID: ClassVar[tuple[str, ...]] = ("step", "code", "statistics")
+    NOT_IN_ID: ClassVar[tuple[str, ...]] = ("step", "code", "statistics", "nfe")
 
     @property
     def id(self) -> str:

@@ -20,9 +20,9 @@ CASES = {
     "bound without steps": (["schedule=flow", "parameterization=v"], ["Hybrid", "objective=simple"]),
     "beta above 1": (["schedule=linear", "schedule.num_timesteps=20"], ["num_timesteps=20", "cosine"]),
     "grid with too many steps": (["grid.steps=2000"], ["grid.steps=2000", "1000"]),
-    "data that are not there": (["dataset=image_folder", "dataset.root=nowhere"], ["nowhere"]),
+    "data that are not there": (["dataset=image_folder", "dataset.root=nowhere", "network=digits"], ["nowhere"]),
     "no such run to resume": (["resume=NOWHERE"], ["NOWHERE"]),
-    "no such device": (["trainer.accelerator=tpu"], ["TPU"]),
+    "no such device": (["trainer.accelerator=tpu"], ["xla"]),
     "metric without its weights": (["metric=fd_resnet56"], ["metric.weights"]),
     "weights that are not there": (["metric=fd_resnet56", "metric.weights=nowhere.th"], ["nowhere.th"]),
 }

@@ -169,7 +169,8 @@ def test_everything_runs_with_everything(sampler, schedule, guidance):
 
 def test_nfe_is_counted_and_described():
     recipe = Recipe(ClassifierFree(denoiser(), 2.0), DDIM(0.5), Trailing(7), SHAPE)
-    assert recipe.nfe() == 7
+    assert torch.equal(recipe([4], torch.tensor([2])), generate(recipe.denoiser, DDIM(0.5), Trailing(7), SHAPE, [4], torch.tensor([2])))
+    assert recipe.describe()["nfe"] == 7
     described = recipe.describe()
     assert described["sampler"] == {"name": "DDIM", "eta": 0.5, "grid": {"name": "Trailing", "steps": 7}}
     assert described["guidance"] == {"name": "ClassifierFree", "denoiser": "Denoiser", "scale": 2.0}
@@ -177,7 +178,11 @@ def test_nfe_is_counted_and_described():
     counted = Conditioned(denoiser(), None)
     last(DDIM()(counted, torch.zeros(1, *SHAPE), Trailing(7)(Cosine())))
     assert counted.nfe == 7
-    assert torch.equal(recipe([4], torch.tensor([2])), generate(recipe.denoiser, DDIM(0.5), Trailing(7), SHAPE, [4], torch.tensor([2])))
+
+
+def test_a_grid_that_does_not_fit_is_refused_before_it_is_used():
+    with pytest.raises(ValueError, match="steps=1001"):
+        Recipe(denoiser(), DDIM(), Trailing(1001), SHAPE)
 
 
 # ---- codec
