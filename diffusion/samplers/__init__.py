@@ -6,5 +6,21 @@ yields a State, and the last one is the sample. A sampler is a frozen dataclass:
 
 from diffusion.samplers.ancestral import DDIM, DDPM, Euler, EulerAncestral
 from diffusion.samplers.base import State, last
+from diffusion.samplers.langevin import Langevin, PredictorCorrector
+from diffusion.samplers.stochastic import DPMPP2MSDE, DPMPP3MSDE, DPMPPSDE, DPM2Ancestral, DPMPP2SAncestral
 
-__all__ = ["DDIM", "DDPM", "Euler", "EulerAncestral", "State", "last"]
+__all__ = [
+    "DDIM",
+    "DDPM",
+    "DPMPP2MSDE",
+    "DPMPP3MSDE",
+    "DPMPPSDE",
+    "DPM2Ancestral",
+    "DPMPP2SAncestral",
+    "Euler",
+    "EulerAncestral",
+    "Langevin",
+    "PredictorCorrector",
+    "State",
+    "last",
+]
