@@ -70,7 +70,7 @@ class CFGPlusPlus(ClassifierFree):
 
     def strength(self, x_t: Tensor, t: Tensor) -> Tensor:
         times = self.grid(self.schedule).flip(0).to(t.device)
-        s = times[(torch.searchsorted(times, t) - 1).clamp(min=0)]
+        s = times[(torch.searchsorted(times, t.contiguous()) - 1).clamp(min=0)]
         return expand(self.scale / -torch.expm1((self.schedule.log_snr(t) - self.schedule.log_snr(s)) / 2), x_t)
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
