@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion.build import build
 from diffusion.checkpoint import load
-from diffusion.config import quiet, register, shell
+from diffusion.config import begin, register, shell
 from diffusion.errors import UserError
 from diffusion.files import atomic
 from diffusion.generate import Recipe, trajectories
@@ -23,14 +23,18 @@ register()
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="sample")
 def main(cfg: DictConfig) -> None:
-    """Image i has seed SEED + i and the classes in turn."""
-    quiet()
-    config = OmegaConf.to_container(cfg, resolve=True)
+    """One call of the command."""
+    with begin():
+        sample(OmegaConf.to_container(cfg, resolve=True))
+
+
+def sample(config: dict) -> None:
+    """Load, generate, write. Image i has seed SEED + i and the classes in turn."""
     run = load(config["ckpt"], config["ema"])
     device = config["device"] if config["device"] != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     dataset = run.config["dataset"]
     recipe = Recipe(
-        guided(run.denoiser.to(device), config["guidance"]),
+        guided(run.denoiser.to(device), config["guidance"], dataset["num_classes"]),
         build(config["sampler"], "sampler"),
         build(config["grid"], "grid"),
         (dataset["channels"], dataset["image_size"], dataset["image_size"]),

@@ -4,10 +4,11 @@ import logging
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from diffusion.config import quiet, register, resolved, shell
-from diffusion.run import save_config, train
+from diffusion.config import begin, register, resolved, shell
+from diffusion.run import train
 
 log = logging.getLogger(__name__)
 register()
@@ -16,12 +17,10 @@ register()
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     """One run; under -m, each of the sweep's."""
-    quiet()
-    config, folder = resolved(cfg)
-    save_config(config, folder)
-    log.info("run folder %s", folder)
-    latest = train(config, folder)
-    summarise(latest, folder)
+    with begin(folder := Path(HydraConfig.get().runtime.output_dir)):
+        config = resolved(cfg, folder)
+        log.info("run folder %s", folder)
+        summarise(train(config, folder), folder)
 
 
 def summarise(latest: dict[str, float], folder: Path) -> None:

@@ -5,7 +5,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pytorch_lightning.utilities.exceptions import SIGTERMException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from diffusion.errors import UserError
-
-SAYS_IT_ALL = (UserError, ValueError, HydraException, OmegaConfBaseException)
+from diffusion.errors import TRACEBACK, UserError, one_sentence
 
 
 @dataclass
@@ -103,43 +103,66 @@ def register() -> None:
     OmegaConf.register_new_resolver("run_dir", lambda runs, name, resume: resume or f"{runs}/{name}", replace=True)
 
 
-def resolved(cfg: DictConfig) -> tuple[dict, Path]:
-    """(plain configuration, the run's folder). A resumed run's is its own config.yaml with the plain values typed now.
+def resolved(cfg: DictConfig, folder: Path) -> dict:
+    """The plain configuration of the run in `folder`. A resumed run's is its own config.yaml with the plain values typed now.
 
     Raises UserError if a resumed run is asked to change a group."""
-    config, folder = OmegaConf.to_container(cfg, resolve=True), Path(HydraConfig.get().runtime.output_dir)
-    if not config.get("resume"):
-        return config, folder
+    if not cfg.resume:
+        return OmegaConf.to_container(cfg, resolve=True)
     if not (folder / "config.yaml").is_file():
-        raise UserError(f"resume={config['resume']} is not a run's folder: it has no config.yaml.")
+        raise UserError(f"resume={cfg.resume} is not a run's folder: it has no config.yaml.")
     before = OmegaConf.create(yaml.safe_load((folder / "config.yaml").read_text()))
     for override in HydraConfig.get().overrides.task:
         key = override.split("=")[0].lstrip("+~")
         if OmegaConf.is_dict(OmegaConf.select(before, key)):
             raise UserError(f"{override} would change what the run {folder} is; a resumed run keeps its groups, start a new one instead.")
         OmegaConf.update(before, key, OmegaConf.select(cfg, key), force_add=True)
-    return OmegaConf.to_container(before), folder
+    return OmegaConf.to_container(before)
 
 
 def shell(main: Callable[[], None]) -> None:
     """Run a Hydra main: what the user can mend is one sentence on standard error and exit code 1; HYDRA_FULL_ERROR=1 for a traceback."""
-    if os.environ.get("HYDRA_FULL_ERROR"):
+    if TRACEBACK:
         return main()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them; see `begin`
     try:
-        main()
-    except SAYS_IT_ALL as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
+        with one_sentence(HydraException, OmegaConfBaseException, MisconfigurationException, say=plainly):
+            main()
     except SIGTERMException:
         sys.exit(143)
-    finally:
+
+
+def plainly(error: Exception) -> str:
+    """A composition error with its cause, without Hydra's advice and search path."""
+    text, cause = str(error).split("Config search path")[0], error.__cause__
+    text = text.split("To append to your config")[0].strip().rstrip(".")
+    if cause is not None:
+        text += f": {str(cause).strip().splitlines()[0]}"
+    known = HydraException in type(error).__mro__ or OmegaConfBaseException in type(error).__mro__
+    return f"{text}; `python {Path(sys.argv[0]).name} --help` lists the groups and keys." if known else text
+
+
+@contextmanager
+def begin(folder: Path | None = None) -> Iterator[None]:
+    """The inside of a Hydra main: errors as a sentence, Lightning's messages in Hydra's log, and no empty folder left behind."""
+    if not TRACEBACK:
         os.environ.pop("HYDRA_FULL_ERROR", None)
+    quiet()
+    try:
+        with one_sentence(MisconfigurationException):
+            yield
+    finally:
+        if folder is not None:
+            with suppress(OSError):  # it has something in it
+                folder.rmdir()
 
 
 def quiet() -> None:
-    """Lightning's messages to the run's log, without its advertisements."""
-    for name in ("pytorch_lightning", "lightning.pytorch"):
+    """Lightning's messages to the run's log, without its advertisements and its warnings about itself."""
+    warnings.filterwarnings("ignore", module="pytorch_lightning.utilities._pytree")
+    if int(os.environ.get("RANK", 0)):  # under torchrun the first rank speaks for all
+        logging.getLogger().setLevel(logging.WARNING)
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True

@@ -1,5 +1,26 @@
-"""The one exception whose message is written for the user."""
+"""The one exception whose message is written for the user, and how such messages reach the user."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # the user's wish, as it was at the start
 
 
 class UserError(Exception):
-    """One sentence for the user that names the thing and the remedy; train.py prints it and exits non-zero."""
+    """One sentence for the user that names the thing and the remedy; the commands print it and exit non-zero."""
+
+
+@contextmanager
+def one_sentence(*kinds: type[Exception], say: Callable[[Exception], str] = str) -> Iterator[None]:
+    """A UserError, ValueError or one of `kinds` becomes a sentence on standard error and exit code 1.
+
+    With HYDRA_FULL_ERROR=1 in the environment the traceback is left, as it is for Hydra's own errors."""
+    try:
+        yield
+    except (UserError, ValueError, *kinds) as error:
+        if TRACEBACK:
+            raise
+        print(f"error: {' '.join(say(error).split())}", file=sys.stderr)
+        sys.exit(1)

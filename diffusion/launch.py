@@ -17,14 +17,15 @@ def job(folder: Path) -> Iterator[None]:
     """One training job in `folder`: ranks that Lightning starts run `diffusion.run` on the folder's config.yaml.
 
     Stock Lightning re-runs the command line in them, which under a sweep would start the sweep again. Afterwards the process group
-    and the environment are as before, so that a sweep's next job starts clean."""
+    and the environment are as before, so that a sweep's next job starts clean; torchrun's group serves all the jobs, since its store
+    cannot hold a second one."""
     before = {name: os.environ.get(name) for name in ENVIRONMENT}
     stock, subprocess_script._hydra_subprocess_cmd = subprocess_script._hydra_subprocess_cmd, lambda rank: _command(folder)
     try:
         yield
     finally:
         subprocess_script._hydra_subprocess_cmd = stock
-        if dist.is_available() and dist.is_initialized():
+        if before["WORLD_SIZE"] is None and dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
         for name, value in before.items():
             os.environ.pop(name, None)

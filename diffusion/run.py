@@ -15,7 +15,7 @@ from diffusion.callbacks.checkpoints import AtomicIO
 from diffusion.checkpoint import find, read
 from diffusion.data import DataModule
 from diffusion.denoiser import Denoiser
-from diffusion.errors import UserError
+from diffusion.errors import UserError, one_sentence
 from diffusion.files import atomic
 from diffusion.generate import Recipe
 from diffusion.launch import job
@@ -52,6 +52,7 @@ def train(config: dict, folder: Path) -> dict[str, float]:
     resume = find(config["resume"])[1] if config["resume"] else None
     if resume:
         read(resume)  # refused here with a sentence, not inside the loop
+    save_config(config, folder)  # all that could be refused has been built
     with job(folder):
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     return module.latest
@@ -62,7 +63,7 @@ def recipes(config: dict, denoiser: Denoiser, codec: object) -> dict[str, Recipe
     size, channels = config["dataset"]["image_size"], config["dataset"]["channels"]
     return {
         name: Recipe(
-            guided(denoiser, way.get("guidance", config["guidance"])),
+            guided(denoiser, way.get("guidance", config["guidance"]), config["dataset"]["num_classes"]),
             build(way["sampler"], "sampler"),
             build(way["grid"], "grid"),
             (channels, size, size),
@@ -73,12 +74,12 @@ def recipes(config: dict, denoiser: Denoiser, codec: object) -> dict[str, Recipe
     }
 
 
-def guided(denoiser: Denoiser, stages: dict) -> object:
+def guided(denoiser: Denoiser, stages: dict, num_classes: int) -> object:
     """The denoiser inside the guidance stages, the last one outermost.
 
-    Raises UserError if they need a condition and the network knows none."""
+    Raises UserError if they guide towards a condition and the model has none."""
     scale = stages.get("scale", 1.0)
-    if scale != 1 and not getattr(denoiser.network, "num_classes", 1):
+    if scale != 1 and not num_classes:
         raise UserError(f"guidance.scale={scale} needs a class-conditional model, and this one has no classes; set guidance.scale=1.")
     for name, stage in stages.items():
         if isinstance(stage, dict):
@@ -114,4 +115,5 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     where = Path(sys.argv[1])
-    train(yaml.safe_load((where / "config.yaml").read_text()), where)
+    with one_sentence():
+        train(yaml.safe_load((where / "config.yaml").read_text()), where)

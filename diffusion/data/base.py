@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -53,10 +53,13 @@ class Dataset(ABC):
         """Where the data come from, in words, and the images and labels themselves, in a fixed order."""
 
     def load(self) -> ImageSet:
-        """The images and labels, from the cache, which is made the first time. UserError says what is wrong."""
+        """The images and labels, from the cache, which is made the first time. UserError says what is wrong.
+
+        Declared num_classes = 0, any set is served without its labels: that is how an unconditional model is trained."""
         for fact, value in self.facts().items():
-            if getattr(self, fact) != value:
+            if getattr(self, fact) != value and (fact, getattr(self, fact)) != ("num_classes", 0):
                 raise UserError(
                     f"{self.name} has {fact} {value}, which dataset.{fact}={getattr(self, fact)} contradicts: say dataset.{fact}={value}."
                 )
-        return open_cached(self)
+        images = open_cached(self)
+        return images if self.num_classes else replace(images, labels=None, num_classes=0)

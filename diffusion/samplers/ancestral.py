@@ -42,7 +42,7 @@ def auto(small: Tensor, large: Tensor, frac: Tensor | None) -> Tensor:
 class DDPM:
     """x_s ~ N(posterior mean, variance) (DDPM alg. 2; IDDPM sec. 3.1), over any sub-sequence of times; no noise on the last move.
 
-    `variance` is fixed_small, fixed_large, learned or auto. Raises ValueError for another word, and for learned where the model has none."""
+    `variance` is fixed_small, fixed_large, learned or auto. Raises ValueError for another word, or for learned where there is none."""
 
     variance: str = "fixed_small"
 

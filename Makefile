@@ -1,0 +1,55 @@
+# `make help` lists the targets. All work on a fresh clone: they make .venv and install what is missing, once.
+PYTHON ?= python3
+BIN := .venv/bin
+WORKERS ?= 2
+ARGS ?=
+# Printed by the first of several targets only where something is installed; the stamps are newer than what they were made from.
+INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
+
+.DEFAULT_GOAL := help
+.PHONY: help train sample test test-slow lint format notebooks benchmark clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+train: .venv/.base  ## train the embedded default and sample from it; ARGS="dataset=cifar10 schedule=cosine"
+	$(BIN)/python train.py $(ARGS)
+
+sample: .venv/.base  ## sample from a run; ARGS="ckpt=runs/NAME n=64"
+	$(BIN)/python sample.py $(ARGS)
+
+test: .venv/.dev lint  ## lint and the fast tests (under 15 minutes on 2 cores)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadgroup $(ARGS)
+
+test-slow: .venv/.dev  ## the slow tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadgroup $(ARGS)
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/.dev  ## ruff, fixing what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+notebooks: .venv/.dev  ## run every notebook
+	cd notebooks && ../$(BIN)/jupytext --to ipynb *.py && ../$(BIN)/python -m pytest --nbmake *.ipynb
+
+benchmark: .venv/.dev  ## ratios against peers on the same work
+	$(BIN)/python benchmarks/peers.py $(ARGS)
+
+clean:  ## remove what the tools leave behind, not runs/ or data/
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.base: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing into .venv (about 5 GB with torch's CUDA build; once)"
+	$(INSTALL) .
+	@touch $@
+
+.venv/.dev: .venv/.base
+	@echo "installing the test set-up into .venv (once)"
+	$(INSTALL) ".[dev]"
+	@touch $@

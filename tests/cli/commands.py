@@ -1,0 +1,36 @@
+"""Running the project's commands as a user does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "dataset=synthetic",
+    "dataset.image_size=8",
+    "dataset.channels=1",
+    "dataset.num_classes=4",
+    "network.channels=8",
+    "batch_size=8",
+    "steps=6",
+    "log_every=2",
+    "eval_every=3",
+    "checkpoint_every=4",
+    "grid.steps=3",
+    "trainer.accelerator=cpu",
+    "callbacks.samples.columns=3",
+]
+
+
+def command(*words: str, launcher: tuple[str, ...] = (), timeout: float = 300, env: dict | None = None) -> subprocess.CompletedProcess:
+    """Run `python [launcher] WORDS` in the repository's root; never raises, the caller looks at returncode."""
+    line = [sys.executable, *launcher, *map(str, words)]
+    environment = {k: v for k, v in os.environ.items() if k not in ("HYDRA_FULL_ERROR",)} | (env or {})
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=environment)
+
+
+def succeeded(result: subprocess.CompletedProcess) -> str:
+    """Its standard output, or an assertion with all it said."""
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    return result.stdout

@@ -1,0 +1,95 @@
+"""A run stopped anywhere and resumed is, bit for bit, the run that was never stopped."""
+
+import json
+import random
+
+import pytest
+import torch
+from pytorch_lightning import Callback
+
+import diffusion.run
+from diffusion.run import train
+
+
+class Stop(Exception):
+    pass
+
+
+def run(config, folder, monkeypatch, stop_at=None):
+    """Train; with `stop_at`, break off in the middle of that step."""
+
+    class StopAt(Callback):
+        def on_before_zero_grad(self, trainer, module, optimizer):
+            if trainer.global_step == stop_at:
+                raise Stop
+
+    real = diffusion.run.build_stages
+
+    def with_stop(node, key=""):
+        return real(node, key) | ({"stop": StopAt()} if key == "callbacks" else {})
+
+    monkeypatch.setattr(diffusion.run, "build_stages", with_stop)
+    folder.mkdir(exist_ok=True)
+    try:
+        train(config, folder)
+    except Stop:
+        assert stop_at is not None
+    monkeypatch.setattr(diffusion.run, "build_stages", real)
+
+
+def content(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def losses(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: {k: v for k, v in line.items() if k.startswith("loss")} for line in lines if "loss" in line}
+
+
+def assert_same(a, b, where=""):
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}/{i}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+@pytest.mark.parametrize("options", [[], ["accumulate=2", "steps=8", "checkpoint_every=2", "network.dropout=0.3", "dataset.flip=true"]])
+def test_resume_is_bitwise(tiny, tmp_path, monkeypatch, options):
+    config = tiny(*options)
+    stop_at = random.SystemRandom().randrange(config["checkpoint_every"] + 1, config["steps"])
+    run(config, tmp_path / "whole", monkeypatch)
+    run(config, tmp_path / "parts", monkeypatch, stop_at)
+    assert content(tmp_path / "parts")["global_step"] < config["steps"], f"stopped at {stop_at}"
+    run(config | {"resume": str(tmp_path / "parts")}, tmp_path / "parts", monkeypatch)
+    whole, parts = content(tmp_path / "whole"), content(tmp_path / "parts")
+    for part in ("state_dict", "ema", "optimizer_states", "lr_schedulers", "global_step"):
+        assert_same(whole[part], parts[part], f"stopped at {stop_at}: {part}")
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts"), f"stopped at {stop_at}"
+
+
+def test_evaluation_changes_nothing(tiny, tmp_path, monkeypatch):
+    """The loss curve and the weights with mid-training samples and without are bitwise the same."""
+    run(tiny("eval_every=2"), tmp_path / "with", monkeypatch)
+    run(tiny("eval_every=1000"), tmp_path / "without", monkeypatch)
+    assert len(list((tmp_path / "with" / "samples").iterdir())) > len(list((tmp_path / "without" / "samples").iterdir()))
+    assert losses(tmp_path / "with") == losses(tmp_path / "without")
+    for part in ("state_dict", "ema", "optimizer_states"):
+        assert_same(content(tmp_path / "with")[part], content(tmp_path / "without")[part], part)
+
+
+def test_checkpoint_is_plain_and_raw_weights_are_not_the_average(tiny, tmp_path, monkeypatch):
+    """Loadable with weights_only=True (content does); saved weights are the raw ones although callbacks sampled with the average."""
+    run(tiny("eval_every=4"), tmp_path / "run", monkeypatch)
+    saved = content(tmp_path / "run")
+    weights = {k.removeprefix("denoiser."): v for k, v in saved["state_dict"].items()}
+    assert weights.keys() == saved["ema"]["shadow"].keys()
+    assert any(not torch.equal(weights[k], v) for k, v in saved["ema"]["shadow"].items())

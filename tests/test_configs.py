@@ -1,0 +1,57 @@
+"""Every file in conf/ composes, builds, and every experiment survives a few steps."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, composed
+
+from diffusion.build import build
+from diffusion.run import guided, train
+
+CONF = ROOT / "conf"
+SKIP = {"hydra"}
+CHOICES = [(f.parent.relative_to(CONF).as_posix(), f.stem) for f in sorted(CONF.glob("*/*.yaml")) if f.parent.name not in SKIP]
+
+
+@pytest.mark.parametrize("group, choice", CHOICES, ids=[f"{g}={c}" for g, c in CHOICES])
+def test_composes(group, choice):
+    config = composed(
+        f"logger={choice}" if group == "logger" and choice == "none" else f"{group}={choice}" if group != "logger" else "seed=0"
+    )
+    assert config["task"]["_target_"]
+
+
+@pytest.mark.parametrize("choice", [c for g, c in CHOICES if g in ("sampler", "grid")])
+def test_sampling_groups_build_from_both_commands(choice):
+    group = next(g for g, c in CHOICES if c == choice and g in ("sampler", "grid"))
+    for name, first in (("train", []), ("sample", ["ckpt=x"])):
+        config = composed(*first, f"{group}={choice}", name=name)
+        assert build(config["sampler"], "sampler") and build(config["grid"], "grid")
+
+
+@pytest.mark.parametrize("choice", [c for g, c in CHOICES if g == "schedule"])
+def test_schedules_build(choice):
+    schedule = build(composed(f"schedule={choice}", "objective=simple")["schedule"], "schedule")
+    assert schedule(torch.tensor(0.0, dtype=torch.float64))[1] == 0
+
+
+@pytest.mark.parametrize("choice", [c for g, c in CHOICES if g == "experiment"])
+def test_experiments_train(choice, tmp_path: Path):
+    """Each experiment as it is, but for its data, its network's width and its length."""
+    small = ["steps=2", "batch_size=4", "log_every=1", "eval_every=2", "checkpoint_every=2", "grid.steps=2", "callbacks.samples.columns=1"]
+    config = composed(f"experiment={choice}", *small, "trainer.accelerator=cpu", "precision=32-true", "metric=none", "compile=false")
+    shape = {k: config["dataset"][k] for k in ("image_size", "channels", "num_classes", "flip")}
+    config["dataset"] = {"_target_": "diffusion.data.Synthetic", "root": "", "cache": str(tmp_path / "cache"), "n": 16, **shape}
+    for network in (config["network"], config["denoiser"]["network"], config["task"]["denoiser"]["network"]):
+        if "channels" in network:
+            network.update(channels=32, res_blocks=1)
+    config["samplers"]["main"]["grid"].update(steps=2)
+    train(config, tmp_path)
+    assert (tmp_path / "checkpoints/last.ckpt").exists()
+
+
+def test_guidance_stages_wrap_in_order():
+    config = composed("guidance=[cfg,clip]", "guidance.scale=3")
+    outer = guided(build(config["denoiser"], "denoiser"), config["guidance"], 10)
+    assert type(outer).__name__ == "Clip" and type(outer.denoiser).__name__ == "ClassifierFree" and outer.denoiser.scale == 3
