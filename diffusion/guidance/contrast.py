@@ -79,23 +79,23 @@ class CFGPlusPlus(ClassifierFree):
 
 @dataclass(frozen=True)
 class Autoguidance(Guidance):
-    """D = D_bad + scale (D - D_bad) (Karras et al. 2406.02507, eq. 3), D_bad a smaller or less trained model with the same condition.
+    """D = D_bad + weight (D - D_bad) (Karras et al. 2406.02507, eq. 3), D_bad a smaller or less trained model with the same condition.
 
-    scale = 1 is the good model. Raises ValueError if the two models' noise schedules differ."""
+    weight = 1 is the good model. Raises ValueError if the two models' noise schedules differ."""
 
     bad: Denoiser
-    scale: float = 2.0
+    weight: float = 2.0
 
     def __post_init__(self) -> None:
         if self.bad.schedule != self.schedule:
             raise ValueError(f"Autoguidance's two models must share a noise schedule; they have {self.schedule} and {self.bad.schedule}.")
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
-        return self.denoiser(x_t, t, cond) if self.scale == 1 else self.pair(x_t, t, cond)[0]
+        return self.denoiser(x_t, t, cond) if self.weight == 1 else self.pair(x_t, t, cond)[0]
 
     def pair(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> tuple[Estimate, Estimate]:
         good, bad = self.denoiser(x_t, t, cond), at(self.bad, x_t)(x_t, t, cond)
-        return between(bad, good, self.scale), good
+        return between(bad, good, self.weight), good
 
 
 def at(model: Callable, x: Tensor) -> Callable:
