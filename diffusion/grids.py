@@ -2,9 +2,15 @@
 
 On a discrete schedule the first three visit its knots, t = (i + 1)/T for step i = 0..T-1. Time stays on the CPU, so that a sampler's
 decisions about it never wait for an accelerator.
+
+The ladders are stated in s = sigma/alpha, and their levels are turned into times by `schedule.time`. A ladder goes from sigma_max to
+sigma_min, in units of s, and then to 0. By default these are the schedule's own ends, s at t = 1 and at the first knot; where alpha(1) = 0
+the upper one is at the last knot before t = 1, the last with a finite ratio. A given end outside the schedule's own counts as that end.
 """
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import KW_ONLY, dataclass
+from math import log
 
 import torch
 from torch import Tensor
@@ -63,3 +69,112 @@ class Linspace:
         total = _knots(schedule, self.steps)
         index = torch.linspace(total - 1, 0, self.steps, dtype=torch.float64)
         return _to_zero(((index.round() if self.rounded else index) + 1) / total)
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """Steps (T - 1) (k/(steps - 1))^2, fractional: dense near the data (DDIM app. D.2's quadratic sub-sequence, c tau^2)."""
+
+    steps: int = 50
+
+    def __call__(self, schedule: Schedule) -> Tensor:
+        total = _knots(schedule, self.steps)
+        return _to_zero(((total - 1) * torch.linspace(1, 0, self.steps, dtype=torch.float64) ** 2 + 1) / total)
+
+
+def ends(schedule: Schedule) -> tuple[float, float]:
+    """(s at the first knot, s at t = 1 or at the last knot before it if alpha(1) = 0): the ends of every ladder."""
+    total = getattr(schedule, "num_timesteps", CONTINUOUS_STEPS)
+    last = total - 1 if schedule.reaches_noise else total
+    low, high = (-schedule.log_snr(torch.tensor([1, last], dtype=torch.float64) / total) / 2).exp().tolist()
+    return low, high
+
+
+@dataclass(frozen=True)
+class Ladder(ABC):
+    """The contract: a subclass says how s falls from sigma_max to sigma_min. Raises ValueError if there is no room between them."""
+
+    steps: int = 50
+    _: KW_ONLY
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"grid.steps={self.steps} is too few; a grid has at least 1 step.")
+
+    @abstractmethod
+    def levels(self, ramp: Tensor, low: float, high: float) -> Tensor:
+        """s along `ramp`, which goes from 0 (s = high) to 1 (s = low)."""
+
+    def __call__(self, schedule: Schedule) -> Tensor:
+        first, last = ends(schedule)
+        low, high = max(self.sigma_min or first, first), min(self.sigma_max or last, last)
+        if not low < high:
+            raise ValueError(
+                f"grid.sigma_min={self.sigma_min} and grid.sigma_max={self.sigma_max} leave no room between {low:.4g} and {high:.4g}; "
+                f"the schedule's sigma/alpha goes from {first:.4g} to {last:.4g}."
+            )
+        ramp = torch.linspace(0, 1, self.steps, dtype=torch.float64)
+        return _to_zero(schedule.time(-2 * self.levels(ramp, low, high).log()))
+
+
+@dataclass(frozen=True)
+class Karras(Ladder):
+    """s = (s_max^(1/rho) + u (s_min^(1/rho) - s_max^(1/rho)))^rho, u = 0 .. 1 (EDM eq. 5)."""
+
+    rho: float = 7.0
+
+    def levels(self, ramp: Tensor, low: float, high: float) -> Tensor:
+        return torch.lerp(*_pair(high ** (1 / self.rho), low ** (1 / self.rho)), ramp) ** self.rho
+
+
+@dataclass(frozen=True)
+class EDM(Karras):
+    """EDM's own ladder (eq. 5 and table 1): Karras's from 80 to 0.002, as far as the schedule goes up to that."""
+
+    _: KW_ONLY
+    sigma_min: float | None = 0.002
+    sigma_max: float | None = 80.0
+
+
+@dataclass(frozen=True)
+class Polyexponential(Ladder):
+    """log s = log s_min + (1 - u)^rho (log s_max - log s_min), u = 0 .. 1 (k-diffusion's get_sigmas_polyexponential)."""
+
+    rho: float = 1.0
+
+    def levels(self, ramp: Tensor, low: float, high: float) -> Tensor:
+        return torch.lerp(*_pair(log(low), log(high)), (1 - ramp) ** self.rho).exp()
+
+
+@dataclass(frozen=True)
+class LogSNR(Ladder):
+    """Uniform in lambda = -log s (DPM-Solver sec. 3.4)."""
+
+    def levels(self, ramp: Tensor, low: float, high: float) -> Tensor:
+        return torch.lerp(*_pair(log(high), log(low)), ramp).exp()
+
+
+@dataclass(frozen=True)
+class Exponential(LogSNR):
+    """s geometric from s_max to s_min (k-diffusion's get_sigmas_exponential): it is LogSNR."""
+
+
+@dataclass(frozen=True)
+class Beta(Ladder):
+    """s = s_min + (s_max - s_min) q(1 - u), q the quantile of Beta(a, b): dense at both ends (2407.12173; diffusers' use_beta_sigmas).
+
+    Needs SciPy, which comes with scikit-learn."""
+
+    a: float = 0.6
+    b: float = 0.6
+
+    def levels(self, ramp: Tensor, low: float, high: float) -> Tensor:
+        from scipy.stats import beta
+
+        return low + (high - low) * torch.from_numpy(beta.ppf(1 - ramp.numpy(), self.a, self.b))
+
+
+def _pair(a: float, b: float) -> tuple[Tensor, Tensor]:
+    return torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)

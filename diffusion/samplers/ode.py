@@ -1,0 +1,85 @@
+"""Single-step samplers of second order in s = sigma/alpha: Heun, EDM, DPM2. Two calls a step; one where alpha_t = 0 or sigma_s = 0."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from math import inf, sqrt
+
+import torch
+from torch import Tensor
+
+from diffusion.posterior import step
+from diffusion.samplers.base import State
+from diffusion.samplers.blend import curved, hold_eps, log_ratio
+from diffusion.schedules import Schedule
+from diffusion.typing import Noise
+
+
+@dataclass(frozen=True)
+class Churned:
+    """EDM alg. 2's stochasticity: before a step from s in [s_min, s_max], noise is added up to s (1 + gamma).
+
+    gamma = min(s_churn/steps, sqrt 2 - 1). s_noise is the standard deviation of that noise, 1 being what keeps the level exact. The level
+    never passes that of t = 1."""
+
+    s_churn: float = 0.0
+    s_min: float = 0.0
+    s_max: float = inf
+    s_noise: float = 1.0
+
+    def churn(self, x: Tensor, t: Tensor, steps: int, schedule: Schedule, noise: Noise) -> tuple[Tensor, Tensor]:
+        """(x, t) raised to the higher noise level, or as they are where s is outside [s_min, s_max] or infinite (EDM alg. 2, lines 4-6)."""
+        ratio = log_ratio(t, schedule).exp()
+        if self.s_churn == 0 or not self.s_min <= ratio <= self.s_max or ratio.isinf():
+            return x, t
+        gamma = min(self.s_churn / steps, sqrt(2) - 1)
+        up = schedule.time(-2 * (ratio * (1 + gamma)).log())
+        (alpha, _), (alpha_up, sigma_up) = schedule(t), schedule(up)
+        if alpha_up == 0 or up <= t:
+            return x, t
+        return alpha_up / alpha * x + self.s_noise * (sigma_up**2 - (alpha_up * ratio) ** 2).clamp(min=0).sqrt() * noise(x), up
+
+
+@dataclass(frozen=True)
+class Heun(Churned):
+    """Heun's method: x/alpha += (s' - s) (eps + eps')/2, eps' the estimate where an Euler step ends (EDM alg. 1; alg. 2 with churn)."""
+
+    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+        schedule = denoise.schedule
+        for t, s in pairwise(times):
+            x, t = self.churn(x, t, len(times) - 1, schedule, noise)
+            first = denoise(x, t)
+            x0 = first.x0
+            if curved(t, s, schedule):
+                second = denoise(step(x, x0, t, s, schedule), s)
+                x0 = hold_eps((first.eps + second.eps) / 2, (t, first), schedule)
+            x = step(x, x0, t, s, schedule)
+            yield State(x, first.x0, s)
+
+
+@dataclass(frozen=True)
+class EDM(Heun):
+    """EDM's stochastic sampler (alg. 2): Heun with the constants of table 5 for ImageNet-64. With s_churn = 0 it is alg. 1."""
+
+    s_churn: float = 40.0
+    s_min: float = 0.05
+    s_max: float = 50.0
+    s_noise: float = 1.003
+
+
+@dataclass(frozen=True)
+class DPM2(Churned):
+    """The midpoint method in log s: x/alpha += (s' - s) eps(m), m = sqrt(s s') (k-diffusion's sample_dpm_2; DPM-Solver alg. 1)."""
+
+    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+        schedule = denoise.schedule
+        for t, s in pairwise(times):
+            x, t = self.churn(x, t, len(times) - 1, schedule, noise)
+            first = denoise(x, t)
+            x0 = first.x0
+            if curved(t, s, schedule):
+                middle = schedule.time(-log_ratio(t, schedule) - log_ratio(s, schedule))
+                second = denoise(step(x, x0, t, middle, schedule), middle)
+                x0 = hold_eps(second.eps, (t, first), schedule)
+            x = step(x, x0, t, s, schedule)
+            yield State(x, first.x0, s)
