@@ -34,9 +34,13 @@ class ClassifierFree(Guidance):
         return self.scale
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
-        return self.denoiser(x_t, t, cond) if self.scale == 1 else self.pair(x_t, t, cond)[0]
+        return self.pair(x_t, t, cond)[0]
 
     def pair(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> tuple[Estimate, Estimate]:
+        return self.contrast(x_t, t, cond) if self.scale != 1 else (self.denoiser(x_t, t, cond),) * 2
+
+    def contrast(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> tuple[Estimate, Estimate]:
+        """`pair` with both halves asked."""
         if cond is None:
             raise ValueError(f"guidance.scale={self.scale} needs a conditional model and a condition; set guidance.scale=1 for neither.")
         other = null(cond) if self.negative is None else torch.as_tensor(self.negative).to(cond).expand_as(cond)
@@ -73,8 +77,7 @@ class CFGPlusPlus(ClassifierFree):
         s = times[(torch.searchsorted(times, t.contiguous()) - 1).clamp(min=0)]
         return expand(self.scale / -torch.expm1((self.schedule.log_snr(t) - self.schedule.log_snr(s)) / 2), x_t)
 
-    def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
-        return self.pair(x_t, t, cond)[0]
+    pair = ClassifierFree.contrast  # here a scale of 1 is not the conditional model
 
 
 @dataclass(frozen=True)

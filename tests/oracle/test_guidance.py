@@ -173,10 +173,10 @@ def test_autoguidance_is_extrapolation(x):
     torch.testing.assert_close(Autoguidance(ORACLE, bad, 2.5)(x, t, COND).x0, want, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("steps", [3, 10])
-def test_cfg_plus_plus_is_its_algorithm_2(x, steps):
+@pytest.mark.parametrize(("steps", "scale"), [(3, 0.7), (10, 0.7), (10, 1.0), (10, 0.0)])
+def test_cfg_plus_plus_is_its_algorithm_2(x, steps, scale):
     """DDIM whose noise is the unconditional model's, written out."""
-    scale, grid = 0.7, Trailing(steps)
+    grid = Trailing(steps)
     times, y = grid(SCHEDULE), x.clone()
     for t, s in pairwise(times):
         null, positive = ORACLE(y, t), ORACLE(y, t, COND)
@@ -229,6 +229,8 @@ def test_rescale_is_its_formula_for_each_sample(image, phi):
     for i in range(4):
         want = phi * guided[i] * positive[i].std() / guided[i].std() + (1 - phi) * guided[i]
         torch.testing.assert_close(got[i], want, rtol=1e-12, atol=1e-12)
+    without = Rescale(ClassifierFree(Wide(), 1.0), phi)(image, t, COND).x0
+    torch.testing.assert_close(without, positive, rtol=1e-12, atol=1e-12)
     through = Rescale(Interval(inner), phi)(image, t, COND).x0  # a guidance that does not hand out its conditional half
     torch.testing.assert_close(through, got, rtol=1e-12, atol=1e-12)
 
