@@ -14,9 +14,13 @@ from diffusion.samplers import State
 
 
 class SeededNoise:
-    """Standard normal noise like torch.randn_like, where row i comes from a generator seeded with seeds[i]."""
+    """Standard normal noise like torch.randn_like, where row i comes from a generator seeded with seeds[i].
+
+    Raises ValueError for a seed outside 0 .. 2^32 - 1: the CPU's generator reads 32 bits, so that 2^32 would be 0 again."""
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str) -> None:
+        if not all(0 <= seed < 2**32 for seed in seeds):
+            raise ValueError("An image's seed is outside 0 .. 4294967295, where two seeds would make one image; use a smaller seed.")
         self.generators = [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -64,14 +68,15 @@ def generate(
     batch_size: int = 64,
     codec: Pixels = Pixels(),  # noqa: B008 (frozen)
 ) -> Tensor:
-    """One uint8 image for each seed: [n, h, w, c] on the CPU. shape is (c, h, w) in the model's space; cond [n, ...] or None."""
+    """One uint8 image for each seed: [n, h, w, c] on the CPU; n may be 0, as a rank's share may. shape is (c, h, w) in the model's space;
+    cond [n, ...] or None."""
     images = []
     for i in range(0, len(seeds), batch_size):
         chunk = slice(i, i + batch_size)
         for state in trajectories(denoiser, sampler, grid, shape, seeds[chunk], None if cond is None else cond[chunk]):  # noqa: B007
             pass
         images.append(codec.decode(state.x).cpu())
-    return torch.cat(images)
+    return torch.cat(images) if images else codec.decode(torch.empty(0, *shape))
 
 
 @dataclass(frozen=True)

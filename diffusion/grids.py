@@ -41,8 +41,8 @@ class Leading:
     def __call__(self, schedule: Schedule) -> Tensor:
         total = _knots(schedule, self.steps)
         index = torch.arange(self.steps, dtype=torch.float64).flip(0) * (total // self.steps) + self.offset
-        if index[0] >= total:
-            raise ValueError(f"grid.offset={self.offset} moves the first of {self.steps} steps beyond the schedule's {total}.")
+        if self.offset < 0 or index[0] >= total:
+            raise ValueError(f"grid.offset={self.offset} moves some of {self.steps} steps outside the schedule's {total}.")
         return _to_zero((index + 1) / total)
 
 
@@ -67,7 +67,9 @@ class Linspace:
 
     def __call__(self, schedule: Schedule) -> Tensor:
         total = _knots(schedule, self.steps)
-        index = torch.linspace(total - 1, 0, self.steps, dtype=torch.float64)
+        # numpy's arithmetic and not torch.linspace, whose rounding error sends some ties, such as 14.5, to the other whole step
+        index = torch.arange(self.steps, dtype=torch.float64).flip(0) * ((total - 1) / max(1, self.steps - 1))
+        index[0] = total - 1
         return _to_zero(((index.round() if self.rounded else index) + 1) / total)
 
 

@@ -1,0 +1,131 @@
+"""The floors of the house: an import goes down, never up, and the lower four need torch alone."""
+
+import ast
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Every file and package of diffusion/, by floor. A new one is listed here; where it belongs is a decision, not a default.
+FLOORS = {
+    1: ["build", "errors", "files", "typing"],
+    2: ["networks", "parameterization", "schedules"],
+    3: ["denoiser", "posterior"],
+    4: ["codec", "ema", "grids", "guidance", "lr_schedules", "meter", "objectives", "oracles", "samplers", "times"],
+    5: ["data", "generate", "images", "metrics"],
+    6: ["callbacks", "checkpoint", "launch", "module", "run"],
+    7: ["config"],
+}
+FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
+HYDRA = {"hydra", "omegaconf"}
+LIGHTNING = {"pytorch_lightning", "lightning"}
+MAY_USE_LIGHTNING = ("module.py", "callbacks/", "launch.py", "run.py", "checkpoint.py", "config.py", "data/module.py")
+FILES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "diffusion").rglob("*.py"))}
+SCRIPTS = {name: ROOT / name for name in ("train.py", "sample.py")}
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).split(".")[-1] == "TYPE_CHECKING"
+
+
+def walk(node: ast.AST):
+    """Every node, those inside functions too, but for what only a type checker reads."""
+    for child in ast.iter_child_nodes(node):
+        if not is_type_checking(child):
+            yield child
+            yield from walk(child)
+
+
+def imports(path: Path) -> set[str]:
+    """The dotted names that a file imports; `from a import b` is a.b where that is a module of ours, and a otherwise."""
+    found = set()
+    for node in walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import, which hides where it goes"
+            found |= {name if file_of(name := f"{node.module}.{alias.name}") else node.module for alias in node.names}
+    return found
+
+
+def file_of(module: str) -> str | None:
+    """The file of a module of ours: diffusion.a.b -> diffusion/a/b.py or diffusion/a/b/__init__.py."""
+    base = module.replace(".", "/")
+    return next((file for file in (f"{base}.py", f"{base}/__init__.py") if file in FILES), None)
+
+
+def unit(file: str) -> str:
+    """The entry of the table that a file belongs to: diffusion/samplers/base.py -> samplers."""
+    return Path(file).parts[1].removesuffix(".py")
+
+
+INNER = [file for file in FILES if file != "diffusion/__init__.py"]
+LIBRARY = [file for file in INNER if FLOOR.get(unit(file), 0) in (1, 2, 3, 4)]  # torch and the standard library
+GRAPH = {file: {target for name in imports(path) if (target := file_of(name))} for file, path in (FILES | SCRIPTS).items()}
+OUTER = {file: {name.split(".")[0] for name in imports(path)} - sys.stdlib_module_names for file, path in (FILES | SCRIPTS).items()}
+
+
+def test_every_file_has_its_floor():
+    assert {unit(file) for file in INNER} == FLOOR.keys()
+    assert GRAPH["diffusion/__init__.py"] == set() == OUTER["diffusion/__init__.py"]
+
+
+@pytest.mark.parametrize("file", INNER)
+def test_an_import_goes_down(file):
+    """To a lower floor or within one's own package; on floor 6, where the training is assembled, to a neighbour too."""
+    mine = unit(file)
+    for target in GRAPH[file]:
+        theirs = unit(target)
+        assert theirs == mine or FLOOR[theirs] < FLOOR[mine] or FLOOR[theirs] == FLOOR[mine] == 6, f"{file} imports {target}"
+
+
+def test_no_two_files_import_each_other():
+    """Nor in a circle."""
+    try:
+        TopologicalSorter(GRAPH).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+@pytest.mark.parametrize("file", LIBRARY)
+def test_the_library_needs_torch_alone(file):
+    assert OUTER[file] <= {"torch", "diffusion"}
+
+
+@pytest.mark.parametrize("file", [*INNER, *SCRIPTS])
+def test_hydra_and_lightning_live_in_their_places(file):
+    assert file in SCRIPTS or FLOOR[unit(file)] == 7 or not OUTER[file] & HYDRA
+    assert file.removeprefix("diffusion/").startswith(MAY_USE_LIGHTNING) or not OUTER[file] & LIGHTNING
+
+
+def test_networks_know_no_schedule():
+    for file in INNER:
+        if unit(file) == "networks":
+            assert {unit(target) for target in GRAPH[file]} <= {"networks", "typing"}
+
+
+def test_the_library_works_where_nothing_else_is_installed():
+    """In a fresh interpreter whose import of anything heavier fails, every file of floors 1 to 4 loads, and DDIM draws a sample."""
+    modules = [file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in LIBRARY]
+    script = f"""
+import sys
+for name in ("pytorch_lightning", "lightning", "hydra", "omegaconf", "torchvision", "torchmetrics", "sklearn", "PIL", "wandb", "diffusers"):
+    sys.modules[name] = None
+import torch
+from diffusion.samplers import DDIM
+for module in {modules!r}:
+    __import__(module)
+from diffusion.grids import Trailing
+from diffusion.oracles import GaussianMixture
+from diffusion.samplers import last
+data = GaussianMixture(torch.tensor([[0.25]]), torch.tensor([0.0]))
+x = last(DDIM()(data, torch.randn(3, 1, dtype=torch.float64), Trailing(5)(data.schedule))).x
+print("sampled", x.flatten().tolist())
+"""
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "sampled [0.25, 0.25, 0.25]"
