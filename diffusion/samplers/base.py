@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class State(NamedTuple):
-    """x at time t [], and the estimate of x_0 that the move to x was made with."""
+    """x at time t [], and the denoiser's estimate of x_0 that the move to x started from."""
 
     x: Tensor
     x0: Tensor

@@ -53,7 +53,7 @@ def flat(delta: Tensor, k: int) -> Tensor:
 def exponential(delta: Tensor, k: int) -> Tensor:
     """int_0^1 u^j e^(delta u) du / int_0^1 e^(delta u) du, j < k: the average with the ODE's own weight.
 
-    By parts, I_j = (e^delta - j I_(j-1))/delta; these are the phi functions of DPM-Solver eq. 3.7 up to their scale."""
+    By parts, I_j = (e^delta - j I_(j-1))/delta; these are the phi functions of DPM-Solver app. B up to their scale."""
     moments = [torch.expm1(delta) / delta]
     for j in range(1, k):
         moments.append((delta.exp() - j * moments[-1]) / delta)

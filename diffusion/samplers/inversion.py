@@ -17,9 +17,13 @@ class DDIMInversion:
 
     `x` is a clean image, the last state the noise at times[0]. DDIM(0) would come down from x_t with eps(x_t, t), which is not known yet:
     eps(x_s, t) stands for it (diffusers' DDIMInverse), and each of `refinements` puts the x_t just found in its place (a fixed-point
-    iteration, one more call each), towards an exact round trip."""
+    iteration, one more call each), towards an exact round trip. Raises ValueError if it is negative."""
 
     refinements: int = 0
+
+    def __post_init__(self) -> None:
+        if self.refinements < 0:
+            raise ValueError(f"sampler.refinements={self.refinements} is negative; 0 is DDIM inversion as it is.")
 
     def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
         for s, t in pairwise(times.flip(0)):

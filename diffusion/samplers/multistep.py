@@ -17,11 +17,10 @@ from diffusion.schedules import Schedule
 from diffusion.typing import Noise
 
 
-@dataclass(frozen=True)
 class Multistep(ABC):
-    """The loop. A subclass has an `order`, how many estimates it keeps, and says how they make the x_0 of the next move."""
+    """The loop. A subclass has an `order`, 1 to 4, how many estimates it keeps, and says how they make the x_0 of the next move."""
 
-    order: int = 2
+    order: int
 
     def __post_init__(self) -> None:
         require_order(self.order, 4)
@@ -43,7 +42,7 @@ class Multistep(ABC):
 class LMS(Multistep):
     """Linear multistep: eps is the polynomial in s through the last estimates, integrated over ds (k-diffusion's sample_lms).
 
-    The Adams-Bashforth method of variable step; DEIS calls it rho-AB (2204.13902, sec. 3.3)."""
+    The Adams-Bashforth method of variable step; DEIS calls it rho-AB (2204.13902)."""
 
     order: int = 4
 
@@ -67,10 +66,10 @@ class DEIS(Multistep):
 
 @dataclass(frozen=True)
 class IPNDM(Multistep):
-    """eps by the Adams-Bashforth formula of equal steps, whatever the grid (PNDM eq. 9, 2202.09778; DEIS sec. 4's iPNDM):
+    """eps by the Adams-Bashforth formula of equal steps, whatever the grid (PNDM's, 2202.09778, without its warm-up: DEIS's "iPNDM"):
 
-    (55 e_0 - 59 e_1 + 37 e_2 - 9 e_3)/24, and (23, -16, 5)/12, (3, -1)/2, 1 while fewer estimates are known. Of its stated order only
-    on a grid whose times are equal steps of some smooth coordinate, and only with a start that is as good."""
+    (55 e_0 - 59 e_1 + 37 e_2 - 9 e_3)/24, and (23, -16, 5)/12, (3, -1)/2, 1 while fewer estimates are known. `order` is that of the
+    formula; the method is of second order at most (PNDM property 3.2), because equal steps of time are not equal steps of s."""
 
     order: int = 4
 
@@ -88,7 +87,7 @@ def adams_bashforth(values: Sequence[Tensor]) -> Tensor:
 class PNDM:
     """Pseudo numerical methods (PNDM alg. 2, 2202.09778): `IPNDM` of order 4 after a warm-up of more than one call a step.
 
-    The warm-up is three pseudo Runge-Kutta steps of four calls (eq. 13: eps = (e_1 + 2 e_2 + 2 e_3 + e_4)/6, halfway in t), or with
+    The warm-up is three pseudo Runge-Kutta steps of four calls (eps = (e_1 + 2 e_2 + 2 e_3 + e_4)/6, the inner ones halfway in t), or with
     `skip_prk_steps` one of two calls (eps = (e + e')/2) and then rising order: PLMS, as Stable Diffusion runs it."""
 
     skip_prk_steps: bool = False
@@ -148,9 +147,6 @@ class DPMPP3M(Multistep):
     diffusers and k-diffusion give the parabola's curvature half its weight, which leaves them at second order."""
 
     order: ClassVar[int] = 3
-
-    def __post_init__(self) -> None:
-        """Nothing to check."""
 
     def x0(self, past: Sequence[Known], s: Tensor, schedule: Schedule) -> Tensor:
         w = weights([-log_ratio(t, schedule) for t, _ in past], -log_ratio(s, schedule), exponential)

@@ -19,18 +19,22 @@ from diffusion.typing import Noise
 class Churned:
     """EDM alg. 2's stochasticity: before a step from s in [s_min, s_max], noise is added up to s (1 + gamma).
 
-    gamma = min(s_churn/steps, sqrt 2 - 1). s_noise is the standard deviation of that noise, 1 being what keeps the level exact. The level
-    never passes that of t = 1."""
+    gamma = min(s_churn/steps, sqrt 2 - 1). s_noise is the standard deviation of that noise, 1 being what keeps the level exact; no s_max
+    is no upper bound. The level never passes that of t = 1. Raises ValueError for a negative s_churn."""
 
     s_churn: float = 0.0
     s_min: float = 0.0
-    s_max: float = inf
+    s_max: float | None = None
     s_noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.s_churn < 0:
+            raise ValueError(f"sampler.s_churn={self.s_churn} is negative; 0 adds no noise.")
 
     def churn(self, x: Tensor, t: Tensor, steps: int, schedule: Schedule, noise: Noise) -> tuple[Tensor, Tensor]:
         """(x, t) raised to the higher noise level, or as they are where s is outside [s_min, s_max] or infinite (EDM alg. 2, lines 4-6)."""
         ratio = log_ratio(t, schedule).exp()
-        if self.s_churn == 0 or not self.s_min <= ratio <= self.s_max or ratio.isinf():
+        if self.s_churn == 0 or ratio.isinf() or not self.s_min <= ratio <= (self.s_max or inf):
             return x, t
         gamma = min(self.s_churn / steps, sqrt(2) - 1)
         up = schedule.time(-2 * (ratio * (1 + gamma)).log())

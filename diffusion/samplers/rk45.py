@@ -30,8 +30,8 @@ class RK45:
     """The probability-flow ODE (SDE eq. 13) by Dormand and Prince's pair of orders 5 and 4.
 
     It is integrated as dz/dphi = cos(phi) eps - sin(phi) x_0, z = x/sqrt(alpha^2 + sigma^2), tan(phi) = sigma/alpha, which is finite
-    at alpha = 0, from the grid's first time to its last positive one, and by one first-order move from there to 0 (SDE app. D.1's
-    denoising step): two States, and the grid's other times do not matter.
+    at alpha = 0, from the grid's first time to its last positive one, and by one first-order move from there to 0, which is
+    x_0 itself: two States, and the grid's other times do not matter.
 
     A step is accepted when the error estimate, over atol + rtol |z|, has root mean square below 1. Each image has its own step size, so
     that it does not depend on its batch; the calls made (a denoiser's `nfe`, 6 a step and 1 at either end) are those of the slowest.
@@ -76,7 +76,7 @@ class RK45:
                 moved = z + expand(h, z) * mix(row, slopes)
                 slopes.append(slope(phi + node * h, moved))
             scale = self.atol + self.rtol * torch.maximum(z.abs(), moved.abs())
-            error = (expand(h, z) * mix(ERROR, slopes) / scale).flatten(1).double().square().mean(1).sqrt()
+            error = (expand(h, z) * mix(ERROR, slopes) / scale).flatten(1).double().square().mean(1).sqrt().nan_to_num(nan=torch.inf)
             good = error < 1
             phi = torch.where(good, torch.where(h == left, end, phi + h), phi)
             z, first = torch.where(expand(good, z).bool(), moved, z), torch.where(expand(good, z).bool(), slopes[-1], first)

@@ -30,8 +30,9 @@ def bh2(delta: Tensor, k: int) -> Tensor:
 class UniPC:
     """UniPC-p (2302.04867, alg. 1 and 2, x_0 prediction): UniP of order p, then UniC with the new estimate, which makes the order p + 1.
 
-    Both are the polynomial in lambda through their estimates, with UniPC's short cut for two of them, `variant` bh1 or bh2 (eq. 11). The
-    new estimate is made at the predicted x, so that a step costs one call. The order falls towards the end, to 1 on the move to sigma = 0.
+    Both are the polynomial in lambda through their estimates, with UniPC's short cut for two of them, `variant` bh1 (B(h) = h) or bh2
+    (B(h) = e^h - 1). The new estimate is made at the predicted x, so that a step costs one call. The order falls towards the end, to 1
+    on the move to sigma = 0.
     Raises ValueError for another variant or an order outside 1..3."""
 
     order: int = 2

@@ -261,6 +261,29 @@ def test_flow_heun():
     assert 3 < distance[0] / distance[1] < 5
 
 
+@pytest.mark.parametrize(
+    ("name", "sampler", "config", "tolerance"),
+    [
+        ("DPMSolverMultistepScheduler", DPMPP2M(), dict(solver_order=2, lower_order_final=False), 1e-4),
+        ("UniPCMultistepScheduler", UniPC(), dict(solver_order=2), 1e-9),
+        ("UniPCMultistepScheduler", UniPC(3), dict(solver_order=3), 1e-9),
+    ],
+    ids=["2M", "unipc-2", "unipc-3"],
+)
+def test_use_flow_sigmas(name, sampler, config, tolerance):
+    """The same on alpha = 1 - t, sigma = t; from 0.99, because diffusers takes the log of alpha = 0 at 1."""
+    times = torch.cat([torch.linspace(0.99, 0.05, N, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)])
+    scheduler = getattr(diffusers, name)(prediction_type="flow_prediction", use_flow_sigmas=True, **config)
+    scheduler.set_timesteps(N)
+    scheduler.set_begin_index(0)
+    scheduler.sigmas, x, states = times, begin(times, Flow()), []
+    for t, timestep in zip(times, scheduler.timesteps, strict=False):
+        estimate = mixture(Flow())(x, t)
+        x = scheduler.step(estimate.eps - estimate.x0, timestep, x, return_dict=False)[0]
+        states.append(x)
+    close(ours(sampler, mixture(Flow()), begin(times, Flow()), times), torch.stack(states), tolerance)
+
+
 LADDERS = {"use_karras_sigmas": grids.Karras, "use_exponential_sigmas": grids.Exponential, "use_beta_sigmas": grids.Beta}
 
 
@@ -272,12 +295,10 @@ def test_ladders(option, steps):
     torch.testing.assert_close(ratios(LADDERS[option](steps)(LINEAR), LINEAR), scheduler.sigmas.double(), rtol=1e-4, atol=1e-9)
 
 
-def test_log_snr_is_the_lu_ladder():
-    """use_lu_lambdas: uniform in lambda (DPM-Solver's own repository calls it logSNR)."""
-    scheduler = ready("DPMSolverMultistepScheduler", 12, use_lu_lambdas=True, timestep_spacing="linspace")
-    high = scheduler.sigmas[0].item()  # its ladder begins at the first of the time steps it would have visited
-    got = ratios(grids.LogSNR(12, sigma_max=high)(LINEAR), LINEAR)
-    torch.testing.assert_close(got[:1], scheduler.sigmas[:1].double(), rtol=1e-4, atol=1e-9)
+@pytest.mark.parametrize("steps", [2, 7, 30])
+def test_log_snr_is_its_lu_ladder(steps):
+    scheduler = ready("DPMSolverMultistepScheduler", steps, use_lu_lambdas=True)
+    torch.testing.assert_close(ratios(grids.LogSNR(steps)(LINEAR), LINEAR), scheduler.sigmas.double(), rtol=2e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])

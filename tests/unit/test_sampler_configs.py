@@ -1,0 +1,99 @@
+"""Every sampler and grid is a word on the command line, and a sampler's word brings the grid that its authors use."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from diffusion import grids, samplers
+from diffusion.build import build
+from diffusion.config import register
+from diffusion.denoiser import Estimate
+from diffusion.samplers import last
+from diffusion.schedules import Linear
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+GRIDS = {
+    "ddim": grids.Trailing,
+    "ddim_inversion": grids.Linspace,
+    "deis": grids.LogSNR,
+    "dpm2": grids.Karras,
+    "dpm_solver": grids.LogSNR,
+    "dpm_solver_pp": grids.LogSNR,
+    "dpmpp_2m": grids.Karras,
+    "dpmpp_3m": grids.Karras,
+    "edm": grids.EDM,
+    "euler": grids.Karras,
+    "heun": grids.Karras,
+    "ipndm": grids.Leading,
+    "lms": grids.Karras,
+    "plms": grids.Leading,
+    "pndm": grids.Leading,
+    "rk45": grids.LogSNR,
+    "unipc": grids.LogSNR,
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hydra():
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def made(name, *overrides):
+    cfg = compose(name, list(overrides))
+    return [build(OmegaConf.to_container(cfg[key]), key) for key in ("sampler", "grid")]
+
+
+@pytest.mark.parametrize("name", ["train", "sample"])
+@pytest.mark.parametrize("sampler", GRIDS)
+def test_brings_its_grid(sampler, name):
+    built, grid = made(name, f"sampler={sampler}")
+    assert type(grid) is GRIDS[sampler]
+    for state in built(Point(), torch.ones(1, 2), grid(Linear()), torch.zeros_like):
+        assert state.x.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["train", "sample"])
+@pytest.mark.parametrize("sampler", ["heun", "ddim"])
+def test_the_command_line_wins(sampler, name):
+    for overrides in ([f"sampler={sampler}", "grid=quadratic"], ["grid=quadratic", f"sampler={sampler}"]):
+        grid = made(name, *overrides, "grid.steps=7")[1]
+        assert grid == grids.Quadratic(7)
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "sampler").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_sampler_composes(path):
+    built = made("sample", f"sampler={path.stem}")[0]
+    assert callable(built)
+    assert type(built).__module__.startswith("diffusion.samplers")
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "grid").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_grid_composes(path):
+    grid = made("train", f"grid={path.stem}")[1]
+    times = grid(Linear())
+    assert len(times) == grid.steps + 1
+    assert times[-1] == 0
+
+
+@pytest.mark.parametrize("name", [name for name in samplers.__all__ if name not in ("State", "last")])
+def test_every_sampler_has_a_word(name):
+    assert any(f"_target_: diffusion.samplers.{name}\n" in path.read_text() + "\n" for path in (CONF / "sampler").glob("*.yaml"))
+
+
+class Point:
+    """The denoiser of a single data point at 0, on the linear schedule."""
+
+    schedule = Linear()
+
+    def __call__(self, x, t):
+        return Estimate(torch.zeros_like(x), x / self.schedule(t)[1])
+
+
+def test_the_stand_in_is_solved_exactly():
+    sampler, grid = made("sample", "sampler=unipc")
+    assert last(sampler(Point(), torch.ones(1, 2), grid(Linear()))).x.abs().max() < 1e-6
