@@ -8,7 +8,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from diffusion.config import begin, register, resolved, shell
-from diffusion.run import train
 
 log = logging.getLogger(__name__)
 register()
@@ -18,6 +17,8 @@ register()
 def main(cfg: DictConfig) -> None:
     """One run; under -m, each of the sweep's."""
     with begin(folder := Path(HydraConfig.get().runtime.output_dir)):
+        from diffusion.run import train  # see `begin` for why here
+
         config = resolved(cfg, folder)
         log.info("run folder %s", folder)
         summarise(train(config, folder), folder)

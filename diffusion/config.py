@@ -18,7 +18,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from diffusion.errors import TRACEBACK, UserError, one_sentence
 
@@ -127,11 +126,8 @@ def shell(main: Callable[[], None]) -> None:
     if TRACEBACK:
         return main()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them; see `begin`
-    try:
-        with one_sentence(HydraException, OmegaConfBaseException, MisconfigurationException, say=plainly):
-            main()
-    except SIGTERMException:
-        sys.exit(143)
+    with one_sentence(HydraException, OmegaConfBaseException, say=plainly):
+        main()
 
 
 def plainly(error: Exception) -> str:
@@ -146,13 +142,19 @@ def plainly(error: Exception) -> str:
 
 @contextmanager
 def begin(folder: Path | None = None) -> Iterator[None]:
-    """The inside of a Hydra main: errors as a sentence, Lightning's messages in Hydra's log, and no empty folder left behind."""
+    """The inside of a Hydra main: errors as a sentence, Lightning's messages in Hydra's log, and no empty folder left behind.
+
+    What is slow to import is imported from here on, so that --help and a mistyped word answer at once."""
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+
     if not TRACEBACK:
         os.environ.pop("HYDRA_FULL_ERROR", None)
     quiet()
     try:
         with one_sentence(MisconfigurationException):
             yield
+    except SIGTERMException:
+        sys.exit(143)
     finally:
         if folder is not None:
             with suppress(OSError):  # it has something in it

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, composed
+from composing import ROOT, composed
 
 from diffusion.build import build
 from diffusion.run import guided, train

@@ -91,9 +91,12 @@ def test_no_two_files_import_each_other():
         pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
+ASKED_FOR = {"diffusion/grids.py": {"scipy"}}  # imported inside the one grid that needs it: the quantile of a beta distribution
+
+
 @pytest.mark.parametrize("file", LIBRARY)
 def test_the_library_needs_torch_alone(file):
-    assert OUTER[file] <= {"torch", "diffusion"}
+    assert OUTER[file] - ASKED_FOR.get(file, set()) <= {"torch", "diffusion"}
 
 
 @pytest.mark.parametrize("file", [*INNER, *SCRIPTS])

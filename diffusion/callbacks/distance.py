@@ -53,5 +53,5 @@ def share(recipe: Recipe, n: int, num_classes: int):  # noqa: ANN201
     """This rank's share of n images, in batches: yields (indices, uint8 images [b, h, w, c]). Image i has seed FIRST_SEED + i and,
     where there are classes, class i mod num_classes."""
     rank, world = rank_and_world()
-    for indices in torch.arange(rank, n, world).split(recipe.batch_size):
+    for indices in torch.arange(n)[rank::world].split(recipe.batch_size):
         yield indices, recipe((indices + FIRST_SEED).tolist(), indices % num_classes if num_classes else None)

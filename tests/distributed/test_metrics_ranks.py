@@ -22,7 +22,7 @@ from diffusion.metrics import DigitsClassifier, FrechetDistance, Moments
 from test_metrics_ranks import SHARES, features, generated, reference
 
 rank, rendezvous, cache, output = int(sys.argv[1]), *sys.argv[2:]
-metric = FrechetDistance(DigitsClassifier, n=100, cache=cache)       # both at once: one trains, the other waits
+metric = FrechetDistance(DigitsClassifier(cache=cache), n=100, cache=cache)       # both at once: one trains, the other waits
 dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
 metric.setup(reference(), "cpu")
 result = {"weights": metric.extractor.weights_hash, "statistics": metric.statistics, "n": metric.reference.n}
@@ -97,7 +97,7 @@ def results(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory):
-    metric = FrechetDistance(DigitsClassifier, n=100, cache=tmp_path_factory.mktemp("single"))
+    metric = FrechetDistance(DigitsClassifier(cache=(single := tmp_path_factory.mktemp("single"))), n=100, cache=single)
     metric.setup(reference(), "cpu")
     metric.update(generated())
     return metric

@@ -39,7 +39,7 @@ def made(real):
 
 @pytest.fixture
 def metric(cache, real):
-    metric = FrechetDistance(DigitsClassifier, n=150, cache=cache)
+    metric = FrechetDistance(DigitsClassifier(cache=cache), n=150, cache=cache)
     metric.setup(real, "cpu")
     return metric
 
@@ -70,21 +70,21 @@ def test_real_images_are_nearer_than_altered_ones(metric, real, made):
     assert measure(metric, torch.from_numpy(real.images[150:300]), 50) < 0.2 * measure(metric, made, 50)
 
 
-def test_exactly_n_images_are_asked_for(metric, made):
+def test_exactly_n_images_are_asked_for(metric, made, cache):
     metric.update(made[:149])
     with pytest.raises(ValueError, match="150 images, and 149 were given"):
         metric.compute()
     with pytest.raises(ValueError, match=r"metric\.n=1 is too few"):
-        FrechetDistance(DigitsClassifier, n=1, cache="unused")
+        FrechetDistance(DigitsClassifier(cache=cache), n=1, cache=cache)
 
 
 def test_thousands_are_abbreviated(cache):
-    names = [FrechetDistance(DigitsClassifier, n, cache).name for n in (1000, 50_000, 1797)]
+    names = [FrechetDistance(DigitsClassifier(cache=cache), n, cache).name for n in (1000, 50_000, 1797)]
     assert names == ["fd-digits@1k", "fd-digits@50k", "fd-digits@1797"]
 
 
 def test_images_that_do_not_fit_are_refused_at_setup(cache):
-    metric = FrechetDistance(DigitsClassifier, n=10, cache=cache)
+    metric = FrechetDistance(DigitsClassifier(cache=cache), n=10, cache=cache)
     with pytest.raises(UserError, match="choose another metric"):
         metric.setup(Images(np.zeros((4, 32, 32, 3), np.uint8)), "cpu")
     with pytest.raises(ValueError, match=r"digits \(train\) has no images"):

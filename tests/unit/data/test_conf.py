@@ -4,18 +4,19 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from composing import composed
+
+from diffusion.build import build
 
 FILES = sorted((Path(__file__).parents[3] / "conf" / "dataset").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_file_builds_its_data_set(file):
-    config = OmegaConf.create({"paths": {"data": "somewhere", "cache": "there"}, "dataset": OmegaConf.load(file)})
-    dataset = instantiate(config.dataset, _convert_="all")
+    config = composed(f"dataset={file.stem}", "paths.data=somewhere", "paths.cache=there")["dataset"]
+    dataset = build(config)
     assert dataset.name == file.stem and str(dataset.cache) == "there"
-    assert set(config.dataset) - {"_target_"} == {field.name for field in fields(dataset)}
+    assert set(config) - {"_target_"} == {field.name for field in fields(dataset)}
     for field in fields(dataset):
         if field.name not in ("root", "cache"):
             assert getattr(dataset, field.name) == field.default
