@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion.build import build
 from diffusion.checkpoint import load
 from diffusion.config import begin, register, shell
+from diffusion.editing import edited, interpolate
 from diffusion.errors import UserError
 from diffusion.files import atomic
 from diffusion.generate import Recipe, trajectories
@@ -33,7 +34,7 @@ def sample(config: dict) -> None:
     run = load(config["ckpt"], config["ema"])
     device = config["device"] if config["device"] != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     dataset = run.config["dataset"]
-    recipe = Recipe(
+    plain = Recipe(
         guided(run.denoiser.to(device), config["guidance"], dataset["num_classes"]),
         build(config["sampler"], "sampler"),
         build(config["grid"], "grid"),
@@ -41,11 +42,12 @@ def sample(config: dict) -> None:
         run.codec,
         config["batch_size"],
     )
+    recipe = edited(plain, config["edit"])
     labels = conditions(config, dataset["num_classes"])
     seeds = range(config["seed"], config["seed"] + config["n"])
     folder = Path(config["out"] or run.path.parent.parent / "samples" / f"{run.path.stem}-seed={config['seed']}")
     columns = config["columns"] or max(1, round(config["n"] ** 0.5))
-    images = recipe(seeds, labels)
+    images = interpolate(recipe, config["between"], len(seeds), labels) if config["between"] else recipe(seeds, labels)
     for i, image in enumerate(images):
         save_png(tile(image[None], 1, gap=0, cell=1), folder / f"{i:06d}.png")
     save_png(tile(images, columns), folder / "grid.png")

@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 import torch
 import yaml
+from torch import nn
 
 from diffusion.build import build
+from diffusion.classifier import NoisyClassifier
 from diffusion.codec import Pixels
 from diffusion.denoiser import Denoiser
 from diffusion.errors import UserError
@@ -41,13 +43,16 @@ def read(file: Path) -> dict:
         raise UserError(f"{file} cannot be read as a checkpoint ({type(error).__name__}); it is damaged or of another kind.") from error
 
 
-def load(path: str | Path, ema: bool = True) -> Loaded:
-    """The denoiser of a run, in evaluation mode on the CPU, with averaged weights or (ema=False) the last ones.
+def load(path: str | Path, ema: bool = True, kind: type[nn.Module] = Denoiser) -> Loaded:
+    """The model of a run, of the kind it should be, in evaluation mode on the CPU, with averaged weights or (ema=False) the last ones.
 
-    Raises UserError if there is no such checkpoint, or it does not fit the run's config.yaml."""
+    Raises UserError if there is no such checkpoint, it does not fit the run's config.yaml, or it is another kind of model."""
     folder, file = find(path)
     config, checkpoint = yaml.safe_load((folder / "config.yaml").read_text()), read(file)
-    denoiser, codec = build(config["denoiser"], "denoiser"), build(config["task"]["codec"], "codec")
+    task, codec = config["task"], build(config["task"]["codec"], "codec")
+    denoiser = build(task["denoiser"], "denoiser")
+    if not isinstance(denoiser, kind):
+        raise UserError(f"{file} holds a {type(denoiser).__name__} where a {kind.__name__} is needed; give another run.")
     prefix = "denoiser."
     try:
         weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
@@ -55,3 +60,20 @@ def load(path: str | Path, ema: bool = True) -> Loaded:
     except (RuntimeError, KeyError) as error:
         raise UserError(f"{file} does not match the network that {folder / 'config.yaml'} describes.") from error
     return Loaded(denoiser.eval().requires_grad_(False), codec, config, file)
+
+
+def denoiser(path: str | None) -> Denoiser:
+    """A second run's denoiser, for guidance. Raises UserError if there is none."""
+    return load(named(path)).denoiser
+
+
+def classifier(path: str | None) -> NoisyClassifier:
+    """A second run's classifier, for guidance. Raises UserError if there is none, or the run is not one of task=classifier."""
+    return load(named(path), kind=NoisyClassifier).denoiser
+
+
+def named(path: str | None) -> str:
+    """The path. Raises UserError if it was left out."""
+    if path is None:
+        raise UserError("This guidance takes a second run: say which by guidance.ckpt=runs/NAME.")
+    return path

@@ -76,11 +76,13 @@ class SampleSchema:
     ema: bool = MISSING
     device: str = MISSING
     trajectory: bool = MISSING
+    between: list[int] | None = None
     columns: int | None = None
     out: str | None = None
     sampler: Any = MISSING
     grid: Any = MISSING
     guidance: Any = field(default_factory=dict)
+    edit: Any = field(default_factory=dict)
 
 
 def started() -> str:

@@ -7,7 +7,7 @@ QUARTERS = 4
 
 
 class Meter:
-    """Means since the last reading: each loss term, the loss in each quarter of t, the gradient's norm. Updating never waits for the
+    """Means since the last reading: each term of the loss, all and in each quarter of t, the gradient's norm. Updating never waits for the
     device; reading waits once."""
 
     def __init__(self) -> None:
@@ -21,13 +21,14 @@ class Meter:
         """Add one batch's per-sample losses [b] at times t [b]; `batch` is its number."""
         for name, value in losses.items():
             self._add(f"loss/{name}" if name != "loss" else "loss", value.detach().float().mean())
-        loss = losses["loss"].detach().double()
+        terms = torch.stack([value.detach().double() for value in losses.values()])
+        loss = losses["loss"].detach()
         if self.quarters is None:
-            self.quarters = torch.zeros(2, QUARTERS, dtype=torch.float64, device=t.device)
+            self.names = [f"loss/{name}" if name != "loss" else "loss" for name in losses]
+            self.quarters = torch.zeros(len(losses) + 1, QUARTERS, dtype=torch.float64, device=t.device)
             self.first_bad = torch.full((), -1, device=t.device)
         quarter = (t * QUARTERS).ceil().long().clamp(1, QUARTERS) - 1
-        self.quarters[0].index_add_(0, quarter, loss)
-        self.quarters[1].index_add_(0, quarter, torch.ones_like(loss))
+        self.quarters.index_add_(1, quarter, torch.cat([terms, torch.ones_like(terms[:1])]))
         fine = loss.isfinite().all() | (self.first_bad >= 0)
         self.first_bad = torch.where(fine, self.first_bad, batch)
 
@@ -49,7 +50,8 @@ class Meter:
         if self.quarters is None:
             return {}
         means = {name: value / self.counts[name] for name, value in self.sums.items()}
-        means |= {f"loss/t{i + 1}of{QUARTERS}": self.quarters[0, i] / self.quarters[1, i] for i in range(QUARTERS)}
+        for name, row in zip(self.names, self.quarters[:-1] / self.quarters[-1], strict=True):
+            means |= {f"{name}/t{i + 1}of{QUARTERS}": row[i] for i in range(QUARTERS)}
         values = torch.stack([value.double() for value in means.values()]).tolist()
         self.sums, self.counts = {}, {}
         self.quarters.zero_()

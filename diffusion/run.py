@@ -36,7 +36,7 @@ def train(config: dict, folder: Path) -> dict[str, float]:
     data = DataModule(dataset, config["batch_size"], config["seed"], **config["data"])
     module.recipes = recipes(config, module.denoiser, module.codec)
     callbacks = build_stages(without(config["callbacks"], "distance"), "callbacks")
-    if metrics := usable(config["metric"]):
+    if "distance" in config["callbacks"] and (metrics := usable(config["metric"])):
         callbacks["distance"] = build(config["callbacks"]["distance"], "callbacks.distance", metrics=metrics)
     if config["compile"]:
         module.denoiser.network.compile()

@@ -15,9 +15,9 @@ FLOORS = {
     1: ["build", "errors", "files", "typing"],
     2: ["networks", "parameterization", "schedules"],
     3: ["denoiser", "posterior"],
-    4: ["codec", "ema", "grids", "guidance", "lr_schedules", "meter", "objectives", "oracles", "samplers", "times"],
+    4: ["classifier", "codec", "ema", "grids", "guidance", "lr_schedules", "meter", "objectives", "oracles", "samplers", "times"],
     5: ["data", "generate", "images", "metrics"],
-    6: ["callbacks", "checkpoint", "launch", "module", "run"],
+    6: ["callbacks", "checkpoint", "editing", "launch", "module", "run"],
     7: ["config"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}

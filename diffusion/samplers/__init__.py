@@ -8,9 +8,11 @@ from diffusion.samplers.ancestral import DDIM, DDPM, Euler, EulerAncestral
 from diffusion.samplers.base import State, last
 from diffusion.samplers.dpm_solver import DPMSolver, DPMSolverPP
 from diffusion.samplers.inversion import DDIMInversion
+from diffusion.samplers.langevin import Langevin, PredictorCorrector
 from diffusion.samplers.multistep import DEIS, DPMPP2M, DPMPP3M, IPNDM, LMS, PNDM
 from diffusion.samplers.ode import DPM2, EDM, Heun
 from diffusion.samplers.rk45 import RK45
+from diffusion.samplers.stochastic import DPMPP2MSDE, DPMPP3MSDE, DPMPPSDE, DPM2Ancestral, DPMPP2SAncestral
 from diffusion.samplers.unipc import UniPC
 
 __all__ = [
@@ -19,18 +21,25 @@ __all__ = [
     "DEIS",
     "DPM2",
     "DPMPP2M",
+    "DPMPP2MSDE",
     "DPMPP3M",
+    "DPMPP3MSDE",
+    "DPMPPSDE",
     "EDM",
     "IPNDM",
     "LMS",
     "PNDM",
     "RK45",
     "DDIMInversion",
+    "DPM2Ancestral",
+    "DPMPP2SAncestral",
     "DPMSolver",
     "DPMSolverPP",
     "Euler",
     "EulerAncestral",
     "Heun",
+    "Langevin",
+    "PredictorCorrector",
     "State",
     "UniPC",
     "last",

@@ -22,6 +22,10 @@ def test_means_by_term_and_by_quarter_of_time():
             "loss/t2of4": 2.0,
             "loss/t3of4": 5.0,
             "loss/t4of4": (6.0 + 7.0) / 2,
+            "loss/simple/t1of4": 4.0,
+            "loss/simple/t2of4": 4.0,
+            "loss/simple/t3of4": 10.0,
+            "loss/simple/t4of4": 13.0,
         }
     )
     assert all(isinstance(value, float) for value in means.values())

@@ -173,7 +173,7 @@ def test_nfe_is_counted_and_described():
     assert recipe.describe()["nfe"] == 7
     described = recipe.describe()
     assert described["sampler"] == {"name": "DDIM", "eta": 0.5, "grid": {"name": "Trailing", "steps": 7}}
-    assert described["guidance"] == {"name": "ClassifierFree", "denoiser": "Denoiser", "scale": 2.0}
+    assert described["guidance"] == {"name": "ClassifierFree", "denoiser": "Denoiser", "scale": 2.0, "negative": None}
     assert describe(Clip(ClassifierFree(denoiser(), 2.0)))["denoiser"]["scale"] == 2.0
     counted = Conditioned(denoiser(), None)
     last(DDIM()(counted, torch.zeros(1, *SHAPE), Trailing(7)(Cosine())))

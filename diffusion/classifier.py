@@ -1,0 +1,44 @@
+"""A classifier of noisy images, for guidance, trained by the module that trains denoisers: it takes the denoiser's place, and its
+cross-entropy that of the objective."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from diffusion.schedules import Schedule
+from diffusion.typing import expand
+
+
+class NoisyClassifier(nn.Module):
+    """p(c | x_t) (ADM sec. 4): `classifier(x_t, label) -> logits [b, classes]`, label [b] = schedule.label(t), float32; it keeps the
+    schedule whose noise it knows."""
+
+    learned_variance: ClassVar[bool] = False
+
+    def __init__(self, network: nn.Module, schedule: Schedule) -> None:
+        super().__init__()
+        self.network, self.schedule = network, schedule
+
+    def forward(self, x_t: Tensor, label: Tensor) -> Tensor:
+        """x_t [b, ...], label [b]; the logits have x_t's dtype."""
+        weight = next(self.parameters(), x_t)
+        return self.network(x_t.to(weight.dtype), label).to(x_t.dtype)
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """-log p(c | x_t) at x_t = alpha_t x_0 + sigma_t eps, in nats, and whether the likeliest class is c (ADM app. H)."""
+
+    learned_variance: ClassVar[bool] = False
+
+    def __call__(self, classifier: NoisyClassifier, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> dict[str, Tensor]:
+        if cond is None:
+            raise ValueError("task=classifier needs a data set with classes, and this one has none.")
+        alpha, sigma = (expand(v, x0) for v in classifier.schedule(t))
+        logits = classifier(alpha * x0 + sigma * eps, classifier.schedule.label(t).float())
+        loss = cross_entropy(logits, cond, reduction="none")
+        with torch.no_grad():
+            return {"loss": loss, "accuracy": (logits.argmax(1) == cond).to(loss)}

@@ -1,0 +1,153 @@
+"""Editing images with the samplers: each edit is a sampler made of a sampler, so that `generate` makes its images as any others, one for
+each seed, and guidance, grids and codecs serve as they are. Images here are in the model's space, and broadcast to the batch."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from diffusion.build import build
+from diffusion.errors import UserError
+from diffusion.generate import Conditioned, Recipe, SeededNoise
+from diffusion.posterior import shrink
+from diffusion.samplers import DDIMInversion, State, last
+from diffusion.schedules import Schedule
+from diffusion.typing import Noise
+
+
+def noised(x_s: Tensor, s: Tensor, t: Tensor, schedule: Schedule, z: Tensor) -> Tensor:
+    """A draw of q(x_t | x_s), s < t (DDPM eq. 2, for any two times): a x_s + sqrt(b2) z, a = alpha_t/alpha_s,
+    b2 = sigma_t^2 - a^2 sigma_s^2."""
+    (alpha_t, sigma_t), alpha_s = schedule(t), schedule(s)[0]
+    return alpha_t / alpha_s * x_s + sigma_t * shrink(t, s, schedule).sqrt() * z
+
+
+@dataclass(frozen=True)
+class FromImage:
+    """Image to image (SDEdit 2108.01073, alg. 1): the image noised to the grid's first time at or below `strength`, and sampled from there.
+
+    strength 1 is sampling from noise, which keeps of the image what x_1 holds of it. Raises ValueError if no step of the grid is left."""
+
+    sampler: Callable
+    image: Tensor
+    strength: float = 0.6
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"edit.strength={self.strength} is a time, above 0 and at most 1.")
+
+    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+        rest = times[times <= self.strength + 1e-12]
+        if len(rest) < 2:
+            raise ValueError(f"edit.strength={self.strength} leaves no step of the grid; raise it, or take a larger grid.steps.")
+        z = x / denoise.schedule(times[0])[1]
+        start = noised(self.image.to(x).expand_as(x), rest[-1], rest[0], denoise.schedule, z)
+        yield from self.sampler(denoise, start, rest, noise)
+
+
+@dataclass(frozen=True)
+class Inpaint:
+    """RePaint (2201.09865, alg. 1): after each move to s, what the mask leaves is put back as a draw of q(x_s | x_0).
+
+    `mask` is 1 where the image is to be painted, 0 where it stays, shaped to multiply the image. With `resample` above 1 each move is
+    made so often, with a step back from s to t between, which fits the new to the old. The sampler is run one move at a time, so a
+    multistep one is of first order here."""
+
+    sampler: Callable
+    image: Tensor
+    mask: Tensor
+    resample: int = 1
+
+    def __post_init__(self) -> None:
+        if self.resample < 1:
+            raise ValueError(f"edit.resample={self.resample} is below 1, the number of times each move is made.")
+
+    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+        image, mask, zero = self.image.to(x).expand_as(x), self.mask.to(x), times[-1]
+        for t, s in pairwise(times):
+            for again in reversed(range(self.resample if s > 0 else 1)):
+                state = last(self.sampler(denoise, x, torch.stack([t, s]), noise))
+                known = noised(image, zero, s, denoise.schedule, noise(x)) if s > 0 else image
+                x = mask * state.x + (1 - mask) * known
+                if again:
+                    yield State(x, state.x0, s)
+                    x = noised(x, s, t, denoise.schedule, noise(x))
+            yield State(x, state.x0, s)
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """The image encoded to noise by `inversion`, and decoded by the sampler (DDIM sec. 5.4), with the condition at hand."""
+
+    sampler: Callable
+    image: Tensor
+    inversion: Callable = DDIMInversion(refinements=2)  # noqa: RUF009 (frozen)
+
+    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+        encoded = last(self.inversion(denoise, self.image.to(x).expand_as(x), times, noise)).x
+        yield from self.sampler(denoise, encoded, times, noise)
+
+
+def slerp(a: Tensor, b: Tensor, weight: Tensor | float) -> Tensor:
+    """Spherical interpolation of two noises of the same shape (DDIM eq. 67), theta the angle between them:
+    sin((1 - w) theta)/sin(theta) a + sin(w theta)/sin(theta) b. `weight` is a number or broadcasts."""
+    theta = torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0).clamp(-1, 1).acos()
+    if theta.sin() < 1e-4:  # the same noise, or its opposite
+        return torch.lerp(a, b, torch.as_tensor(weight).to(a))
+    return (((1 - weight) * theta).sin() * a + (weight * theta).sin() * b) / theta.sin()
+
+
+@dataclass(frozen=True)
+class SlerpNoise:
+    """Noise for a row of images between two seeds: row i is the slerp, at weight i/(n - 1), of the two seeds' noises."""
+
+    first: SeededNoise
+    second: SeededNoise
+
+    def __call__(self, x: Tensor) -> Tensor:
+        a, b = self.first(x[:1])[0], self.second(x[:1])[0]
+        weights = torch.linspace(0, 1, len(x), dtype=torch.float64).tolist()
+        return torch.stack([slerp(a, b, weight) for weight in weights])
+
+
+@torch.no_grad()
+def interpolate(recipe: Recipe, seeds: Sequence[int], n: int, cond: Tensor | None = None) -> Tensor:
+    """uint8 images [n, h, w, c] on the way from one seed to another, whose own images the ends are. cond [n, ...] or None.
+
+    Raises UserError unless there are two seeds."""
+    if len(seeds) != 2:
+        raise UserError(f"between={list(seeds)} should be two seeds, such as between=[3,8].")
+    device, schedule = recipe.denoiser.device, recipe.denoiser.schedule
+    noise, times = SlerpNoise(*(SeededNoise([seed], device) for seed in seeds)), recipe.grid(schedule)
+    x = schedule(times[0])[1] * noise(torch.empty(n, *recipe.shape, device=device))
+    denoise = Conditioned(recipe.denoiser, None if cond is None else cond.to(device))
+    return recipe.codec.decode(last(recipe.sampler(denoise, x, times, noise)).x).cpu()
+
+
+def edited(recipe: Recipe, edit: dict) -> Recipe:
+    """The recipe whose sampler makes the edit of a configuration; its `image` and `mask` are files. An empty one changes nothing."""
+    if not edit:
+        return recipe
+    given = {"sampler": recipe.sampler, "image": recipe.codec.encode(picture(edit["image"], "image", recipe.shape)[None])[0]}
+    if "mask" in edit:
+        mask = picture(edit["mask"], "mask", (1, *recipe.shape[1:]))
+        given["mask"] = (mask.permute(2, 0, 1) > 127).float()
+    settings = {key: value for key, value in edit.items() if key not in given}
+    return replace(recipe, sampler=build(settings, "edit", **given))
+
+
+def picture(path: str | None, key: str, shape: tuple[int, int, int]) -> Tensor:
+    """A picture as uint8 [h, w, c] of the model's size, c = 1 or 3. Raises UserError if there is none at `path`."""
+    if path is None:
+        raise UserError(f"This edit needs a picture: edit.{key}=FILE.")
+    try:
+        with Image.open(Path(path)) as file:
+            image = file.convert("L" if shape[0] == 1 else "RGB").resize((shape[2], shape[1]), Image.Resampling.BOX)
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(f"edit.{key}={path} cannot be read as a picture ({type(error).__name__}).") from error
+    return torch.from_numpy(np.array(image)).reshape(shape[1], shape[2], -1)

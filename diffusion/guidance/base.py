@@ -1,0 +1,53 @@
+"""What every guidance is: a frozen wrapper around a denoiser, called like it."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusion.denoiser import Denoiser, Estimate
+from diffusion.schedules import Schedule
+from diffusion.typing import expand
+
+
+@dataclass(frozen=True)
+class Guidance(ABC):
+    """The contract: a frozen wrapper with the schedule and device of the denoiser inside."""
+
+    denoiser: "Denoiser | Guidance"
+
+    @property
+    def schedule(self) -> Schedule:
+        """The innermost denoiser's schedule."""
+        return self.denoiser.schedule
+
+    @property
+    def device(self) -> torch.device:
+        """The innermost denoiser's device."""
+        return self.denoiser.device
+
+    @property
+    def unguided(self) -> "Denoiser | Guidance":
+        """The conditional model that is guided: what is left where the guidance is switched off."""
+        return getattr(self.denoiser, "unguided", self.denoiser)
+
+    @abstractmethod
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
+        """The guided estimate."""
+
+    def pair(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> tuple[Estimate, Estimate]:
+        """(the guided estimate, the conditional one); a guidance that has both in hand says so here and saves a call."""
+        return self(x_t, t, cond), self.unguided(x_t, t, cond)
+
+
+def of_x0(schedule: Schedule, x0: Tensor, x_t: Tensor, t: Tensor, frac: Tensor | None) -> Estimate:
+    """The estimate with this x_0: eps = (x_t - alpha x_0) / sigma derived again from it."""
+    alpha, sigma = (expand(v, x_t) for v in schedule(t))
+    return Estimate(x0, (x_t - alpha * x0) / sigma, frac)
+
+
+def between(start: Estimate, end: Estimate, scale: Tensor | float) -> Estimate:
+    """start + scale (end - start), in x_0 and in eps; the variance is end's. `scale` is a number or shaped to multiply x_t."""
+    x0, eps = (a + scale * (b - a) for a, b in ((start.x0, end.x0), (start.eps, end.eps)))
+    return Estimate(x0, eps, end.frac)

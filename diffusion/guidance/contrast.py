@@ -1,0 +1,106 @@
+"""Guidance away from a worse estimate: the model without its condition, or a worse model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusion.denoiser import Denoiser, Estimate, null
+from diffusion.guidance.base import Guidance, between
+from diffusion.typing import expand
+
+
+@dataclass(frozen=True)
+class Unconditional(Guidance):
+    """The model without its condition, for guidances outside that have one: a classifier on a model with no classes."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
+        return self.denoiser(x_t, t, None)
+
+
+@dataclass(frozen=True)
+class ClassifierFree(Guidance):
+    """eps = eps(null) + scale (eps(c) - eps(null)) (CFG eq. 6, whose w is scale - 1), both halves in one batched call.
+
+    scale = 1 is the conditional model (one call's cost), 0 the unconditional one. `negative` takes the null condition's place: a class, or
+    a condition that broadcasts to cond. Raises ValueError when scale is not 1 and there is no condition to guide towards."""
+
+    scale: float = 1.0
+    negative: int | Tensor | None = None
+
+    def strength(self, x_t: Tensor, t: Tensor) -> Tensor | float:
+        """The scale at time t, a number or shaped to multiply x_t."""
+        return self.scale
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
+        return self.pair(x_t, t, cond)[0]
+
+    def pair(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> tuple[Estimate, Estimate]:
+        return self.contrast(x_t, t, cond) if self.scale != 1 else (self.denoiser(x_t, t, cond),) * 2
+
+    def contrast(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> tuple[Estimate, Estimate]:
+        """`pair` with both halves asked."""
+        if cond is None:
+            raise ValueError(f"guidance.scale={self.scale} needs a conditional model and a condition; set guidance.scale=1 for neither.")
+        other = null(cond) if self.negative is None else torch.as_tensor(self.negative).to(cond).expand_as(cond)
+        both = self.denoiser(torch.cat([x_t, x_t]), t.repeat(2) if t.ndim else t, torch.cat([cond, other]))
+        positive, negative = (Estimate(*half) for half in zip(*map(halves, both), strict=True))
+        return between(negative, positive, self.strength(x_t, t)), positive
+
+
+def halves(both: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The two halves of a batch; of None, two Nones."""
+    return (None, None) if both is None else both.chunk(2)
+
+
+@dataclass(frozen=True)
+class CFGPlusPlus(ClassifierFree):
+    """CFG++ (2406.08070, alg. 2): x_0 = x_0(null) + scale (x_0(c) - x_0(null)) with scale in [0, 1], noised again with eps(null).
+
+    No Denoiser can be that, for its x_0 and its eps would not make up x_t. But for the move t -> s of a first-order ODE step it is
+    classifier-free guidance of strength scale / (1 - alpha_t sigma_s / (alpha_s sigma_t)), so this one knows the grid, and is exact
+    for DDIM(eta=0) and Euler. `grid` must be the sampler's; at a time off it, s is the next grid time below. On the last move, to 0, the
+    strength is `scale`; before, it is larger."""
+
+    scale: float = 0.6
+    grid: Callable | None = None
+
+    def __post_init__(self) -> None:
+        if self.grid is None:
+            raise ValueError("CFGPlusPlus needs the sampler's grid: guidance.cfg_plus_plus.grid=${grid}.")
+        if not 0 <= self.scale <= 1:
+            raise ValueError(f"CFG++'s scale is between 0 and 1, not {self.scale}; a scale beyond 1 is ClassifierFree's (guidance=cfg).")
+
+    def strength(self, x_t: Tensor, t: Tensor) -> Tensor:
+        times = self.grid(self.schedule).flip(0).to(t.device)
+        s = times[(torch.searchsorted(times, t.contiguous()) - 1).clamp(min=0)]
+        return expand(self.scale / -torch.expm1((self.schedule.log_snr(t) - self.schedule.log_snr(s)) / 2), x_t)
+
+    pair = ClassifierFree.contrast  # here a scale of 1 is not the conditional model
+
+
+@dataclass(frozen=True)
+class Autoguidance(Guidance):
+    """D = D_bad + weight (D - D_bad) (Karras et al. 2406.02507, eq. 3), D_bad a smaller or less trained model with the same condition.
+
+    weight = 1 is the good model. Raises ValueError if the two models' noise schedules differ."""
+
+    bad: Denoiser
+    weight: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.bad.schedule != self.schedule:
+            raise ValueError(f"Autoguidance's two models must share a noise schedule; they have {self.schedule} and {self.bad.schedule}.")
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
+        return self.denoiser(x_t, t, cond) if self.weight == 1 else self.pair(x_t, t, cond)[0]
+
+    def pair(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> tuple[Estimate, Estimate]:
+        good, bad = self.denoiser(x_t, t, cond), at(self.bad, x_t)(x_t, t, cond)
+        return between(bad, good, self.weight), good
+
+
+def at(model: Callable, x: Tensor) -> Callable:
+    """A second model on x's device: it is not part of the module that was moved there."""
+    return model.to(x.device) if isinstance(model, torch.nn.Module) else model

@@ -1,0 +1,95 @@
+"""What keeps guidance in bounds: clipping, dynamic thresholds, rescaling, an interval of noise levels."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from diffusion.denoiser import Estimate
+from diffusion.guidance.base import Guidance, between, of_x0
+from diffusion.typing import expand
+
+
+@dataclass(frozen=True)
+class Clip(Guidance):
+    """x_0 clipped to the data's range, and eps = (x_t - alpha x_0) / sigma derived again from it."""
+
+    low: float = -1.0
+    high: float = 1.0
+
+    @property
+    def unguided(self) -> Guidance:
+        """Clipping is no guidance: it stays."""
+        return replace(self, denoiser=super().unguided)
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
+        return self.clipped(self.denoiser(x_t, t, cond), x_t, t)
+
+    def clipped(self, estimate: Estimate, x_t: Tensor, t: Tensor) -> Estimate:
+        """The estimate with x_0 in range."""
+        return of_x0(self.schedule, self.limit(estimate.x0), x_t, t, estimate.frac)
+
+    def limit(self, x0: Tensor) -> Tensor:
+        """x_0 in range."""
+        return x0.clamp(self.low, self.high)
+
+
+@dataclass(frozen=True)
+class DynamicThreshold(Clip):
+    """x_0 clipped to [-q, q] and divided by q, where q is the `percentile` (0 to 1) of each sample's |x_0|, at least 1 (Imagen 2205.11487,
+    sec. 2.3), for data in [-1, 1]; with low and high, about their middle. eps is derived again."""
+
+    percentile: float = 0.995
+
+    def __post_init__(self) -> None:
+        if not 0 < self.percentile <= 1:
+            raise ValueError(f"percentile={self.percentile} is a share of the pixels, above 0 and at most 1.")
+
+    def limit(self, x0: Tensor) -> Tensor:
+        middle, half = (self.high + self.low) / 2, (self.high - self.low) / 2
+        x = (x0 - middle) / half
+        q = expand(torch.quantile(x.flatten(1).abs(), self.percentile, dim=1).clamp(min=1), x)
+        return middle + half * x.clamp(-q, q) / q
+
+
+@dataclass(frozen=True)
+class Rescale(Guidance):
+    """The guided estimate brought back towards the conditional one's contrast (Lin et al. 2305.08891, eq. 14 to 16), in x_0, per sample:
+    phi x_0 std(x_0(c)) / std(x_0) + (1 - phi) x_0, and eps derived again. The paper rescales the output of its v-predictor, which is the
+    same at alpha = 0, where it matters most. Raises ValueError around a denoiser that is not guided."""
+
+    phi: float = 0.7
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.denoiser, Guidance):
+            raise ValueError("Rescale acts on a guided model: put it after a guidance, as in guidance=[cfg,rescale].")
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
+        return self.pair(x_t, t, cond)[0]
+
+    def pair(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> tuple[Estimate, Estimate]:
+        guided, plain = self.denoiser.pair(x_t, t, cond)
+        ratio = plain.x0.flatten(1).std(1) / guided.x0.flatten(1).std(1).clamp(min=1e-12)
+        x0 = guided.x0 * expand(self.phi * ratio + 1 - self.phi, guided.x0)
+        return of_x0(self.schedule, x0, x_t, t, guided.frac), plain
+
+
+@dataclass(frozen=True)
+class Interval(Guidance):
+    """Guidance only where low < sigma/alpha <= high (Kynkaanniemi et al. 2404.07724, eq. 3); elsewhere the conditional model alone."""
+
+    low: float = 0.0
+    high: float = float("inf")
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
+        inside = self.inside(t)
+        if inside.all():
+            return self.denoiser(x_t, t, cond)
+        plain = self.unguided(x_t, t, cond)
+        return between(plain, self.denoiser(x_t, t, cond), expand(inside.to(x_t), x_t)) if inside.any() else plain
+
+    def inside(self, t: Tensor) -> Tensor:
+        """Whether t's noise level is in the interval."""
+        alpha, sigma = self.schedule(t.double())
+        level = sigma / alpha  # inf where alpha = 0
+        return (self.low < level) & (level <= self.high)
