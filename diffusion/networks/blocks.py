@@ -168,26 +168,36 @@ class SelfAttention(nn.Module):
         return join(x, image_of(self.out(h), x), self.rescale)
 
 
+class Look(nn.Module):
+    """Each token looks at all vectors of a context: Q of the tokens, K and V of the context (LDM eq. 5), [b, n, c] -> [b, n, c].
+
+    Keys and values have no bias, so that a context of zeros, however long, is the null context."""
+
+    def __init__(self, channels: int, context_channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(channels, channels)
+        self.kv = nn.Linear(context_channels, 2 * channels, bias=False)
+        self.out = zero(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """x [b, n, channels], context [b, m, context_channels]."""
+        return self.out(attend(self.q(x), *self.kv(context).chunk(2, dim=-1), self.heads))
+
+
 class CrossAttention(nn.Module):
-    """Each pixel looks at all vectors of the context: Q of the pixels, K and V of the context (LDM eq. 5).
-
-    Keys and values have no bias, so that a context of zeros, however long, is the null context: it adds one learned vector to all.
-
-    Args, Raises: as SelfAttention; context_channels is the width of a context's vector."""
+    """Each pixel looks at all vectors of the context; added to the input. Args, Raises: as SelfAttention; context_channels is d."""
 
     def __init__(
         self, channels: int, context_channels: int, heads: int = 1, head_channels: int | None = None, rescale: bool = False
     ) -> None:
         super().__init__()
-        self.heads, self.rescale = count_heads(channels, heads, head_channels), rescale
+        self.rescale = rescale
         self.norm = group_norm(channels)
-        self.q = nn.Linear(channels, channels)
-        self.kv = nn.Linear(context_channels, 2 * channels, bias=False)
-        self.out = zero(nn.Linear(channels, channels))
+        self.look = Look(channels, context_channels, count_heads(channels, heads, head_channels))
 
     def forward(self, x: Tensor, given: Given) -> Tensor:
-        h = attend(self.q(pixels_of(self.norm(x))), *self.kv(given.context).chunk(2, dim=-1), self.heads)
-        return join(x, image_of(self.out(h), x), self.rescale)
+        return join(x, image_of(self.look(pixels_of(self.norm(x)), given.context), x), self.rescale)
 
 
 class ClassAttention(nn.Module):
