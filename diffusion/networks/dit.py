@@ -109,7 +109,7 @@ class Block(nn.Module):
         self.modulate = nn.Linear(width, 6 * width)
         self.qkv = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)
-        self.look = Look(width, heads, context_channels) if context_channels else None
+        self.look = Look(width, context_channels, self.heads) if context_channels else None
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width))
 
     def ends(self) -> list[nn.Module]:

@@ -19,6 +19,13 @@ DATA = {
     "ddpm_cifar10": dict(in_channels=3, out_channels=3, image_size=32, num_classes=0),
     "iddpm_cifar10": dict(in_channels=3, out_channels=6, image_size=32, num_classes=0),
     "adm_64": dict(in_channels=3, out_channels=6, image_size=64, num_classes=1000),
+    "ddpmpp_cifar10": dict(in_channels=3, out_channels=3, image_size=32, num_classes=0),
+    "ncsnpp_cifar10": dict(in_channels=3, out_channels=3, image_size=32, num_classes=0),
+    "res_conv_64": dict(in_channels=3, out_channels=6, image_size=64, num_classes=1000),
+    "res_64": dict(in_channels=3, out_channels=6, image_size=64, num_classes=1000),
+    "res_res_64": dict(in_channels=3, out_channels=6, image_size=64, num_classes=1000),
+    "res_res_atn_64": dict(in_channels=3, out_channels=6, image_size=64, num_classes=1000),
+    "res_large_64": dict(in_channels=3, out_channels=6, image_size=64, num_classes=1000),
 }
 
 
@@ -31,7 +38,7 @@ def preset(name: str) -> dict:
 
 def narrow(name: str) -> dict:
     """The preset at a quarter of its width or less, the heads narrowed with it."""
-    config = preset(name) | {"channels": 16}
+    config = preset(name) | {"channels": 16, "res_blocks": min(2, preset(name)["res_blocks"])}
     return config | ({"head_channels": 8} if config.get("head_channels") else {})
 
 
