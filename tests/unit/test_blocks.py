@@ -5,6 +5,7 @@ from itertools import permutations
 
 import pytest
 import torch
+from composing import composed
 from torch.nn.functional import layer_norm, softmax
 
 from diffusion.networks import Encoder, UNet
@@ -163,6 +164,28 @@ def test_fourier_features_are_gaussian_and_survive_half_precision():
 
 
 # The U-Net of lists
+
+
+@pytest.mark.parametrize(
+    "network, channels, block",
+    [
+        ("res_conv_64", 128, "res conv clsAtn chnAtn"),
+        ("res_64", 128, "res clsAtn chnAtn"),
+        ("res_res_64", 128, "res res clsAtn chnAtn"),
+        ("res_res_atn_64", 128, "res res clsAtn atn chnAtn"),
+        ("res_large_64", 192, "res clsAtn chnAtn"),
+    ],
+)
+def test_the_five_models_of_document_002(network, channels, block):
+    """Its list of models and its table of constants: T, lambda, p_uncond, learning rate, steps, batch, embedding, attention resolution."""
+    config = composed("experiment=res_64", f"network={network}")
+    assert config["network"]["channels"] == channels and config["network"]["block"] == block.split()
+    assert config["network"]["embedding_channels"] == 512 and len(config["network"]["multipliers"]) == 3
+    assert config["network"]["attention"] == ([16] if "atn" in block.split() else [])
+    assert config["schedule"]["_target_"].endswith("Cosine") and config["schedule"]["num_timesteps"] == 1000
+    assert config["objective"]["_target_"].endswith("Hybrid") and config["objective"]["weight"] == 0.001
+    assert (config["p_uncond"], config["optimizer"]["lr"]) == (0.2, 3e-4)
+    assert (config["steps"], config["batch_size"], config["dataset"]["image_size"]) == (600_000, 1024, 64)
 
 
 @pytest.mark.parametrize("block", [("res", *rest) for rest in permutations(["conv", "clsAtn", "chnAtn"])] + [("conv", "atn"), ("conv",)])
