@@ -203,8 +203,9 @@ class CrossAttention(nn.Module):
 class ClassAttention(nn.Module):
     """Each channel looks at all channels, and the class says how: softmax_j(q_i k_j) with q, k = W c, applied to the image; added to it.
 
-    As Mongaras 2023 describes it: an attention matrix made from class vectors that attends to the image. A channel's query is one
-    number, so the scale 1 / sqrt(d) is 1."""
+    As Mongaras 2023 describes it: an attention matrix made from class vectors that attends to the image. (His code sums the matrix over
+    the axis of its softmax, which leaves the image as it was; here it is applied.) A channel's query is one number, so the scale
+    1 / sqrt(d) is 1."""
 
     def __init__(self, channels: int, embedding_channels: int, rescale: bool = False) -> None:
         super().__init__()

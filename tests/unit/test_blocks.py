@@ -8,9 +8,13 @@ import torch
 from composing import composed
 from torch.nn.functional import layer_norm, softmax
 
+from diffusion.denoiser import Denoiser
+from diffusion.guidance import ClassifierFree
 from diffusion.networks import Encoder, UNet
 from diffusion.networks.blocks import ChannelAttention, ClassAttention, ConvNeXt, CrossAttention, ResidualBlock, SelfAttention, Smooth
 from diffusion.networks.embedding import FourierTimeEmbedding, Given
+from diffusion.parameterization import Epsilon
+from diffusion.schedules import Cosine
 
 TINY = dict(in_channels=1, out_channels=2, image_size=8, channels=8, multipliers=(1, 2), res_blocks=1, attention=(4,), heads=2)
 
@@ -227,6 +231,14 @@ def test_the_context_matters_and_none_is_null(reader):
     assert (out - null).abs().amax((1, 2, 3)).min() > 1e-3
     mixed = reader(x, label, torch.stack([context[0], torch.zeros(7, 5)]))
     torch.testing.assert_close(mixed, torch.stack([out[0], null[1]]), rtol=0, atol=1e-6)
+
+
+def test_a_context_is_guided_by_its_null(reader):
+    """Classifier-free guidance with a context: eps(0) + s (eps(c) - eps(0)), whatever is asked of the null."""
+    denoiser = Denoiser(reader, Cosine(), Epsilon(), learned_variance=True)
+    x, t, context = torch.randn(2, 1, 8, 8), torch.tensor(0.5), torch.randn(2, 7, 5)
+    free, bound = denoiser(x, t).eps, denoiser(x, t, context).eps
+    torch.testing.assert_close(ClassifierFree(denoiser, 3.0)(x, t, context).eps, free + 3 * (bound - free), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("options", [dict(), dict(resample_in_resblock=True, fir=True, fourier_scale=0.1, skip_rescale=True)])

@@ -38,8 +38,10 @@ def preset(name: str) -> dict:
 
 
 def narrow(name: str) -> dict:
-    """The preset at a quarter of its width or less, the heads narrowed with it."""
+    """The preset at a quarter of its width or less, the heads narrowed with it, and small images where its levels allow."""
     config = preset(name) | {"channels": 16, "res_blocks": min(2, preset(name)["res_blocks"])}
+    if name.startswith("res_"):
+        config["image_size"] = 16  # three levels and attention at 16 still
     return config | ({"head_channels": 8} if config.get("head_channels") else {})
 
 
