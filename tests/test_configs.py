@@ -48,7 +48,7 @@ def test_experiments_train(choice, tmp_path: Path):
     config["dataset"] = {"_target_": "diffusion.data.Synthetic", "root": "", "cache": str(tmp_path / "cache"), "n": 16, **shape}
     for network in (config["network"], config["denoiser"]["network"], config["task"]["denoiser"]["network"]):
         if "channels" in network:
-            network.update(channels=32, res_blocks=1)
+            network.update(channels=32, res_blocks=1, **{key: 32 for key in ("head_channels",) if key in network})
     config["samplers"]["main"]["grid"].update(steps=2)
     train(config, tmp_path)
     assert (tmp_path / "checkpoints/last.ckpt").exists()

@@ -1,9 +1,23 @@
-"""What tells a network the time and the class: vectors added together and handed to every block."""
+"""What tells a network the time and the condition: vectors made once and handed to every block."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
+
+
+class Given(NamedTuple):
+    """What every block of a network is given besides the image.
+
+    embedding [b, e]: the sum of the time and class embeddings, after its SiLU.
+    classes [b, e]: the class embedding alone, after its SiLU; the time's in a network without classes.
+    context [b, n, d]: the sequence that cross-attention looks at, or None."""
+
+    embedding: Tensor
+    classes: Tensor
+    context: Tensor | None = None
 
 
 def sinusoidal(label: Tensor, channels: int, max_period: float = 10_000.0) -> Tensor:
@@ -39,9 +53,29 @@ class TimeEmbedding(nn.Module):
         self.hidden = nn.Linear(channels, embedding_channels)
         self.out = nn.Linear(embedding_channels, embedding_channels)
 
+    def features(self, label: Tensor) -> Tensor:
+        """[b] -> [b, channels], in float32 at least."""
+        return sinusoidal(label, self.channels)
+
     def forward(self, label: Tensor) -> Tensor:
-        embedding = sinusoidal(label, self.channels).to(self.hidden.weight.dtype)
-        return self.out(nn.functional.silu(self.hidden(embedding)))
+        return self.out(silu(self.hidden(self.features(label).to(self.hidden.weight.dtype))))
+
+
+class FourierTimeEmbedding(TimeEmbedding):
+    """The perceptron on Gaussian Fourier features (Tancik et al. 2020; SDE app. C): sines and cosines of 2 pi w label, w ~ N(0, scale^2).
+
+    The w are drawn once and not trained. `channels` of them make 2 channels features.
+    """
+
+    def __init__(self, channels: int, embedding_channels: int, scale: float) -> None:
+        super().__init__(2 * channels, embedding_channels)
+        # Kept by their bits as integers, because module.to(bfloat16) would round a buffer of floats.
+        self.register_buffer("bits", (scale * torch.randn(channels)).view(torch.int32))
+
+    def features(self, label: Tensor) -> Tensor:
+        dtype = torch.promote_types(label.dtype, torch.float32)
+        angles = label.to(dtype)[:, None] * (2 * math.pi * self.bits.view(torch.float32).to(dtype))
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 class ClassEmbedding(nn.Embedding):
@@ -58,3 +92,49 @@ class ClassEmbedding(nn.Embedding):
         if cond is None:
             return self.weight[self.null]  # [embedding_channels]: broadcasts over the batch
         return super().forward(torch.where(cond < 0, self.null, cond))
+
+
+class Conditioned(nn.Module):
+    """A network's time embedding, and its class embedding or the width of its context: what makes of (label, cond) the blocks' `given`.
+
+    Args:
+        time: the time embedding, to embedding_channels.
+        embedding_channels: width of the time and class embedding.
+        num_classes: number of classes, to which a learned null class is added; 0 for none.
+        context_channels: width of the vectors of a context sequence; 0 for none.
+
+    Raises:
+        ValueError: if both classes and a context are asked for.
+    """
+
+    def __init__(self, time: TimeEmbedding, embedding_channels: int, num_classes: int = 0, context_channels: int = 0) -> None:
+        super().__init__()
+        if num_classes and context_channels:
+            raise ValueError("A network's condition is a class or a context: set num_classes=0 or context_channels=0.")
+        self.time = time
+        self.classes = ClassEmbedding(num_classes, embedding_channels) if num_classes else None
+        self.context_channels = context_channels
+
+    def given(self, label: Tensor, cond: Tensor | None) -> Given:
+        """label [b]; cond [b] long, the classes, or [b, n, context_channels] float, the context, or None, the null of either.
+
+        Raises ValueError if the condition is not of the network's kind."""
+        time = self.time(label)
+        if self.context_channels:
+            return Given(silu(time), silu(time), self._context(cond, time))
+        if self.classes is not None:
+            classes = self.classes(cond).expand_as(time)
+            return Given(silu(time + classes), silu(classes))
+        if cond is not None:
+            raise ValueError(
+                "This network is unconditional (num_classes=0) but was given a condition: set num_classes or context_channels."
+            )
+        return Given(silu(time), silu(time))
+
+    def _context(self, cond: Tensor | None, like: Tensor) -> Tensor:
+        if cond is None:
+            return like.new_zeros(len(like), 1, self.context_channels)
+        if cond.ndim != 3 or cond.shape[-1] != self.context_channels or not cond.is_floating_point():
+            found = f"{cond.dtype} of shape {list(cond.shape)}".removeprefix("torch.")
+            raise ValueError(f"A context is [batch, n, {self.context_channels}] of floats (context_channels), and this one is {found}.")
+        return cond.to(like.dtype)

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from diffusion.networks.blocks import group_norm, zero
+from diffusion.networks.embedding import Given
 from diffusion.networks.unet import UNet
 
 
@@ -17,19 +18,22 @@ class Encoder(nn.Module):
         num_classes: number of logits, at least 2.
 
     Raises:
-        ValueError: if there are not at least two classes to tell apart."""
+        ValueError: if the network is not a U-Net, or there are not at least two classes to tell apart."""
 
     def __init__(self, unet: UNet, num_classes: int) -> None:
         super().__init__()
+        if not isinstance(unet, UNet):
+            raise ValueError(f"A classifier is made of a U-Net's way down, and a {type(unet).__name__} has none: choose another network.")
         if num_classes < 2:
             raise ValueError(f"A classifier needs a data set with at least two classes, and this one has {num_classes}.")
         self.time, self.stem, self.down, self.middle = unet.time, unet.stem, unet.down, unet.middle
-        width = unet.middle[0].out.out_channels
+        width, self.context_channels = unet.widths[-1], unet.context_channels
         self.norm, self.out = group_norm(width), zero(nn.Linear(width, num_classes))
 
     def forward(self, x_t: Tensor, label: Tensor) -> Tensor:
         """x_t [b, c, h, w], label [b] float -> [b, num_classes]."""
         embedding, x = silu(self.time(label)), self.stem(x_t)
+        given = Given(embedding, embedding, x.new_zeros(len(x), 1, self.context_channels))
         for block in [*self.down, self.middle]:
-            x = block(x, embedding)
+            x = block(x, given)
         return self.out(silu(self.norm(x)).mean((2, 3)))

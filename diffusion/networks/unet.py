@@ -8,19 +8,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from diffusion.networks.blocks import Chain, Downsample, ResidualBlock, SelfAttention, Upsample, group_norm, zero
-from diffusion.networks.embedding import ClassEmbedding, TimeEmbedding
+from diffusion.networks.blocks import (
+    Chain,
+    ChannelAttention,
+    ClassAttention,
+    ConvNeXt,
+    CrossAttention,
+    Downsample,
+    ResidualBlock,
+    SelfAttention,
+    Smooth,
+    Upsample,
+    group_norm,
+    zero,
+)
+from diffusion.networks.embedding import Conditioned, FourierTimeEmbedding, TimeEmbedding
 
 
-class UNet(nn.Module):
-    """F(x_t, label, cond): a U-Net whose every block sees the time and the class.
+class UNet(Conditioned):
+    """F(x_t, label, cond): a U-Net whose every block sees the time and the condition.
 
     One description covers Ho et al. 2020 (2006.11239, app. B), Nichol & Dhariwal 2021 (2102.09672, app. A) and
     Dhariwal & Nichol 2021 (2105.05233, sec. 3). Where their code differs in what no paper speaks of, DDPM's is kept:
     sines before cosines, stride-2 convolutions padded at the right and below, GroupNorm's eps of 1e-6.
 
-    Level i has channels * multipliers[i] channels at resolution image_size / 2^i. Self-attention always stands
-    in the middle, at the lowest resolution.
+    Level i has channels * multipliers[i] channels at resolution image_size / 2^i. A layer of it is a list of blocks, `block`, in the
+    words of Mongaras 2023: res (residual), conv (ConvNeXt), atn (self-attention), clsAtn (class attention), chnAtn (efficient channel
+    attention), and ctxAtn (cross-attention to a context sequence). DDPM's and ADM's list is [res, atn]. The options fir, fourier_scale
+    and skip_rescale are those of DDPM++ and NCSN++ (Song et al. 2021, 2011.13456, app. H.1).
 
     Args:
         in_channels: channels of x_t.
@@ -28,19 +43,26 @@ class UNet(nn.Module):
         image_size: height and width of x_t in pixels.
         channels: width of the first convolution; even and at least 4.
         multipliers: width of each level in units of channels.
-        res_blocks: residual blocks of each level on the way down; one more on the way up.
-        attention: resolutions in pixels at which self-attention follows each residual block.
-        heads: heads of each self-attention, unless head_channels is given.
+        res_blocks: layers of each level on the way down; one more on the way up.
+        block: the blocks of a layer, in order; the first is res or conv, which can change the width.
+        middle: the blocks at the lowest resolution, between the ways down and up.
+        attention: resolutions in pixels at which the atn and ctxAtn of `block` stand; elsewhere they are left out.
+        heads: heads of each atn and ctxAtn, unless head_channels is given.
         head_channels: channels of a head; the number of heads is then width / head_channels.
-        num_classes: number of classes, to which a learned null class is added; 0 is an unconditional network.
-        dropout: dropout probability in the residual blocks.
+        num_classes: number of classes, to which a learned null class is added; 0 is a network without classes.
+        context_channels: width of the vectors of a context sequence, which ctxAtn looks at; 0 is a network without a context.
+        dropout: dropout probability in the residual and ConvNeXt blocks.
         scale_shift: condition by scale and shift after the norm (AdaGN), or by adding before it (DDPM).
         resample_in_resblock: resample inside residual blocks (ADM), or by convolutions.
         embedding_channels: width of the time and class embedding, 4 * channels if None.
+        skip_rescale: divide each sum of a block and its input by sqrt(2).
+        fir: resample with the filter [1, 3, 3, 1]; needs resample_in_resblock.
+        fourier_scale: the time as Gaussian Fourier features of this standard deviation, in cycles to a unit of the label; None for DDPM's.
 
     Raises:
         ValueError: if image_size does not halve as often as there are levels, an attention resolution is never
-            reached, channels do not divide into heads, or channels is odd or below 4.
+            reached, channels do not divide into heads, channels is odd or below 4, a block is unknown or out of place, a context
+            is set and not looked at or the reverse, or fir is set without resample_in_resblock.
     """
 
     def __init__(
@@ -51,34 +73,48 @@ class UNet(nn.Module):
         channels: int = 128,
         multipliers: Sequence[int] = (1, 2, 2, 2),
         res_blocks: int = 2,
+        block: Sequence[str] = ("res", "atn"),
+        middle: Sequence[str] = ("res", "atn", "res"),
         attention: Sequence[int] = (16,),
         heads: int = 1,
         head_channels: int | None = None,
         num_classes: int = 0,
+        context_channels: int = 0,
         dropout: float = 0.0,
         scale_shift: bool = True,
         resample_in_resblock: bool = False,
         embedding_channels: int | None = None,
+        skip_rescale: bool = False,
+        fir: bool = False,
+        fourier_scale: float | None = None,
     ) -> None:
-        super().__init__()
         if channels % 2 or channels < 4:
             raise ValueError(f"channels must be even and at least 4, for the time embedding: it is {channels}.")
+        if fir and not resample_in_resblock:
+            raise ValueError("fir=true resamples inside the residual blocks: set resample_in_resblock=true.")
         resolutions = _resolutions(image_size, len(multipliers), attention)
         widths = [int(channels * multiplier) for multiplier in multipliers]
         levels = list(zip(widths, resolutions, strict=True))
-        embedding_channels = embedding_channels or 4 * channels
-        blocks = _Blocks(
-            partial(ResidualBlock, embedding_channels=embedding_channels, dropout=dropout, scale_shift=scale_shift),
-            partial(SelfAttention, heads=heads, head_channels=head_channels),
-            frozenset(attention),
-            resample_in_resblock,
-        )
+        embed = embedding_channels or 4 * channels
+        time = TimeEmbedding(channels, embed) if fourier_scale is None else FourierTimeEmbedding(channels, embed, fourier_scale)
+        super().__init__(time, embed, num_classes, context_channels)
+        _check_words(block, middle, context_channels)
 
-        self.time = TimeEmbedding(channels, embedding_channels)
-        self.classes = ClassEmbedding(num_classes, embedding_channels) if num_classes else None
+        conditioned = dict(embedding_channels=embed, dropout=dropout, scale_shift=scale_shift, rescale=skip_rescale)
+        looking = dict(heads=heads, head_channels=head_channels, rescale=skip_rescale)
+        make = {
+            "res": partial(ResidualBlock, **conditioned),
+            "conv": partial(ConvNeXt, **conditioned),
+            "atn": _keeping(SelfAttention, **looking),
+            "clsAtn": _keeping(ClassAttention, embedding_channels=embed, rescale=skip_rescale),
+            "chnAtn": _keeping(ChannelAttention),
+            "ctxAtn": _keeping(CrossAttention, context_channels=context_channels, **looking),
+        }
+        blocks = _Blocks(make, tuple(block), frozenset(attention), resample_in_resblock, fir)
+        self.widths = widths
         self.stem = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.down, skips = _down_path(blocks, levels, res_blocks)
-        self.middle = blocks.middle(widths[-1])
+        self.middle = blocks.chain(middle, widths[-1], widths[-1])
         self.up = _up_path(blocks, levels, res_blocks, skips)
         self.norm = group_norm(widths[0])
         self.out = zero(nn.Conv2d(widths[0], out_channels, 3, padding=1))
@@ -89,57 +125,62 @@ class UNet(nn.Module):
         Args:
             x_t: [b, in_channels, h, w], the noisy image.
             label: [b] float, the step: 0 .. T - 1 for a discrete schedule, whatever number stands for the time else.
-            cond: [b] long, the classes; a negative one is the null class, and None makes all of them null.
+            cond: [b] long, the classes, of which a negative one is the null class; or [b, n, context_channels] float, the context, of
+                which zeros are the null; None is the null for all.
 
         Returns:
             [b, out_channels, h, w].
 
         Raises:
-            ValueError: if an unconditional network is given classes.
+            ValueError: if the condition is not of the network's kind.
         """
-        embedding = silu(self._embed(label, cond))
+        given = self.given(label, cond)
         x = self.stem(x_t)
         skips = [x]
         for block in self.down:
-            x = block(x, embedding)
+            x = block(x, given)
             skips.append(x)
-        x = self.middle(x, embedding)
+        x = self.middle(x, given)
         for block in self.up:
-            x = block(torch.cat([x, skips.pop()], dim=1), embedding)
+            x = block(torch.cat([x, skips.pop()], dim=1), given)
         return self.out(silu(self.norm(x)))
 
-    def _embed(self, label: Tensor, cond: Tensor | None) -> Tensor:
-        if self.classes is not None:
-            return self.time(label) + self.classes(cond)
-        if cond is not None:
-            raise ValueError("This U-Net is unconditional (num_classes=0) but was given classes: set num_classes.")
-        return self.time(label)
+
+CHANGE_WIDTH = ("res", "conv")
+LOOK_FAR = ("atn", "ctxAtn")  # their cost grows with the square of the pixels, so they stand at chosen resolutions
+WORDS = (*CHANGE_WIDTH, *LOOK_FAR, "clsAtn", "chnAtn")
+
+
+def _keeping(block: Callable[..., nn.Module], **settings: object) -> Callable[[int, int], nn.Module]:
+    """A block that keeps the width, made like those that can change it."""
+    return lambda in_channels, out_channels: block(out_channels, **settings)
 
 
 @dataclass(frozen=True)
 class _Blocks:
-    """How one U-Net makes its blocks."""
+    """How one U-Net makes its blocks; `make` gives (in_channels, out_channels) -> block for each word."""
 
-    residual: Callable[..., nn.Module]
-    attend: Callable[[int], nn.Module]
+    make: dict[str, Callable[..., nn.Module]]
+    block: tuple[str, ...]
     attention: frozenset[int]
     resample_in_resblock: bool
+    fir: bool
+
+    def chain(self, words: Sequence[str], in_width: int, width: int) -> Chain:
+        in_widths = [in_width] + [width] * (len(words) - 1)
+        return Chain(self.make[word](before, width) for word, before in zip(words, in_widths, strict=True))
 
     def layer(self, in_width: int, width: int, resolution: int) -> Chain:
-        attends = [self.attend(width)] if resolution in self.attention else []
-        return Chain([self.residual(in_width, width), *attends])
-
-    def middle(self, width: int) -> Chain:
-        return Chain([self.residual(width, width), self.attend(width), self.residual(width, width)])
+        return self.chain([word for word in self.block if resolution in self.attention or word not in LOOK_FAR], in_width, width)
 
     def shrink(self, width: int) -> nn.Module:
         if self.resample_in_resblock:
-            return self.residual(width, width, resample=nn.AvgPool2d(2))
+            return self.make["res"](width, width, resample=Smooth(up=False) if self.fir else nn.AvgPool2d(2))
         return Downsample(width)
 
     def grow(self, width: int) -> nn.Module:
         if self.resample_in_resblock:
-            return self.residual(width, width, resample=nn.Upsample(scale_factor=2.0, mode="nearest"))
+            return self.make["res"](width, width, resample=Smooth(up=True) if self.fir else nn.Upsample(scale_factor=2.0, mode="nearest"))
         return Upsample(width)
 
 
@@ -181,3 +222,17 @@ def _resolutions(image_size: int, levels: int, attention: Sequence[int]) -> list
     if unreached:
         raise ValueError(f"attention at {unreached} is never reached: the resolutions there are {resolutions}.")
     return resolutions
+
+
+def _check_words(block: Sequence[str], middle: Sequence[str], context_channels: int) -> None:
+    """Raises ValueError for a list of blocks that makes no network."""
+    for name, words in (("block", block), ("middle", middle)):
+        unknown = [word for word in words if word not in WORDS]
+        if unknown or not words:
+            raise ValueError(f"{name}={list(words)} should be a list of {', '.join(WORDS)}.")
+    if block[0] not in CHANGE_WIDTH:
+        raise ValueError(
+            f"block={list(block)} begins with {block[0]}, which cannot change the width: begin with {' or '.join(CHANGE_WIDTH)}."
+        )
+    if ("ctxAtn" in (*block, *middle)) != bool(context_channels):
+        raise ValueError(f"The block ctxAtn and context_channels={context_channels} go together: set both, or neither.")

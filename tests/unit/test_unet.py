@@ -1,5 +1,6 @@
 """The U-Net: shapes, parameter counts, conditioning, layouts, compilation, errors."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,13 @@ DATA = {
     "ddpm_cifar10": dict(in_channels=3, out_channels=3, image_size=32, num_classes=0),
     "iddpm_cifar10": dict(in_channels=3, out_channels=6, image_size=32, num_classes=0),
     "adm_64": dict(in_channels=3, out_channels=6, image_size=64, num_classes=1000),
+    "ddpmpp_cifar10": dict(in_channels=3, out_channels=3, image_size=32, num_classes=0),
+    "ncsnpp_cifar10": dict(in_channels=3, out_channels=3, image_size=32, num_classes=0),
+    "res_conv_64": dict(in_channels=3, out_channels=6, image_size=64, num_classes=1000),
+    "res_64": dict(in_channels=3, out_channels=6, image_size=64, num_classes=1000),
+    "res_res_64": dict(in_channels=3, out_channels=6, image_size=64, num_classes=1000),
+    "res_res_atn_64": dict(in_channels=3, out_channels=6, image_size=64, num_classes=1000),
+    "res_large_64": dict(in_channels=3, out_channels=6, image_size=64, num_classes=1000),
 }
 
 
@@ -30,8 +38,10 @@ def preset(name: str) -> dict:
 
 
 def narrow(name: str) -> dict:
-    """The preset at a quarter of its width or less, the heads narrowed with it."""
-    config = preset(name) | {"channels": 16}
+    """The preset at a quarter of its width or less, the heads narrowed with it, and small images where its levels allow."""
+    config = preset(name) | {"channels": 16, "res_blocks": min(2, preset(name)["res_blocks"])}
+    if name.startswith("res_"):
+        config["image_size"] = 16  # three levels and attention at 16 still
     return config | ({"head_channels": 8} if config.get("head_channels") else {})
 
 
@@ -97,6 +107,14 @@ def test_parameter_counts_of_the_papers(name, count):
     assert sum(p.numel() for p in net.parameters()) == count
 
 
+@pytest.mark.parametrize("name", [name for name in DATA if name not in ("digits", "mnist")])
+def test_a_preset_has_the_parameters_that_its_file_says(name):
+    said = re.search(r"([\d.]+) M\s+(?:# )?parameters", (CONF / f"{name}.yaml").read_text())[1]
+    with torch.device("meta"):
+        net = UNet(**preset(name))
+    assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(float(said), abs=0.5 * 10 ** -len(said.partition(".")[2]))
+
+
 def test_the_digits_preset_is_small():
     with torch.device("meta"):
         net = UNet(**preset("digits"))
@@ -132,11 +150,11 @@ def test_null_is_minus_one_is_none_is_the_last_row(small):
 @pytest.mark.parametrize("name", DATA)
 def test_channels_last_gives_the_same(name):
     config = narrow(name)
-    net, (x, label, cond) = awake(UNet(**config)), inputs(config)
+    net, (x, label, cond) = awake(UNet(**config)).double(), inputs(config)
     with torch.no_grad():
-        expected = net(x, label, cond)
-        out = net.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last), label, cond)
-    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+        expected = net(x.double(), label, cond)
+        out = net.to(memory_format=torch.channels_last)(x.double().to(memory_format=torch.channels_last), label, cond)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-9)
 
 
 def test_channels_last_is_kept_by_every_block():

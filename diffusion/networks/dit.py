@@ -1,0 +1,142 @@
+"""The diffusion transformer."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm
+
+from diffusion.networks.blocks import Look, attend, count_heads, zero
+from diffusion.networks.embedding import Conditioned, Given, TimeEmbedding
+
+
+class DiT(Conditioned):
+    """F(x_t, label, cond): a transformer over patches of the image (Peebles & Xie 2023, 2212.09748, adaLN-Zero).
+
+    The four sizes of their table 1, (depth, width, heads): S (12, 384, 6), B (12, 768, 12), L (24, 1024, 16), XL (28, 1152, 16); patches
+    of 2, 4 or 8 pixels. With context_channels each block looks at a context sequence between its attention and its perceptron (Chen
+    et al. 2024, 2310.00426, sec. 2.3).
+
+    Args:
+        in_channels: channels of x_t.
+        out_channels: channels of the output; twice in_channels where a variance is learned too.
+        image_size: height and width of x_t in pixels.
+        patch: height and width of a patch in pixels.
+        width: channels of a token; a multiple of 4 and of heads.
+        depth: number of blocks.
+        heads: heads of each attention.
+        num_classes: number of classes, to which a learned null class is added; 0 is a network without classes.
+        context_channels: width of the vectors of a context sequence; 0 is a network without a context.
+
+    Raises:
+        ValueError: if image_size is not a multiple of patch, or width not of 4 and of heads.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 4,
+        out_channels: int = 4,
+        image_size: int = 32,
+        patch: int = 2,
+        width: int = 384,
+        depth: int = 12,
+        heads: int = 6,
+        num_classes: int = 0,
+        context_channels: int = 0,
+    ) -> None:
+        if image_size % patch:
+            raise ValueError(f"image_size {image_size} is not a multiple of patch {patch}: use another patch or another image size.")
+        if width % 4:
+            raise ValueError(f"width {width} is not a multiple of 4, which sines and cosines of two coordinates need.")
+        super().__init__(TimeEmbedding(256, width), width, num_classes, context_channels)
+        self.image_size, self.patch = image_size, patch
+        self.stem = nn.Conv2d(in_channels, width, patch, stride=patch)
+        self.register_buffer("position", positions(image_size // patch, width), persistent=False)
+        self.blocks = nn.ModuleList(Block(width, heads, context_channels) for _ in range(depth))
+        self.modulate = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, patch * patch * out_channels)
+        self._initialise()
+
+    def forward(self, x_t: Tensor, label: Tensor, cond: Tensor | None = None) -> Tensor:
+        """The network's raw prediction.
+
+        Args:
+            x_t: [b, in_channels, image_size, image_size], the noisy image.
+            label: [b] float, the step: 0 .. T - 1 for a discrete schedule, whatever number stands for the time else.
+            cond: [b] long, the classes, of which a negative one is the null class; or [b, n, context_channels] float, the context, of
+                which zeros are the null; None is the null for all.
+
+        Returns:
+            [b, out_channels, image_size, image_size].
+
+        Raises:
+            ValueError: if the image has another size, or the condition is not of the network's kind.
+        """
+        if x_t.shape[-2:] != (self.image_size, self.image_size):
+            raise ValueError(
+                f"This DiT is for images of {self.image_size} x {self.image_size} pixels, and these are {list(x_t.shape[-2:])}."
+            )
+        given = self.given(label, cond)
+        x = self.stem(x_t).flatten(2).transpose(1, 2)
+        x = x + self.position.to(x.dtype)
+        for block in self.blocks:
+            x = block(x, given)
+        scale, shift = self.modulate(given.embedding)[:, None].chunk(2, dim=-1)
+        return self._image(self.out(norm(x) * (1 + scale) + shift))
+
+    def _image(self, tokens: Tensor) -> Tensor:
+        """[b, n, p p c] -> [b, c, h, w]."""
+        side, p = self.image_size // self.patch, self.patch
+        pixels = tokens.unflatten(2, (p, p, -1)).unflatten(1, (side, side))  # row, column, row in it, column in it, channel
+        return pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+
+    def _initialise(self) -> None:
+        """As the authors do: Xavier-uniform layers, biases 0, embeddings of deviation 0.02, and 0 where a branch or the output ends."""
+        for layer in self.modules():
+            if hasattr(layer, "bias"):
+                nn.init.xavier_uniform_(layer.weight.flatten(1))
+                nn.init.zeros_(layer.bias) if layer.bias is not None else None
+        for table in [self.time.hidden, self.time.out, *([self.classes] if self.classes else [])]:
+            nn.init.normal_(table.weight, std=0.02)
+        for last in [self.modulate, self.out, *(end for block in self.blocks for end in block.ends())]:
+            zero(last)
+
+
+class Block(nn.Module):
+    """x + g1 attention(LN(x) (1 + s1) + b1), then x + g2 MLP(LN(x) (1 + s2) + b2), [s1, b1, g1, s2, b2, g2] = W e (adaLN-Zero, fig. 3)."""
+
+    def __init__(self, width: int, heads: int, context_channels: int) -> None:
+        super().__init__()
+        self.heads = count_heads(width, heads)
+        self.modulate = nn.Linear(width, 6 * width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.project = nn.Linear(width, width)
+        self.look = Look(width, context_channels, self.heads) if context_channels else None
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width))
+
+    def ends(self) -> list[nn.Module]:
+        """The layers that start at 0, so that the block starts as the identity."""
+        return [self.modulate, *([self.look.out] if self.look else [])]
+
+    def forward(self, x: Tensor, given: Given) -> Tensor:
+        """x [b, n, c]."""
+        scale1, shift1, gate1, scale2, shift2, gate2 = self.modulate(given.embedding)[:, None].chunk(6, dim=-1)
+        h = norm(x) * (1 + scale1) + shift1
+        x = x + gate1 * self.project(attend(*self.qkv(h).chunk(3, dim=-1), self.heads))
+        if self.look is not None:
+            x = x + self.look(x, given.context)
+        return x + gate2 * self.mlp(norm(x) * (1 + scale2) + shift2)
+
+
+def norm(x: Tensor) -> Tensor:
+    """LayerNorm over the channels, without weights: adaLN brings them."""
+    return layer_norm(x, x.shape[-1:], eps=1e-6)
+
+
+def positions(side: int, width: int) -> Tensor:
+    """Sines and cosines of each patch's column and row, [side^2, width], row by row: MAE's embedding (He et al. 2022), which DiT uses.
+
+    omega_i = 10000^(-i / n), i = 0 .. n - 1, n = width / 4; a column's sines and cosines stand before a row's."""
+    frequencies = 10_000 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    angles = torch.arange(side, dtype=torch.float64)[:, None] * frequencies
+    line = torch.cat([angles.sin(), angles.cos()], dim=-1)  # [side, width / 2]
+    columns, rows = line[None].expand(side, -1, -1), line[:, None].expand(-1, side, -1)
+    return torch.cat([columns, rows], dim=-1).flatten(0, 1).float()
