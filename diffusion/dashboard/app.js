@@ -1,102 +1,4 @@
-// The page's script. `data` is what page.py made; `state` is what the reader chose; everything drawn follows from the two.
-"use strict";
-
-const $ = id => document.getElementById(id);
-const PALETTE = ["#2f6fb0", "#d9772b", "#3a923a", "#b83b3b", "#7d5fb2", "#7a5546", "#c9609f", "#5f6b76", "#a09a23", "#1f9eb0"];
-const RAMP = ["#f3d69b", "#e9b473", "#d98d62", "#bf6763", "#9c4a6b", "#74386f", "#472f6c", "#1d2352"];
-const DASHES = ["solid", "dot", "dash", "longdash", "dashdot", "longdashdot"];
-const HIGHER_IS_BETTER = /^(is|inception|precision|recall|density|coverage|accuracy|images_per_second)/;
-const PART = /\/t\d+of\d+$/, BAND = /\/(std|low|high)$/;
-const NOT_IN_ID = ["step", "code", "statistics", "nfe", "id"]; // as in diffusion/metrics/passport.py
-const TABLE_ROWS = 200, PICTURES = 24, RAW_RUNS = 20, BAND_RUNS = 40;
-
-let data, shown = [], ranked = [], colours = new Map(), allRows = false;
-const state = {filter: "", group: "", mean: false, rank: "", x: "steps", logx: false, logy: false, smooth: 0, passport: "",
-  charts: null, lit: null, recipe: "", when: Infinity, term: "", profile: ""};
-
-// ---- data -------------------------------------------------------------------------------------------------------------------------
-
-function unpack(text, Type) {
-  return new Type(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer);
-}
-
-function load(fresh) {
-  data = fresh;
-  data.runs.forEach((run, i) => { run.i = i; run.cache = {}; run.config = {...data.common, ...run.config}; });
-  const keys = new Set(data.runs.flatMap(run => Object.keys(run.series)));
-  const count = key => data.runs.filter(run => key in run.series).length;
-  data.scalars = [...keys].filter(key => !PART.test(key) && !(BAND.test(key) && keys.has(key.replace(BAND, "")))).sort((a, b) =>
-    b.includes("@") - a.includes("@") || (b === "loss") - (a === "loss") || count(b) - count(a) || (a < b ? -1 : 1));
-  data.terms = [...new Set([...keys].filter(key => PART.test(key)).map(key => key.replace(PART, "")))].sort();
-  data.profiled = [...new Set(data.runs.flatMap(run => Object.keys(run.profiles)))].sort();
-  data.recipes = [...new Set(data.runs.flatMap(run => Object.keys(run.samples)))].sort();
-  const metrics = data.scalars.filter(key => key.includes("@"));
-  state.charts ??= new Set([...metrics.slice(0, 3), ...(data.scalars.includes("loss") ? ["loss"] : [])]);
-}
-
-// A run's axis or series, decoded when first asked for.
-function axis(run, name) {
-  return run.cache["axis " + name] ??= unpack(run[name], name === "seconds" ? Float32Array : Float64Array);
-}
-function series(run, key) {
-  if (!(key in run.series)) return null;
-  const [at, values, made] = run.series[key];
-  return run.cache[key] ??= {
-    at: run.cache["at " + at] ??= unpack(run.at[at], Uint32Array), values: unpack(values, Float32Array),
-    passport: Array.isArray(made) ? i => data.passports[made[i]] : () => data.passports[made]};
-}
-const id = passport => passport?.id ?? "";
-
-// The best value of a run: {value, step, passport}, or null. With a passport chosen, among the values it made.
-function best(run, key) {
-  const s = series(run, key), sign = HIGHER_IS_BETTER.test(key) ? -1 : 1;
-  let found = null;
-  s?.values.forEach((value, i) => {
-    if (accepted(s.passport(i)) && Number.isFinite(value) && !(found && sign * value >= sign * found.value))
-      found = {value, step: axis(run, "steps")[s.at[i]], passport: s.passport(i)};
-  });
-  return found;
-}
-const accepted = passport => !state.passport || !passport || passport.id === state.passport;
-
-// ---- filter and colours -----------------------------------------------------------------------------------------------------------
-
-// "schedule=Linear,Cosine lr<0.001 seed!=0 word" -> a test of a run. A key may be given by its end; throws a sentence.
-function parsed(text) {
-  const known = [...data.keys, ...Object.keys(data.common)];
-  return text.split(/\s+/).filter(Boolean).map(term => {
-    const [, name, op, value] = term.match(/^([^=<>!]+)(!=|<=|>=|=|<|>)(.*)$/) ?? [];
-    if (!op) return run => run.name.includes(term);
-    const key = known.includes(name) ? name : known.filter(k => k.endsWith("." + name)).sort((a, b) => a.length - b.length)[0];
-    if (!key) throw `No run has a key ${name} in its configuration.`;
-    if (value === "") throw `${name}${op} what?`;
-    const one = v => run => v === label(run.config[key]) || (v !== "" && typeof run.config[key] === "number" && +v === run.config[key]);
-    const any = value.split(",").map(one);
-    const number = run => typeof run.config[key] === "number" ? run.config[key] : NaN;
-    return {"=": run => any.some(f => f(run)), "!=": run => !any.some(f => f(run)), "<": run => number(run) < +value,
-      ">": run => number(run) > +value, "<=": run => number(run) <= +value, ">=": run => number(run) >= +value}[op];
-  });
-}
-const label = value => value === undefined || value === null ? "none" : String(value).replace(/\s+/g, "");
-const distinct = key => [...new Set(data.runs.map(run => label(run.config[key])))].sort((a, b) => a - b || (a < b ? -1 : a > b));
-
-function choose() {
-  let tests = [];
-  try { tests = parsed(state.filter); $("complaint").textContent = ""; } catch (sentence) {
-    if (typeof sentence !== "string") throw sentence;
-    $("complaint").textContent = sentence;
-  }
-  $("filter").classList.toggle("bad", $("complaint").textContent !== "");
-  shown = data.runs.filter(run => tests.every(test => test(run)));
-  const sign = HIGHER_IS_BETTER.test(state.rank) ? -1 : 1;
-  shown.forEach(run => { run.best = best(run, state.rank); });
-  ranked = [...shown].sort((a, b) => sign * ((a.best?.value ?? sign * Infinity) - (b.best?.value ?? sign * Infinity)) || a.i - b.i);
-  const values = state.group ? distinct(state.group) : [];
-  const ordered = values.length > 3 && values.every(v => !isNaN(v));
-  colours = new Map(values.map((v, i) => [v, ordered ? RAMP[Math.round(1 + i / (values.length - 1) * (RAMP.length - 2))] : PALETTE[i % 10]]));
-}
-const colour = run => state.group ? colours.get(label(run.config[state.group])) : PALETTE[run.i % 10];
-
+// What is drawn: curves, the sweep, the table, pictures, and the controls. See data.js for what it is drawn from.
 // ---- curves -----------------------------------------------------------------------------------------------------------------------
 
 const UNITS = [[7200, 3600, "hours"], [180, 60, "minutes"], [0, 1, "seconds"]];
@@ -205,8 +107,8 @@ function plot(node, drawn, layout) {
   const font = {family: "system-ui, Segoe UI, Liberation Sans, sans-serif", size: 12, color: "#667380"};
   const axisLook = {gridcolor: "#edf0f2", zeroline: false, linecolor: "#cfd6dc", automargin: true, exponentformat: "power"};
   const axes = Object.fromEntries(Object.entries(layout).filter(([k]) => /^[xy]axis/.test(k)).map(([k, v]) => [k, {...axisLook, ...v}]));
-  Plotly.react(node, drawn, {showlegend: false, hovermode: "closest", font, margin: {l: 52, r: 12, t: 10, b: 40}, paper_bgcolor: "#fff",
-    plot_bgcolor: "#fff", ...layout, ...axes}, {displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]});
+  Plotly.react(node, drawn, {showlegend: false, hovermode: "closest", font, margin: {l: 52, r: 12, t: 28, b: 40}, paper_bgcolor: "#fff",
+    plot_bgcolor: "#fff", ...layout, ...axes}, {displaylogo: false, responsive: true, displayModeBar: layout.displayModeBar ?? "hover", modeBarButtons: [["toImage", "resetScale2d"]]});
   if (node.listening) return;
   node.listening = true;
   node.on("plotly_hover", event => hover(event));
@@ -221,7 +123,7 @@ function hover({points: [point], event}) {
   const title = document.createElement("b");
   title.textContent = piece.group && state.group ? `${state.group}: ${label(piece.run.config[state.group])}` : piece.run.name;
   const lines = [piece.says ?? `${format(point.y)} at ${point.x.toLocaleString("en")} (${unit()[1]})`,
-    ...(piece.group ? [] : [data.telling.filter(k => k in piece.run.config).slice(0, 12).map(k => `${k}=${label(piece.run.config[k])}`).join("  ")]),
+    ...(piece.group ? [] : [data.telling.filter(k => k in piece.run.config).slice(0, 12).map(k => `${short(k)}=${label(piece.run.config[k])}`).join("  ")]),
     ...(made ? [`passport ${made.id}`, ...names.map(([k, v]) => `  ${k}: ${said(v)}`)] : [])];
   tip.replaceChildren(title, "\n" + lines.filter(Boolean).join("\n"));
   tip.style.display = "block";
@@ -283,7 +185,7 @@ const DRAW = {
 function drawSweep(node) {
   const rows = ranked.filter(run => run.best), sign = HIGHER_IS_BETTER.test(state.rank) ? -1 : 1;
   const settings = data.telling.filter(key => new Set(rows.map(run => label(run.config[key]))).size > 1).slice(0, 11);
-  const dims = [...settings.map(key => [key, run => run.config[key]]), [state.rank, run => run.best.value]].map(([name, of]) => scaled(name, rows.map(of)));
+  const dims = [...settings.map(key => [short(key), run => run.config[key]]), [state.rank, run => run.best.value]].map(([name, of]) => scaled(name, rows.map(of)));
   const pieces = rows.map((run, r) => ({run, passport: run.best.passport, x: dims.map((_, d) => d), y: dims.map(dim => dim.at[r]),
     says: `${state.rank} = ${format(run.best.value)} at step ${run.best.step.toLocaleString("en")}`}));
   const [order, warning] = marks(pieces), [box] = node.parentNode.getElementsByClassName("warning"), shades = new Map();
@@ -299,27 +201,28 @@ function drawSweep(node) {
     line: {color, dash, width: rows.length > 100 ? 1 : 2}}));
   const ticks = dims.flatMap((dim, d) => dim.ticks.map(([y, text]) => ({x: d, y, text, showarrow: false, xanchor: d === dims.length - 1 ? "right" : "left",
     xshift: d === dims.length - 1 ? -5 : 5, bgcolor: "#ffffffd0", borderpad: 1, font: {size: 11}})));
-  const names = dims.map((dim, d) => ({x: d, y: 1.13, text: dim.name, showarrow: false, font: {color: "#1f2933"}}));
-  plot(node, drawn, {annotations: [...names, ...ticks], margin: {l: 46, r: 46, t: 10, b: 10},
+  const names = dims.map((dim, d) => ({x: d, y: 1.14, text: dim.name, showarrow: false, font: {color: "#1f2933"}}));
+  plot(node, drawn, {displayModeBar: false, annotations: [...names, ...ticks], margin: {l: 46, r: 46, t: 10, b: 10},
     shapes: dims.map((_, d) => ({type: "line", x0: d, x1: d, y0: -0.04, y1: 1.04, layer: "below", line: {color: "#9aa5b1", width: 1}})),
     xaxis: {visible: false, range: [-0.15, dims.length - 0.85], fixedrange: true}, yaxis: {visible: false, range: [-0.08, 1.22], fixedrange: true}});
 }
 function scaled(name, values) {
   const words = [...new Set(values.map(label))], numbers = values.every(v => typeof v === "number" && Number.isFinite(v));
   const place = i => words.length > 1 ? i / (words.length - 1) : 0.5;
+  const apart = i => words.length <= 6 && values.length > words.length ? 0.05 * (i / (values.length - 1) - 0.5) : 0; // so that no line hides another
   if (!numbers) {
     words.sort((a, b) => a - b || (a < b ? -1 : 1));
-    return {name, at: values.map(v => place(words.indexOf(label(v)))), ticks: words.slice(0, 20).map((w, i) => [place(i), w])};
+    return {name, at: values.map((v, i) => place(words.indexOf(label(v))) + apart(i)), ticks: words.slice(0, 20).map((w, i) => [place(i), w])};
   }
   const low = values.reduce((a, b) => Math.min(a, b), Infinity), high = values.reduce((a, b) => Math.max(a, b), -Infinity);
   const log = low > 0 && high / low >= 30, f = log ? Math.log : v => v, at = v => high > low ? (f(v) - f(low)) / (f(high) - f(low)) : 0.5;
   const marked = words.length <= 6 ? words.map(Number) : [0, 0.25, 0.5, 0.75, 1].map(u => log ? Math.exp(f(low) + u * (f(high) - f(low))) : low + u * (high - low));
-  return {name, at: values.map(at), ticks: marked.map(v => [at(v), format(v)])};
+  return {name, at: values.map((v, i) => at(v) + apart(i)), ticks: marked.map(v => [at(v), format(v)])};
 }
 
 function drawTable() {
   const keys = data.telling, marked = marks(ranked.filter(run => run.best).map(run => ({passport: run.best.passport})))[0];
-  const head = ["run", "state", "step", `best ${state.rank}`, "at step", "last", "passport", ...keys];
+  const head = ["run", "state", "step", `best ${state.rank}`, "at step", "last", "passport", ...keys.map(short)];
   const cell = (tag, ...inside) => { const node = document.createElement(tag); node.append(...inside); return node; };
   const rows = ranked.slice(0, allRows ? Infinity : TABLE_ROWS).map(run => {
     const s = series(run, state.rank), dot = cell("span"), made = run.best?.passport, stamp = cell("span", made?.id ?? "");
@@ -416,7 +319,7 @@ function facet(key) {
   const box = document.createElement("div"), name = document.createElement("div"), chips = document.createElement("div");
   const terms = state.filter.split(/\s+/).filter(Boolean), mine = terms.find(term => term.startsWith(key + "="));
   const on = mine ? mine.slice(key.length + 1).split(",") : [];
-  Object.assign(box, {className: "facet"}); Object.assign(name, {className: "soft", textContent: key}); Object.assign(chips, {className: "chips"});
+  Object.assign(box, {className: "facet"}); Object.assign(name, {className: "soft", textContent: short(key), title: key}); Object.assign(chips, {className: "chips"});
   chips.append(...distinct(key).map(value => chip(value, on.includes(value), () => {
     const next = on.includes(value) ? on.filter(v => v !== value) : [...on, value];
     state.filter = $("filter").value = [...terms.filter(term => term !== mine), ...(next.length ? [`${key}=${next}`] : [])].join(" ");
@@ -436,6 +339,13 @@ function draw() {
   $("empty").hidden = shown.length > 0;
   $("sections").hidden = none;
   $("empty").textContent = none ? `No run below ${data.folder} has recorded a number yet (metrics.jsonl).` : "No run passes the filter.";
+  $("legend").replaceChildren(...[...colours].slice(0, 30).map(([value, shade]) => {
+    const dot = document.createElement("span"), entry = document.createElement("span");
+    dot.className = "dot";
+    dot.style.background = shade;
+    entry.append(dot, value);
+    return entry;
+  }));
   $("note").textContent = [state.charts.size ? "" : "Choose curves on the left.", data.thinned ? `Curves other than metrics are thinned to about ${data.thinned} points.` : ""].join(" ");
   const wanted = data.scalars.filter(key => state.charts.has(key)), kept = [...$("curves").children];
   kept.filter(box => !wanted.includes(box.title_)).forEach(box => { watcher.unobserve(box.lastChild); Plotly.purge(box.lastChild); box.remove(); });

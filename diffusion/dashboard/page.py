@@ -24,7 +24,8 @@ def page(data: dict[str, Any]) -> str:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise UserError("The dashboard draws with plotly, which is not installed: pip install -e .[dashboard].") from error
-    parts = {"<!--plotly-->": get_plotlyjs(), "<!--data-->": plain(data).replace("<", "\\u003c"), "<!--app-->": text("app.js")}
+    script, inside = text("data.js") + text("app.js"), plain(data).replace("<", "\\u003c")  # no </script> in the data
+    parts = {"<!--plotly-->": get_plotlyjs(), "<!--data-->": inside, "<!--script-->": script}
     html = text("template.html")
     for mark, part in parts.items():
         before, after = html.rsplit(mark, 1)  # from the end: what was put in is never searched
