@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from diffusion.dashboard import Pictures, Reader, contents, page
+from diffusion.dashboard import Pictures, Reader, contents, html
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "dashboard"))
 from browser import CHROMIUM, Browser
@@ -33,8 +33,8 @@ def write_run(folder, number, points):
         lines.append(facts | {"fd-digits@1000": 500 * fall * generator.uniform(0.95, 1.05), "passport": PASSPORT | {"step": step}})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     schedule = generator.choice(["Linear", "Cosine"])
-    config = f"steps: {50 * points}\nseed: {number % 5}\nschedule:\n  _target_: a.{schedule}\noptimizer:\n  lr: {generator.uniform(1e-4, 1e-2)}\n"
-    (folder / "config.yaml").write_text(config)
+    settings = {"steps": 50 * points, "seed": number % 5, "schedule": {"_target_": f"a.{schedule}"}, "lr": generator.uniform(1e-4, 1e-2)}
+    (folder / "config.yaml").write_text(json.dumps(settings))  # JSON is YAML
 
 
 def timed(name, work):
@@ -57,9 +57,9 @@ def main():
         reader = Reader(folder)
         runs = timed(f"read {given.runs} runs", reader)
         timed("read again, nothing changed", reader)
-        html = timed("write the page", lambda: page(contents(runs, Pictures(runs, 0))))
-        (folder / "page.html").write_text(html)
-        print(f"{'the page':32s} {len(html) / 2**20:7.1f} MB")
+        text = timed("write the page", lambda: html(contents(runs, Pictures(runs, 0))))
+        (folder / "page.html").write_text(text)
+        print(f"{'the page':32s} {len(text) / 2**20:7.1f} MB")
         if CHROMIUM is None:
             return print("no Chromium here to open it with")
         browser = Browser(folder / "profile")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from diffusion.dashboard.page import Pictures, contents, page
+from diffusion.dashboard.page import Pictures, contents, html
 from diffusion.dashboard.read import Reader
 from diffusion.dashboard.serve import server
 from diffusion.errors import one_sentence
@@ -25,9 +25,9 @@ def arguments() -> argparse.Namespace:
 def write(folder: str, out: Path, megabytes: float) -> None:
     """Read the runs below `folder` and write the page, whole or not at all."""
     runs = Reader(folder)()
-    html = page(contents(runs, Pictures(runs, int(megabytes * MIB)), folder))
+    page = html(contents(runs, Pictures(runs, int(megabytes * MIB)), folder))
     with atomic(out) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8")
     print(f"{out}  ({len(runs)} runs, {out.stat().st_size / MIB:.1f} MB)")
 
 

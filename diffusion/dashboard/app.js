@@ -62,8 +62,10 @@ function averaged(all) {
 }
 
 // One trace for each colour and mark, its runs set apart by gaps: a thousand runs are a dozen traces. `order` lists the passports.
+// Of very many points only every second, third, ... of each run is drawn, and its last.
 function traces(all, order, extra = {}) {
   const made = new Map(), points = all.reduce((n, p) => n + p.x.length, 0);
+  const stride = Math.ceil(points / DRAWN); // more than a screen can show: fewer runs show every point
   const few = points < 4000 && points / all.length < 60;
   for (const piece of all) {
     const lit = state.lit === null || piece.run.name === state.lit;
@@ -74,7 +76,9 @@ function traces(all, order, extra = {}) {
       line: {color: look[0], dash: look[1], width: state.lit !== null && lit ? 3 : all.length > 100 ? 1 : 1.8}, ...extra});
     const trace = made.get(name);
     trace.marker.color = look[0];
-    for (let i = 0; i < piece.x.length; i++) { trace.x.push(piece.x[i]); trace.y.push(piece.y[i]); trace.owner.push(piece); }
+    for (let i = 0, last = piece.x.length - 1; i <= last; i = i < last ? Math.min(last, i + stride) : last + 1) {
+      trace.x.push(piece.x[i]); trace.y.push(piece.y[i]); trace.owner.push(piece);
+    }
     trace.x.push(null); trace.y.push(null); trace.owner.push(null);
   }
   return [...made.values()];
@@ -343,7 +347,7 @@ function draw() {
     const dot = document.createElement("span"), entry = document.createElement("span");
     dot.className = "dot";
     dot.style.background = shade;
-    entry.append(dot, value);
+    entry.append(dot, `${short(state.group)} ${value}`);
     return entry;
   }));
   $("note").textContent = [state.charts.size ? "" : "Choose curves on the left.", data.thinned ? `Curves other than metrics are thinned to about ${data.thinned} points.` : ""].join(" ");

@@ -8,7 +8,7 @@ const DASHES = ["solid", "dot", "dash", "longdash", "dashdot", "longdashdot"];
 const HIGHER_IS_BETTER = /^(is|inception|precision|recall|density|coverage|accuracy|images_per_second)/;
 const PART = /\/t\d+of\d+$/, BAND = /\/(std|low|high)$/;
 const NOT_IN_ID = ["step", "code", "statistics", "nfe", "id"]; // as in diffusion/metrics/passport.py
-const TABLE_ROWS = 200, PICTURES = 24, RAW_RUNS = 20, BAND_RUNS = 40;
+const TABLE_ROWS = 200, PICTURES = 24, RAW_RUNS = 20, DRAWN = 60000, BAND_RUNS = 40;
 
 let data, shown = [], ranked = [], colours = new Map(), allRows = false;
 const state = {filter: "", group: "", mean: false, rank: "", x: "steps", logx: false, logy: false, smooth: 0, passport: "",
@@ -17,7 +17,9 @@ const state = {filter: "", group: "", mean: false, rank: "", x: "steps", logx: f
 // ---- data -------------------------------------------------------------------------------------------------------------------------
 
 function unpack(text, Type) {
-  return new Type(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer);
+  const letters = atob(text), bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
+  return new Type(bytes.buffer);
 }
 
 function load(fresh) {

@@ -18,7 +18,7 @@ CURVES = 2_000_000  # numbers in the page, beyond which curves that are not metr
 PRIVATE = ("name", "paths.", "hydra.")  # keys of a configuration that say nothing about the experiment
 
 
-def page(data: dict[str, Any]) -> str:
+def html(data: dict[str, Any]) -> str:
     """The page that shows `data`. Raises UserError where plotly is missing."""
     try:
         from plotly.offline import get_plotlyjs
@@ -26,11 +26,11 @@ def page(data: dict[str, Any]) -> str:
         raise UserError("The dashboard draws with plotly, which is not installed: pip install -e .[dashboard].") from error
     script, inside = text("data.js") + text("app.js"), plain(data).replace("<", "\\u003c")  # no </script> in the data
     parts = {"<!--plotly-->": get_plotlyjs(), "<!--data-->": inside, "<!--script-->": script}
-    html = text("template.html")
+    page = text("template.html")
     for mark, part in parts.items():
-        before, after = html.rsplit(mark, 1)  # from the end: what was put in is never searched
-        html = f"{before}{part}{after}"
-    return html
+        before, after = page.rsplit(mark, 1)  # from the end: what was put in is never searched
+        page = f"{before}{part}{after}"
+    return page
 
 
 def text(name: str) -> str:
@@ -92,7 +92,7 @@ def series_data(series: Series, at: dict[str, int], passports: dict[str, int]) -
 
 def numbered(passport: dict, known: dict[str, int]) -> int:
     """The number of a passport among those of the page."""
-    return known.setdefault(json.dumps(passport, sort_keys=True), len(known))
+    return known.setdefault(json.dumps(passport), len(known))
 
 
 def unique(things: Iterable[Any]) -> list[Any]:

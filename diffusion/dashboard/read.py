@@ -157,9 +157,10 @@ def interned(passport: dict | None, known: dict[tuple, dict]) -> dict | None:
 def read_config(path: Path) -> dict[str, Any]:
     """config.yaml by dotted keys, {} where it is missing or cannot be read."""
     try:
-        return flat(yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {})
+        config = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, ValueError, yaml.YAMLError):
         return {}
+    return flat(config) if isinstance(config, dict) else {}
 
 
 def flat(config: dict, prefix: str = "") -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from diffusion.dashboard.page import contents, page, plain
+from diffusion.dashboard.page import contents, html, plain
 from diffusion.dashboard.read import Reader, Run
 from diffusion.errors import UserError
 
@@ -56,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         match url.path.split("/")[1:]:
             case [""]:
-                self.answer(page(self.live.read()[0]).encode(), "text/html; charset=utf-8")
+                self.answer(html(self.live.read()[0]).encode(), "text/html; charset=utf-8")
             case ["data.json"]:
                 data, stamp = self.live.read()
                 since = parse_qs(url.query).get("since")
@@ -82,7 +82,7 @@ class Handler(BaseHTTPRequestHandler):
 def server(folder: str | Path, port: int) -> ThreadingHTTPServer:
     """Ready to `serve_forever()`, reachable from this machine only; port 0 takes a free one. Raises UserError if the port is taken."""
     live = Live(folder)
-    page(live.read()[0])
+    html(live.read()[0])  # says now what would be missing
     try:
         return ThreadingHTTPServer(("127.0.0.1", port), partial(Handler, live))
     except OSError as error:

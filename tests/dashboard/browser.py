@@ -31,7 +31,13 @@ class Browser:
     def __init__(self, profile: Path, width=1440, height=1000):
         theirs_in, self.out = os.pipe()
         self.inn, theirs_out = os.pipe()
-        line = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}", "--host-resolver-rules=MAP * ~NOTFOUND"]
+        line = [
+            CHROMIUM,
+            *FLAGS,
+            f"--user-data-dir={profile}",
+            f"--window-size={width},{height}",
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        ]
         shell = ["bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "bash", *line, "about:blank"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self.process = subprocess.Popen(shell, pass_fds=(theirs_in, theirs_out), start_new_session=True, **quiet)
