@@ -249,7 +249,7 @@ function drawTable() {
 }
 function progress(run) {
   if (run.of && axis(run, "steps").at(-1) >= run.of) return "done";
-  return data.made - run.modified < 600 ? "running" : "stopped";
+  return (data.live ? Date.now() / 1000 : data.made) - run.modified < 600 ? "running" : "stopped";
 }
 
 function drawSamples() {

@@ -137,7 +137,8 @@ def compared(configs: list[dict[str, Any]]) -> tuple[list[str], dict[str, Any]]:
 
 
 def telling(keys: list[str], configs: list[dict[str, Any]]) -> list[str]:
-    """The keys that say more than the class above them does: schedule.s differs because the schedule does, and is left out."""
+    """The keys that say more than the class above them does: schedule.s differs because the schedule does, and is
+    left out. Whole parts first."""
 
     def implied(key: str) -> bool:
         parts = key.split(".")
@@ -149,7 +150,7 @@ def telling(keys: list[str], configs: list[dict[str, Any]]) -> list[str]:
         pairs = {(repr(config.get(above)), repr(config.get(key))) for config in configs}
         return len(pairs) == len({first for first, _ in pairs})
 
-    return [key for key in keys if not implied(key)]
+    return sorted((key for key in keys if not implied(key)), key=lambda key: key.count("."))
 
 
 class Pictures:

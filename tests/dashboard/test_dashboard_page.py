@@ -44,7 +44,7 @@ def test_numbers_arrive_as_they_were(tmp_path):
 def test_only_keys_that_differ_and_each_once(tmp_path):
     data = data_of(sweep(tmp_path))
     assert data["keys"] == ["optimizer.lr", "schedule", "schedule.beta_start", "schedule.s"]
-    assert data["telling"] == ["optimizer.lr", "schedule"]
+    assert data["telling"] == ["schedule", "optimizer.lr"]
     assert data["runs"][0]["config"] == {"optimizer.lr": 0.001, "schedule": "Cosine", "schedule.s": 0.008}
     assert data["common"]["optimizer.betas"] == "[0.9, 0.999]" and data["common"]["steps"] == 100
 
