@@ -28,7 +28,8 @@ function pieces(run, key, scale) {
     const passport = s.passport(i);
     if (!accepted(passport)) return;
     let piece = found.at(-1);
-    if (!piece || id(piece.passport) !== id(passport)) found.push(piece = {run, passport, x: [], y: [], low: [], high: []});
+    if (!piece || id(piece.passport) !== id(passport)) found.push(piece = {run, passport, steps: [], x: [], y: [], low: [], high: []});
+    piece.steps.push(s.at[i]);
     piece.x.push(x[s.at[i]] / scale);
     piece.y.push(value);
     const of = band => band?.values[band.at.indexOf(s.at[i])];
@@ -39,7 +40,7 @@ function pieces(run, key, scale) {
   return found;
 }
 
-// Mean and standard deviation over the runs of each colour, where all of those that got so far have a value.
+// Mean and standard deviation over those runs of each colour that have a value there: at a step where x is time, which no two runs share.
 function averaged(all) {
   const groups = new Map();
   for (const piece of all) {
@@ -47,14 +48,15 @@ function averaged(all) {
     if (!groups.has(name)) groups.set(name, {piece, at: new Map()});
     piece.x.forEach((x, i) => {
       if (!Number.isFinite(piece.y[i])) return;
-      const at = groups.get(name).at;
-      at.has(x) ? at.get(x).push(piece.y[i]) : at.set(x, [piece.y[i]]);
+      const at = groups.get(name).at, where = state.x === "seconds" ? axis(piece.run, "steps")[piece.steps[i]] : x;
+      if (!at.has(where)) at.set(where, []);
+      at.get(where).push([x, piece.y[i]]);
     });
   }
   return [...groups.values()].map(({piece, at}) => {
-    const rows = [...at].sort((a, b) => a[0] - b[0]).map(([x, ys]) => {
-      const mean = ys.reduce((a, b) => a + b) / ys.length;
-      return [x, mean, Math.sqrt(ys.reduce((a, y) => a + (y - mean) ** 2, 0) / Math.max(1, ys.length - 1))];
+    const rows = [...at].sort((a, b) => a[0] - b[0]).map(([, points]) => {
+      const n = points.length, [x, mean] = [0, 1].map(j => points.reduce((sum, point) => sum + point[j], 0) / n);
+      return [x, mean, Math.sqrt(points.reduce((sum, [, y]) => sum + (y - mean) ** 2, 0) / Math.max(1, n - 1))];
     });
     const column = f => rows.map(f);
     return {...piece, group: true, x: column(r => r[0]), y: column(r => r[1]), low: column(r => r[1] - r[2]), high: column(r => r[1] + r[2])};
@@ -86,24 +88,6 @@ function traces(all, order, extra = {}) {
 const translucent = (hex, alpha) => hex + Math.round(alpha * 255).toString(16).padStart(2, "0");
 const band = piece => ({x: [...piece.x, ...[...piece.x].reverse()], y: [...piece.high, ...[...piece.low].reverse()], type: "scatter", mode: "none",
   fill: "toself", fillcolor: translucent(colour(piece.run), 0.15), hoverinfo: "skip"});
-
-// The ids of the passports of some pieces, the most common first; and a sentence that says in what they differ, or "".
-function marks(all) {
-  const counts = new Map(), by = new Map();
-  for (const {passport} of all) if (passport) { counts.set(passport.id, (counts.get(passport.id) ?? 0) + 1); by.set(passport.id, passport); }
-  const order = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a) || (a < b ? -1 : 1));
-  if (order.length < 2) return [order, ""];
-  const flats = order.map(i => flat(by.get(i))), fields = [...new Set(flats.flatMap(Object.keys))];
-  const differing = fields.filter(k => !NOT_IN_ID.includes(k.split(".")[0]) && new Set(flats.map(f => String(f[k]))).size > 1);
-  const what = differing.slice(0, 6).map(k => `${k} (${[...new Set(flats.map(f => String(f[k] ?? "none")))].slice(0, 4).join(" / ")})`).join(", ");
-  const which = order.slice(0, 6).map((p, i) => `${DASHES[Math.min(i, 5)]} ${p}`).join(", ");
-  return [order, `⚠ ${order.length} passports on one axis: these numbers were measured differently and cannot be compared. `
-    + `Lines: ${which}${order.length > 6 ? ", …" : ""}. They differ in ${what || "what is not recorded"}.`];
-}
-function flat(value, prefix = "") {
-  return Object.entries(value).reduce((all, [k, v]) =>
-    v && typeof v === "object" ? {...all, ...flat(v, prefix + k + ".")} : {...all, [prefix + k]: v}, {});
-}
 
 // ---- drawing ----------------------------------------------------------------------------------------------------------------------
 
@@ -385,11 +369,17 @@ const later = (name, value) => { state[name] = value; clearTimeout(soon); soon =
 $("filter").oninput = e => later("filter", e.target.value);
 $("smooth").oninput = e => later("smooth", +e.target.value);
 
+let lost = false;
 async function poll() {
   try {
     const answer = await fetch("data.json?since=" + data.stamp);
-    if (answer.status === 200) { load(await answer.json()); draw(); }
-  } catch { $("count").textContent = "The server does not answer; trying again."; }
+    if (answer.status === 200) load(await answer.json());
+    if (answer.status === 200 || lost) draw();
+    lost = false;
+  } catch {
+    lost = true;
+    $("count").textContent = "The server does not answer; trying again.";
+  }
   setTimeout(poll, 5000);
 }
 load(JSON.parse($("data").textContent));

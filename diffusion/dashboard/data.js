@@ -107,3 +107,23 @@ function choose() {
   colours = new Map(values.map((v, i) => [v, ordered ? RAMP[Math.round(1 + i / (values.length - 1) * (RAMP.length - 2))] : PALETTE[i % 10]]));
 }
 const colour = run => state.group ? colours.get(label(run.config[state.group])) : PALETTE[run.i % 10];
+
+// ---- passports ----------------------------------------------------------------------------------------------------------------------
+
+// The ids of the passports of some pieces, the most common first; and a sentence that says in what they differ, or "".
+function marks(all) {
+  const counts = new Map(), by = new Map();
+  for (const {passport} of all) if (passport) { counts.set(passport.id, (counts.get(passport.id) ?? 0) + 1); by.set(passport.id, passport); }
+  const order = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a) || (a < b ? -1 : 1));
+  if (order.length < 2) return [order, ""];
+  const flats = order.map(i => flat(by.get(i))), fields = [...new Set(flats.flatMap(Object.keys))];
+  const differing = fields.filter(k => !NOT_IN_ID.includes(k.split(".")[0]) && new Set(flats.map(f => String(f[k]))).size > 1);
+  const what = differing.slice(0, 6).map(k => `${k} (${[...new Set(flats.map(f => String(f[k] ?? "none")))].slice(0, 4).join(" / ")})`).join(", ");
+  const which = order.slice(0, 6).map((p, i) => `${DASHES[Math.min(i, 5)]} ${p}`).join(", ");
+  return [order, `⚠ ${order.length} passports on one axis: these numbers were measured differently and cannot be compared. `
+    + `Lines: ${which}${order.length > 6 ? ", …" : ""}. They differ in ${what || "what is not recorded"}.`];
+}
+function flat(value, prefix = "") {
+  return Object.entries(value).reduce((all, [k, v]) =>
+    v && typeof v === "object" ? {...all, ...flat(v, prefix + k + ".")} : {...all, [prefix + k]: v}, {});
+}

@@ -53,9 +53,10 @@ def write_run(folder, records, configuration=None, pictures=(), tail=""):
 
 
 def sweep(folder):
-    """Four runs, a 2 x 2 sweep, one of them with another passport."""
+    """Four runs, a 2 x 2 sweep, one of them with another passport; run i takes i + 1 seconds a step."""
     for i, (schedule, lr) in enumerate((schedule, lr) for schedule in ("Linear", "Cosine") for lr in (0.001, 0.002)):
         records = [losses(step, 1 / (step + i + 1)) for step in range(10, 101, 10)]
         records += [distance(step, 100 - step / 2 - 10 * i, steps=50 if i < 3 else 20) for step in (0, 50, 100)]
+        records = [record | {"time": 1e9 + record["step"] * (i + 1)} for record in sorted(records, key=lambda record: record["step"])]
         write_run(folder / f"{schedule}-{lr}", records, config(schedule, lr), pictures=(50, 100))
     return folder

@@ -144,6 +144,9 @@ def test_axes_smoothing_and_groups(four):
     four.js("$('mean').click()")
     means = four.js(f"{CURVE}.data.filter(t => t.owner).map(t => [t.owner[0].run.config.schedule, t.owner[0].passport.id, t.y[0]])")
     assert sorted(row[2] for row in means) == [70, 80, 95]  # 70 is Cosine-0.002, alone with its passport: no mean is over both
+    four.js(change("x", "seconds"))  # in minutes
+    means = four.js(f"{CURVE}.data.filter(t => t.owner).map(t => [t.y[2], t.x[2]])")
+    assert sorted(means) == [[20, pytest.approx(400 / 60)], [30, 300 / 60], [45, 150 / 60]]
 
 
 def test_the_sections_below_are_drawn_when_seen(four):
