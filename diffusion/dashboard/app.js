@@ -71,7 +71,7 @@ function traces(all, order, extra = {}) {
   const few = points < 4000 && points / all.length < 60;
   for (const piece of all) {
     const lit = state.lit === null || piece.run.name === state.lit;
-    const look = [colour(piece.run), DASHES[Math.min(DASHES.length - 1, Math.max(0, order.indexOf(id(piece.passport))))], lit, piece.x.length === 1];
+    const look = [colour(piece.run), dash(order, piece.passport), lit, piece.x.length === 1];
     const name = look.join();
     if (!made.has(name)) made.set(name, {x: [], y: [], owner: [], type: "scatter", hoverinfo: "none", connectgaps: false, opacity: lit ? 1 : 0.15,
       mode: look[3] ? "markers" : few ? "lines+markers" : "lines", marker: {size: look[3] ? 7 : 4},
@@ -134,7 +134,7 @@ function drawCurve(node) {
   box.textContent = warning;
   box.hidden = !warning;
   if (state.mean && state.group) all = averaged(all);
-  if (all.length <= BAND_RUNS) bands.push(...all.filter(p => p.low.length > 1).map(band));
+  if (all.length <= BAND_RUNS) bands.push(...all.filter(p => p.low.length > 1 && (state.lit === null || state.lit === p.run.name)).map(band));
   const raw = state.smooth && !state.mean && all.length <= RAW_RUNS
     ? traces(all.map(p => ({...p, y: p.raw})), order, {mode: "lines", opacity: 0.2, hoverinfo: "skip"}) : [];
   plot(node, [...bands, ...raw, ...traces(all, order)], {uirevision: [key, state.x, state.logx, state.logy].join(),
@@ -180,7 +180,7 @@ function drawSweep(node) {
   box.textContent = warning;
   box.hidden = !warning;
   pieces.forEach((piece, r) => {
-    const name = [RAMP[Math.floor((1 - r / Math.max(1, rows.length)) * (RAMP.length - 0.001))], DASHES[Math.max(0, order.indexOf(id(piece.passport)))]];
+    const name = [RAMP[Math.floor((1 - r / Math.max(1, rows.length)) * (RAMP.length - 0.001))], dash(order, piece.passport)];
     const lit = state.lit === null || state.lit === piece.run.name;
     shades.has(name + lit) ? shades.get(name + lit).pieces.push(piece) : shades.set(name + lit, {name, lit, pieces: [piece]});
   });
@@ -213,10 +213,10 @@ function drawTable() {
   const head = ["run", "state", "step", `best ${state.rank}`, "at step", "last", "passport", ...keys.map(short)];
   const cell = (tag, ...inside) => { const node = document.createElement(tag); node.append(...inside); return node; };
   const rows = ranked.slice(0, allRows ? Infinity : TABLE_ROWS).map(run => {
-    const s = series(run, state.rank), dot = cell("span"), made = run.best?.passport, stamp = cell("span", made?.id ?? "");
+    const s = series(run, state.rank), dot = cell("span"), made = run.best?.passport, stamp = cell("span", made?.id ?? "none");
     dot.className = "dot";
     dot.style.background = colour(run);
-    if (made && marked.indexOf(made.id) > 0) { stamp.className = "mark"; stamp.prepend("⚠ "); }
+    if (run.best && marked.indexOf(id(made)) > 0) { stamp.className = "mark"; stamp.prepend("⚠ "); }
     if (made) stamp.title = Object.entries(made).map(([k, v]) => `${k}: ${said(v)}`).join("\n");
     const row = cell("tr", cell("td", dot, run.name), ...[progress(run), (axis(run, "steps").at(-1) ?? 0).toLocaleString("en"), format(run.best?.value),
       run.best ? run.best.step.toLocaleString("en") : "–", format(s?.values.at(-1))].map(t => cell("td", t)), cell("td", stamp),

@@ -110,19 +110,20 @@ const colour = run => state.group ? colours.get(label(run.config[state.group])) 
 
 // ---- passports ----------------------------------------------------------------------------------------------------------------------
 
-// The ids of the passports of some pieces, the most common first; and a sentence that says in what they differ, or "".
+// The ids of the passports of some pieces ("" for none), the most common first; and a sentence that says in what they differ, or "".
 function marks(all) {
   const counts = new Map(), by = new Map();
-  for (const {passport} of all) if (passport) { counts.set(passport.id, (counts.get(passport.id) ?? 0) + 1); by.set(passport.id, passport); }
-  const order = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a) || (a < b ? -1 : 1));
+  for (const {passport} of all) { counts.set(id(passport), (counts.get(id(passport)) ?? 0) + 1); by.set(id(passport), passport); }
+  const order = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a) || (a === "") - (b === "") || (a < b ? -1 : 1));
   if (order.length < 2) return [order, ""];
-  const flats = order.map(i => flat(by.get(i))), fields = [...new Set(flats.flatMap(Object.keys))];
+  const flats = order.filter(Boolean).map(i => flat(by.get(i))), fields = [...new Set(flats.flatMap(Object.keys))];
   const differing = fields.filter(k => !NOT_IN_ID.includes(k.split(".")[0]) && new Set(flats.map(f => String(f[k]))).size > 1);
   const what = differing.slice(0, 6).map(k => `${k} (${[...new Set(flats.map(f => String(f[k] ?? "none")))].slice(0, 4).join(" / ")})`).join(", ");
-  const which = order.slice(0, 6).map((p, i) => `${DASHES[Math.min(i, 5)]} ${p}`).join(", ");
+  const which = order.slice(0, 6).map((p, i) => `${dash(order, by.get(p))} ${p || "(none)"}`).join(", ");
   return [order, `⚠ ${order.length} passports on one axis: these numbers were measured differently and cannot be compared. `
     + `Lines: ${which}${order.length > 6 ? ", …" : ""}. They differ in ${what || "what is not recorded"}.`];
 }
+const dash = (order, passport) => DASHES[Math.min(DASHES.length - 1, Math.max(0, order.indexOf(id(passport))))];
 function flat(value, prefix = "") {
   return Object.entries(value).reduce((all, [k, v]) =>
     v && typeof v === "object" ? {...all, ...flat(v, prefix + k + ".")} : {...all, [prefix + k]: v}, {});

@@ -104,6 +104,14 @@ def test_another_passport_is_marked(four):
     assert len(four.js(DRAWN)) == 3 and four.js("document.querySelectorAll('#table .mark').length") == 0
 
 
+def test_a_number_without_a_passport_is_marked_among_those_with_one(opened, tmp_path):
+    write_run(tmp_path / "runs" / "a", [distance(0, 3), distance(5, 2)])
+    write_run(tmp_path / "runs" / "b", [{"step": 0, "fd-digits@100": 1}, distance(5, 2)])
+    page = opened(tmp_path / "runs")
+    assert "dot (none)" in page.js(f"{CURVE}.previousElementSibling.textContent")
+    assert page.js("[...document.querySelectorAll('#table .mark')].map(mark => mark.textContent)") == ["⚠ none"]
+
+
 def test_the_passport_is_shown_on_hover(four):
     four.js(f"{CURVE}.scrollIntoView({{block: 'center'}})")
     four.until(f"{CURVE}.querySelectorAll('.js-line').length === 4")
