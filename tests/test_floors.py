@@ -18,7 +18,7 @@ FLOORS = {
     4: ["classifier", "codec", "ema", "grids", "guidance", "lr_schedules", "meter", "objectives", "oracles", "samplers", "times"],
     5: ["data", "generate", "images", "metrics"],
     6: ["callbacks", "checkpoint", "editing", "launch", "module", "run"],
-    7: ["config"],
+    7: ["config", "dashboard"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 HYDRA = {"hydra", "omegaconf"}

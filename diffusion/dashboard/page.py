@@ -1,0 +1,181 @@
+"""Runs as one HTML file that needs nothing from outside it: the numbers, the pictures, plotly and the script are inside."""
+
+import base64
+import json
+import math
+import time
+from array import array
+from collections.abc import Callable, Iterable
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from diffusion.dashboard.read import Run, Series
+from diffusion.errors import UserError
+
+HERE = Path(__file__).parent
+CURVES = 2_000_000  # numbers in the page, beyond which curves that are not metrics are thinned
+PRIVATE = ("name", "paths.", "hydra.")  # keys of a configuration that say nothing about the experiment
+
+
+def html(data: dict[str, Any]) -> str:
+    """The page that shows `data`. Raises UserError where plotly is missing."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        raise UserError("The dashboard draws with plotly, which is not installed: pip install -e .[dashboard].") from error
+    script, inside = text("data.js") + text("app.js"), plain(data).replace("<", "\\u003c")  # no </script> in the data
+    parts = {"<!--plotly-->": get_plotlyjs(), "<!--data-->": inside, "<!--script-->": script}
+    page = text("template.html")
+    for mark, part in parts.items():
+        before, after = page.rsplit(mark, 1)  # from the end: what was put in is never searched
+        page = f"{before}{part}{after}"
+    return page
+
+
+def text(name: str) -> str:
+    """A file beside this one."""
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def plain(data: dict[str, Any]) -> str:
+    """JSON as short as it gets."""
+    return json.dumps(data, separators=(",", ":"), allow_nan=False)
+
+
+def contents(runs: list[Run], source: Callable[[Run, Path], str | None], folder: str = "runs", live: bool = False) -> dict[str, Any]:
+    """What the page shows, ready for JSON. `source(run, picture)` is a picture's address in the page, or None to leave it out."""
+    passports: dict[str, int] = {}
+    points = max(20, CURVES // max(1, sum(len(run.series) for run in runs)))
+    keys, common = compared([run.config for run in runs])
+    return {
+        "folder": folder,
+        "live": live,
+        "made": time.time(),
+        "thinned": points if any(len(s.at) > points for run in runs for key, s in run.series.items() if "@" not in key) else None,
+        "pictures": sum(len(grids) for run in runs for grids in run.samples.values()),
+        "keys": keys,
+        "telling": telling(keys, [run.config for run in runs]),
+        "common": common,
+        "runs": [run_data(run, keys, points, passports, source) for run in runs],
+        "passports": [json.loads(passport) for passport in passports],
+    }
+
+
+def run_data(run: Run, keys: list[str], points: int, passports: dict[str, int], source: Callable) -> dict[str, Any]:
+    """One run for the page. Keys recorded together share their positions on the axes, `at`."""
+    at: dict[str, int] = {}
+    return {
+        "name": run.name,
+        "config": {key: run.config[key] for key in keys if key in run.config},
+        "of": run.config.get("steps"),
+        "modified": run.modified,
+        "steps": packed(array("d", run.steps)),
+        "images": packed(array("d", run.images)),
+        "seconds": packed(array("f", run.seconds)),
+        "series": {key: series_data(s if "@" in key else thinned(s, points), at, passports) for key, s in run.series.items()},
+        "at": list(at),
+        "profiles": {key: [step, [rounded(value) for value in values]] for key, (step, values) in run.profiles.items()},
+        "samples": {
+            recipe: [[step, address] for step, path in grids if (address := source(run, path))] for recipe, grids in run.samples.items()
+        },
+    }
+
+
+def series_data(series: Series, at: dict[str, int], passports: dict[str, int]) -> list:
+    """[which of `at`, values, passport numbers: one for all where they are the same]."""
+    positions = at.setdefault(packed(series.at), len(at))
+    numbers = {id(passport): None if passport is None else numbered(passport, passports) for passport in unique(series.passports)}
+    made = [numbers[id(passport)] for passport in series.passports]
+    return [positions, packed(series.values), made if len(numbers) > 1 else made[0]]
+
+
+def numbered(passport: dict, known: dict[str, int]) -> int:
+    """The number of a passport among those of the page."""
+    return known.setdefault(json.dumps(passport), len(known))
+
+
+def unique(things: Iterable[Any]) -> list[Any]:
+    """Each object once."""
+    return list({id(thing): thing for thing in things}.values())
+
+
+def thinned(series: Series, points: int) -> Series:
+    """At most about `points` values, evenly chosen, the last among them."""
+    last, stride = len(series.at) - 1, -(-len(series.at) // points)
+    kept = sorted({*range(0, last + 1, stride), last})
+    if stride == 1:
+        return series
+    at, values, passports = ([column[i] for i in kept] for column in (series.at, series.values, series.passports))
+    return Series(array("I", at), array("f", values), passports)
+
+
+def packed(numbers: array) -> str:
+    """Base 64 of the numbers as they lie in memory, little-endian: half of their decimals' size, and read in no time."""
+    return base64.b64encode(numbers.tobytes()).decode()
+
+
+def rounded(value: float) -> float | None:
+    """Six digits, None for what is not finite."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def compared(configs: list[dict[str, Any]]) -> tuple[list[str], dict[str, Any]]:
+    """The keys that differ between the runs, and what they have in common.
+
+    The resolved configuration repeats itself (optimizer.lr is also task.optimizer.lr): of keys with the same last word and the same
+    values in all runs the shortest is kept."""
+    keys = {key: None for config in configs for key in config if not key.startswith(PRIVATE)}
+    differing, common = {}, {}
+    for key in sorted(keys, key=lambda key: (key.count("."), len(key))):
+        column = tuple(repr(config.get(key)) for config in configs)
+        if len(set(column)) > 1:
+            differing.setdefault((key.rpartition(".")[2], column), key)
+        else:
+            common[key] = configs[0].get(key)
+    return sorted(differing.values()), common
+
+
+def telling(keys: list[str], configs: list[dict[str, Any]]) -> list[str]:
+    """The keys that say more than the class above them does: schedule.s differs because the schedule does, and is
+    left out. Whole parts first."""
+
+    def implied(key: str) -> bool:
+        parts = key.split(".")
+        return any(follows(key, ".".join(parts[:i])) for i in range(1, len(parts)))
+
+    def follows(key: str, above: str) -> bool:
+        if above not in keys:
+            return False
+        pairs = {(repr(config.get(above)), repr(config.get(key))) for config in configs}
+        return len(pairs) == len({first for first, _ in pairs})
+
+    return sorted((key for key in keys if not implied(key)), key=lambda key: key.count("."))
+
+
+class Pictures:
+    """Sample grids as data in the page, `budget` bytes in all: the last of every run, then the first, then ever finer between."""
+
+    def __init__(self, runs: list[Run], budget: int) -> None:
+        self.chosen: set[Path] = set()
+        queues = [[grids[i][1] for i in coarse_to_fine(len(grids))] for run in runs for grids in run.samples.values()]
+        for path in (path for rank in zip_longest(*queues) for path in rank if path):
+            budget -= path.stat().st_size * 4 // 3 if path.exists() else 0
+            if budget < 0:
+                break
+            self.chosen.add(path)
+
+    def __call__(self, run: Run, path: Path) -> str | None:
+        try:
+            return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode() if path in self.chosen else None
+        except FileNotFoundError:
+            return None
+
+
+def coarse_to_fine(n: int) -> list[int]:
+    """0 .. n-1 as: last, first, middle, quarters, ..."""
+    order, parts = [n - 1, 0][:n], 2
+    while len(order) < n:
+        order += sorted({(n - 1) * i // parts for i in range(1, parts)} - set(order))
+        parts *= 2
+    return order

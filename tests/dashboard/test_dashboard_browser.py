@@ -1,0 +1,202 @@
+"""The page in a headless Chromium without a network: it draws, filters, slides and marks; the console stays silent.
+
+Skipped where there is no Chromium (Debian: `apt-get install chromium`); what the page is given is tested without one.
+"""
+
+import json
+import time
+from threading import Thread
+
+import pytest
+from browser import CHROMIUM, Browser
+from made_runs import config, distance, losses, sweep, write_run
+
+from diffusion.dashboard import Pictures, Reader, contents, html
+from diffusion.dashboard.serve import server
+
+pytest.importorskip("plotly", reason="the dashboard draws with plotly: pip install -e .[dashboard]")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the page was not opened in a browser"),
+    pytest.mark.xdist_group("chromium"),
+]
+CURVE = "document.querySelector('[data-key=\"fd-digits@100\"]')"
+DRAWN = f"[...new Set({CURVE}.data.flatMap(trace => trace.owner ?? []).filter(Boolean).map(piece => piece.run.name))].sort()"
+ROWS = "[...document.querySelectorAll('#table tbody tr')].map(row => row.cells[0].textContent)"
+
+
+def change(name, value, event="change"):
+    """Set an input as a reader does."""
+    return f"$('{name}').value = {json.dumps(value)}, $('{name}').dispatchEvent(new Event('{event}')), 1"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    opened = Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """`opened(folder)`: the page of the runs in `folder`, open; after the test nothing may have been said or asked for."""
+
+    def show(folder):
+        runs = Reader(folder)()
+        file = tmp_path / "page.html"
+        file.write_text(html(contents(runs, Pictures(runs, 10**6), "runs")))
+        browser.requests.clear()
+        browser.complaints.clear()
+        browser.open(file.as_uri())
+        return browser
+
+    yield show
+    browser.js("1")
+    assert browser.complaints == []
+    assert [url for url in browser.requests if not url.startswith(("file:", "data:"))] == []
+
+
+@pytest.fixture
+def four(opened, tmp_path):
+    return opened(sweep(tmp_path / "runs"))
+
+
+def test_curves_are_drawn(four):
+    four.until(f"{CURVE}.querySelectorAll('.js-line').length === 4")
+    assert four.js("document.querySelectorAll('#curves .js-line').length") == 8
+    assert four.js(DRAWN) == ["Cosine-0.001", "Cosine-0.002", "Linear-0.001", "Linear-0.002"]
+    assert four.js(f"{CURVE}.data.flatMap(t => t.y).filter(y => y !== null).sort((a, b) => a - b)[0]") == 20
+
+
+def test_a_filter_filters(four):
+    four.js(change("filter", "lr<0.0015 schedule=Cosine", "input"))
+    four.until(f"{DRAWN}.join() === 'Cosine-0.001'")
+    assert four.js(ROWS) == ["Cosine-0.001"] and four.js("$('count').textContent").startswith("1 of 4 runs")
+    four.js(change("filter", "schedule!=Cosine", "input"))
+    four.until(f"{DRAWN}.join() === 'Linear-0.001,Linear-0.002'")
+    four.js(change("filter", "nothing=1", "input"))
+    four.until("$('complaint').textContent === 'No run has a key nothing in its configuration.'")
+    assert len(four.js(ROWS)) == 4
+
+
+def test_a_button_writes_the_filter(four):
+    four.js("[...document.querySelectorAll('.facet button')].find(b => b.textContent === 'Linear').click()")
+    assert four.js("$('filter').value") == "schedule=Linear" and four.js(ROWS) == ["Linear-0.002", "Linear-0.001"]
+    four.js("[...document.querySelectorAll('.facet button')].find(b => b.textContent === 'Linear').click()")
+    assert four.js("$('filter').value") == "" and len(four.js(ROWS)) == 4
+
+
+def test_the_table_is_sorted_and_holds_what_differs(four):
+    assert four.js(ROWS) == ["Cosine-0.002", "Cosine-0.001", "Linear-0.002", "Linear-0.001"]
+    best = four.js("[...document.querySelectorAll('#table tbody tr')].map(row => +row.cells[3].textContent)")
+    assert best == [20, 30, 40, 50]
+    assert four.js("[...document.querySelectorAll('#table th')].map(cell => cell.textContent)")[-2:] == ["schedule", "lr"]
+
+
+def test_another_passport_is_marked(four):
+    warning = four.js(f"{CURVE}.previousElementSibling.textContent")
+    assert "2 passports" in warning and "sampler.grid.steps" in warning and "50 / 20" in warning.replace("20 / 50", "50 / 20")
+    dashes = four.js(f"{CURVE}.data.filter(t => t.owner).map(t => [t.line.dash, t.owner[0].passport.sampler.grid.steps])")
+    assert sorted(set(map(tuple, dashes))) == [("dot", 20), ("solid", 50)]
+    assert four.js("document.querySelectorAll('#table .mark').length") == 1
+    assert four.js("document.querySelector('[data-key=loss]').previousElementSibling.hidden")
+    four.js(change("passport", f"{50:012x}"))
+    four.until(f"{CURVE}.previousElementSibling.hidden")
+    assert len(four.js(DRAWN)) == 3 and four.js("document.querySelectorAll('#table .mark').length") == 0
+
+
+def test_a_number_without_a_passport_is_marked_among_those_with_one(opened, tmp_path):
+    write_run(tmp_path / "runs" / "a", [distance(0, 3), distance(5, 2)])
+    write_run(tmp_path / "runs" / "b", [{"step": 0, "fd-digits@100": 1}, distance(5, 2)])
+    page = opened(tmp_path / "runs")
+    assert "dot (none)" in page.js(f"{CURVE}.previousElementSibling.textContent")
+    assert page.js("[...document.querySelectorAll('#table .mark')].map(mark => mark.textContent)") == ["⚠ none"]
+
+
+def test_the_passport_is_shown_on_hover(four):
+    four.js(f"{CURVE}.scrollIntoView({{block: 'center'}})")
+    four.until(f"{CURVE}.querySelectorAll('.js-line').length === 4")
+    spot = four.js(
+        f"""(() => {{ const g = {CURVE}, box = g.getBoundingClientRect(), f = g._fullLayout, t = g.data[0];
+        return [box.x + f.xaxis._offset + f.xaxis.d2p(t.x[1]), box.y + f.yaxis._offset + f.yaxis.d2p(t.y[1])]; }})()"""
+    )
+    for nudge in (3, 0):
+        four("Input.dispatchMouseEvent", type="mouseMoved", x=spot[0] + nudge, y=spot[1])
+        time.sleep(0.1)
+    four.until("$('tip').style.display === 'block'")
+    tip = four.js("$('tip').textContent")
+    assert "passport 000000000" in tip and "sampler: name DDIM, grid name Trailing, steps" in tip and "schedule=" in tip
+
+
+def test_the_slider_moves(four):
+    sources = "[...document.querySelectorAll('.grids img')].map(image => image.src)"
+    last = four.js(sources)
+    assert len(last) == 4 and four.js("$('at').textContent") == "step 100"
+    four.js(change("when", 0, "input"))
+    assert four.js("$('at').textContent") == "step 50" and set(four.js(sources)).isdisjoint(last)
+    four.until("[...document.querySelectorAll('.grids img')].every(image => image.naturalWidth === 1)")
+
+
+def test_axes_smoothing_and_groups(four):
+    four.js("$('logy').click()")
+    four.js(change("x", "images"))
+    assert four.js(f"[{CURVE}.layout.yaxis.type, {CURVE}.layout.xaxis.title.text]") == ["log", "images seen"]
+    assert four.js(f"Math.max(...{CURVE}.data[0].x)") == 800
+    raw = four.js(f"{CURVE}.data[0].y")
+    four.js(change("smooth", 0.5, "input"))
+    four.until(f"state.smooth === 0.5 && {CURVE}.data.at(-1).y.length > 0 && $('smoothed').textContent === '0.5'")
+    smooth = four.js(f"{CURVE}.data.find(t => t.opacity === 1).y")
+    assert smooth[1] == pytest.approx((raw[0] * 0.25 + raw[1] * 0.5) / 0.75)
+    four.js(change("smooth", 0, "input"))
+    four.until("$('smoothed').textContent === 'off'")
+    four.js(change("group", "schedule"))
+    four.js("$('mean').click()")
+    means = four.js(f"{CURVE}.data.filter(t => t.owner).map(t => [t.owner[0].run.config.schedule, t.owner[0].passport.id, t.y[0]])")
+    assert sorted(row[2] for row in means) == [70, 80, 95]  # 70 is Cosine-0.002, alone with its passport: no mean is over both
+    four.js(change("x", "seconds"))  # in minutes
+    means = four.js(f"{CURVE}.data.filter(t => t.owner).map(t => [t.y[2], t.x[2]])")
+    assert sorted(means) == [[20, pytest.approx(400 / 60)], [30, 300 / 60], [45, 150 / 60]]
+
+
+def test_the_sections_below_are_drawn_when_seen(four):
+    for name in ("sweep", "quarters"):
+        four.js(f"document.querySelector('[data-draw={name}]').scrollIntoView()")
+        four.until(f"document.querySelectorAll('[data-draw={name}] .js-line').length >= 4")
+    assert four.js("$('profiles').hidden")
+
+
+def test_bands_and_terms_over_t(opened, tmp_path):
+    for name in "ab":
+        lines = [distance(step, 10 - step) | {"fd-digits@100/std": 0.5, "nll@100": 3, "nll@100/terms": [3, 2, 1]} for step in (0, 5)]
+        write_run(tmp_path / "runs" / name, lines)
+    page = opened(tmp_path / "runs")
+    band = page.js(f"{CURVE}.data.find(t => t.fill === 'toself').y")
+    assert band == [10.5, 5.5, 4.5, 9.5]
+    page.js("document.querySelector('[data-draw=profiles]').scrollIntoView()")
+    page.until("document.querySelectorAll('[data-draw=profiles] .js-line').length === 2")
+    assert "fd-digits@100/std" not in page.js("data.scalars")
+
+
+def test_empty_states(opened, tmp_path):
+    page = opened(tmp_path)
+    assert "has recorded a number yet" in page.js("$('empty').textContent") and page.js("$('sections').hidden")
+    write_run(tmp_path / "begun", [])
+    page = opened(tmp_path)
+    assert page.js(ROWS) == ["begun"]
+    write_run(tmp_path / "one", [losses(10, 1)], config(), tail='{"step": 20, "lo')
+    page = opened(tmp_path)
+    page.until("document.querySelectorAll('[data-key=loss] .point').length === 1")
+
+
+def test_the_live_page_follows(browser, tmp_path):
+    folder = sweep(tmp_path / "runs")
+    with server(folder, 0) as running:
+        Thread(target=running.serve_forever, daemon=True).start()
+        browser.complaints.clear()
+        browser.open(f"http://127.0.0.1:{running.server_address[1]}/")
+        browser.until("[...document.querySelectorAll('.grids img')].filter(image => image.naturalWidth === 1).length === 4")
+        browser.js(change("filter", "new", "input"))
+        write_run(folder / "new", [distance(10, 5)], config())
+        browser.until(f"{ROWS}.join() === 'new'")
+        browser.open("about:blank")
+        running.shutdown()
+    assert browser.complaints == []
