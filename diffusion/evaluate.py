@@ -4,14 +4,13 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import hydra
-import numpy as np
 import torch
 import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
@@ -20,19 +19,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion import table
 from diffusion.build import build, build_stages
-from diffusion.checkpoint import find, load, read
-from diffusion.codec import Pixels
+from diffusion.checkpoint import find
 from diffusion.config import begin, register, shell
-from diffusion.data.cache import ImageSet
 from diffusion.errors import UserError
 from diffusion.generate import Recipe
 from diffusion.measure import measure
 from diffusion.metrics import write_metrics
 from diffusion.metrics.ranks import rank_and_world, sum_over_ranks
-from diffusion.oracles import EmpiricalDistribution
 from diffusion.run import guided
+from diffusion.subject import EXACT, Drawn, Subject, exact, trained
 
-EXACT = "exact"
 CELL = ("ckpt", "averaged", "seed", "dataset", "schedule", "metric")  # with the sampler's, all that a number depends on
 SAMPLER = ("sampler", "grid", "guidance")
 KEYS = (*CELL, *SAMPLER, "sample_batch_size", "device", "floor", "name", "out", "paths")
@@ -54,57 +50,6 @@ def plain(cfg: DictConfig) -> dict:
     return {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in values.items()}
 
 
-class Subject(NamedTuple):
-    """What is measured: a denoiser, its codec, the run's config and what its lines say; `data`, the images it is measured against."""
-
-    denoiser: Any
-    codec: Pixels
-    config: dict
-    data: ImageSet
-    facts: dict
-    ema: dict | None = None
-
-
-def trained(config: dict, device: torch.device) -> Subject:
-    """A run's denoiser. Raises UserError where there is none."""
-    run = load(config["ckpt"], config["averaged"])
-    step, data = read(run.path)["global_step"], build(config["dataset"] or run.config["dataset"], "dataset").load()
-    facts = {"step": step, "images": step * run.config["batch_size"] * run.config["accumulate"]}
-    ema = {"decay": run.config["task"]["ema"]["decay"]} if config["averaged"] else None
-    return Subject(run.denoiser.to(device), run.codec, run.config, data, facts, ema)
-
-
-def exact(config: dict, device: torch.device) -> Subject:
-    """The exact denoiser of a data set: all that a table shows of it is the samplers' own error. Raises UserError for no data set."""
-    if not config["dataset"]:
-        raise UserError(f"ckpt={EXACT} is the exact denoiser of a data set: say which by dataset=digits.")
-    data, codec = build(config["dataset"], "dataset").load(), Pixels()
-    labels = None if data.labels is None else torch.from_numpy(np.array(data.labels)).to(device)
-    images = codec.encode(torch.from_numpy(np.array(data.images))).to(device)
-    denoiser = EmpiricalDistribution(images, build(config["schedule"], "schedule"), labels)
-    return Subject(denoiser, codec, {"dataset": config["dataset"], "metric": {}}, data, {"step": 0, "images": 0})
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """In a recipe's place: images drawn from the data set itself, of the class asked for; what their distance is, no sampler betters
-    but by chance."""
-
-    data: ImageSet = field(repr=False)
-    batch_size: int = 256
-
-    def __call__(self, seeds: list[int], cond: torch.Tensor | None = None) -> torch.Tensor:
-        """uint8 images [n, h, w, c]: image i is drawn, with replacement, by seed i."""
-        everything = np.arange(len(self.data))
-        among = [everything] * len(seeds) if cond is None else [everything[self.data.labels == int(c)] for c in cond]
-        chosen = [int(np.random.default_rng(seed).choice(rows)) for seed, rows in zip(seeds, among, strict=True)]
-        return torch.from_numpy(np.array(self.data.images[chosen]))
-
-    def describe(self) -> dict:
-        """A recipe's part of the passport."""
-        return {"sampler": {"name": table.FLOOR}, "nfe": 0, "guidance": None}
-
-
 def evaluate(config: dict, words: dict[str, str]) -> None:
     """Measure one cell, unless the file has it, and append a line for each metric; by all ranks together.
 
@@ -116,44 +61,49 @@ def evaluate(config: dict, words: dict[str, str]) -> None:
         raise UserError("There is nothing to measure: say metric=fd_digits, fid or fd_resnet56.")
     for metric in metrics:
         metric.setup(subject.data, device)
-    shape, classes = subject.config["dataset"], subject.config["dataset"]["num_classes"]
-    recipe = Recipe(
-        guided(subject.denoiser, config["guidance"], classes),
+    recipe = made(config, subject)
+    cell = {key: config[key] for key in CELL} | subject.facts
+    ways = {"sampler": (recipe, cell | {key: config[key] for key in SAMPLER})}
+    if config["floor"]:
+        ways["floor"] = (Drawn(subject.data, recipe.batch_size), cell)
+    for way, (source, what) in ways.items():
+        facts = {**subject.facts, "way": way, "cell": what, "words": {k: v for k, v in words.items() if k.split(".")[0] in what}}
+        known = {"num_classes": subject.config["dataset"]["num_classes"], "ema": subject.ema, "step": subject.facts["step"]}
+        fill(where(config), facts, metrics, partial(measure, source, first_seed=config["seed"], **known))
+
+
+def made(config: dict, subject: Subject) -> Recipe:
+    """The way to sample that the configuration names."""
+    shape = subject.config["dataset"]
+    return Recipe(
+        guided(subject.denoiser, config["guidance"], shape["num_classes"]),
         build(config["sampler"], "sampler"),
         build(config["grid"], "grid"),
         (shape["channels"], shape["image_size"], shape["image_size"]),
         subject.codec,
         config["sample_batch_size"],
     )
-    cell = {k: config[k] for k in CELL} | subject.facts
-    ways = {"sampler": (recipe, cell | {k: config[k] for k in SAMPLER})}
-    if config["floor"]:
-        ways["floor"] = (Drawn(subject.data, config["sample_batch_size"]), cell)
-    for way, (made, what) in ways.items():
-        said = {k: v for k, v in words.items() if k.split(".")[0] in what}
-        facts = {**subject.facts, "cell": what, "words": said, "way": way}
-        fill(where(config), facts, metrics, lambda left, made=made: measure(made, left, classes, subject.ema, subject.facts["step"], config["seed"]))
 
 
-def fill(path: Path, facts: dict, metrics: list, measured: Any) -> None:
-    """Append to `path` what `measured(metrics)` yields for the metrics that the cell lacks there."""
+def fill(path: Path, facts: dict, metrics: list, measured: Callable) -> None:
+    """Append to `path` a line for each number that `measured(metrics=...)` yields, of the metrics that the cell lacks there."""
     there = {line["metric"]: line for line in table.read(path) if line["cell"] == facts["cell"]}
     for metric in metrics:
-        if metric.name in there:
+        if metric.name in there and facts["way"] != "floor":
             log.info("%-40s %s %.4g, in %s already", label(facts), metric.name, there[metric.name][metric.name], path)
     left, started = [metric for metric in metrics if not agreed(metric.name in there)], time.perf_counter()
-    with torch.no_grad():
-        for name, value, passport in measured(left) if left else ():
-            seconds = time.perf_counter() - started
-            log.info("%-40s %s %.4g, %s calls, %.1f s", label(facts), name, value, passport.nfe, seconds)
-            if rank_and_world()[0] == 0:
-                line = {**facts, "time": time.time(), "seconds": seconds, name: value, "metric": name, "passport": passport.to_dict()}
-                write_metrics(path, line)
+    for name, value, passport in measured(metrics=left) if left else ():
+        seconds = time.perf_counter() - started
+        log.info("%-40s %s %.4g, %s calls, %.1f s", label(facts), name, value, passport.nfe, seconds)
+        if rank_and_world()[0] == 0:
+            line = {**facts, "time": time.time(), "seconds": seconds, name: value, "metric": name, "passport": passport.to_dict()}
+            write_metrics(path, line)
 
 
 def label(facts: dict) -> str:
     """What a line is of, for the log."""
-    return " ".join(f"{k}={v}" for k, v in facts["words"].items()) if facts["way"] != "floor" else table.FLOOR
+    words = [f"{key}={value}" for key, value in facts["words"].items() if key not in ("ckpt", "dataset")]
+    return table.FLOOR if facts["way"] == "floor" else " ".join(words) or facts["cell"]["ckpt"]
 
 
 def agreed(finding: bool) -> bool:
@@ -165,7 +115,10 @@ def where(config: dict) -> Path:
     """The file of the lines."""
     if config["out"]:
         return Path(config["out"])
-    folder = Path(config["paths"]["runs"]) / f"exact-{build(config['dataset']).name}" if config["ckpt"] == EXACT else find(config["ckpt"])[0]
+    if config["ckpt"] == EXACT:
+        folder = Path(config["paths"]["runs"]) / f"exact-{build(config['dataset'], 'dataset').name}"
+    else:
+        folder = find(config["ckpt"])[0]
     return folder / f"{config['name']}.jsonl"
 
 
@@ -186,7 +139,7 @@ class Table(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra's hook; `config` is that of the command line without what was swept."""
         if int(os.environ.get("RANK", 0)) == 0 and not OmegaConf.is_missing(config, "ckpt"):
-            log.info(table.save(where(plain(config)), "python -m diffusion.evaluate " + " ".join(sys.argv[1:])))
+            print(table.save(where(plain(config)), "python -m diffusion.evaluate " + " ".join(sys.argv[1:])))
 
 
 @contextmanager
