@@ -45,7 +45,11 @@ def main(cfg: DictConfig) -> None:
 
 
 def plain(cfg: DictConfig) -> dict:
-    """The keys that are read here, resolved; what a data set's file brings for training may refer to what is not here."""
+    """The keys that are read here, resolved; what a data set's file brings for training may refer to what is not here.
+
+    Raises UserError if there is nothing to measure."""
+    if OmegaConf.is_missing(cfg, "ckpt"):
+        raise UserError(f"Say what to measure: ckpt=runs/NAME, or ckpt={EXACT} dataset=digits for a data set's exact denoiser.")
     values = {key: cfg[key] for key in KEYS}
     return {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in values.items()}
 
