@@ -120,17 +120,22 @@ def plot(rows: list[dict], path: Path) -> None:
     """Distance against calls of the denoiser, both logarithmic; a panel for each metric, a line for each sampler."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    figure = Figure(figsize=(9, 5.5 * max(1, len(metrics))), dpi=110, layout="constrained")
+    figure = Figure(figsize=(9, 5.5 * max(1, len(metrics))), dpi=90, layout="constrained")
     for metric, axes in zip(metrics, figure.subplots(len(metrics), squeeze=False).flat, strict=True):
-        for i, ((label, _), curve) in enumerate(curves(rows, metric).items()):
+        for i, ((label, grid), curve) in enumerate(curves(rows, metric).items()):
+            label = f"{label}, {grid}" if grid else label
             points = sorted((row["calls"], row["value"]) for row in curve.values() if row["value"] is not None)
             style = {"color": colormaps["tab10"](i % 10), "linestyle": ("-", "--", ":")[i // 10 % 3], "marker": "os^"[i // 10 % 3]}
             axes.plot(*zip(*points, strict=True), label=label, markersize=4, linewidth=1.3, **style)
         if (bottom := floor(rows, metric)) is not None:
             axes.axhline(bottom, color="black", linewidth=1, label=FLOOR)
         axes.set(xscale="log", yscale="log", xlabel="calls of the denoiser", ylabel=metric)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
         axes.grid(which="both", alpha=0.25)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
     with atomic(path) as temporary:
