@@ -38,10 +38,11 @@ def save(path: Path, command: str) -> str:
 
 
 def layout(lines: list[dict]) -> list[dict]:
-    """A row of plain values for each line; `label` says which of the words on its command line were not the same for all."""
+    """A row of plain values for each line; `label` says which of the words on its command line were not the same for all;
+    the grid and its steps have columns of their own."""
     measured = [line for line in lines if line["way"] != "floor"]
     keys = list(dict.fromkeys(key for line in measured for key in line["words"]))
-    varying = [key for key in keys if key != "grid.steps" and len({line["words"].get(key) for line in measured}) > 1]
+    varying = [key for key in keys if key not in ("grid", "grid.steps") and len({line["words"].get(key) for line in measured}) > 1]
     rows = {}
     for line in lines:
         passport = line["passport"]
