@@ -96,6 +96,7 @@ def markdown(rows: list[dict], command: str) -> str:
         bottom = floor(rows, metric)
         if bottom is not None:
             parts[-1] += f" As many images drawn from {FLOOR}: {number(bottom)}."
+        parts[-1] += "\n"
         lines = [["", "grid", *(f"{s} steps" for s in steps)], ["---"] * (len(steps) + 2)]
         for (label, grid), curve in found.items():
             cells = []
