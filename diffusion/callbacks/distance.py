@@ -2,15 +2,10 @@
 
 from typing import Any
 
-import torch
 from pytorch_lightning import LightningModule, Trainer
 
 from diffusion.callbacks.periodic import Evaluation, record
-from diffusion.generate import Recipe
-from diffusion.metrics import Passport, code_version
-from diffusion.metrics.ranks import rank_and_world
-
-FIRST_SEED = 1_000_000  # apart from those of the sample grids
+from diffusion.measure import measure
 
 
 class Distance(Evaluation):
@@ -29,29 +24,8 @@ class Distance(Evaluation):
             metric.setup(trainer.datamodule.images, trainer.strategy.root_device)
 
     def evaluate(self, trainer: Trainer, module: LightningModule) -> None:
-        for name, recipe in module.recipes.items():
-            for metric in self.metrics:
-                metric.reset()
-            n = max((metric.n for metric in self.metrics), default=0)
-            for indices, images in share(recipe, n, trainer.datamodule.dataset.num_classes):
-                for metric in self.metrics:
-                    metric.update(images[indices < metric.n])
-            for metric in self.metrics:
-                key = metric.name if name == "main" else f"{metric.name}/{name}"
-                passport = Passport(
-                    **metric.passport(),
-                    **recipe.describe(),
-                    ema={"decay": module.ema.max_decay},
-                    seeds={"first": FIRST_SEED, "count": metric.n},
-                    step=trainer.global_step,
-                    code=code_version(),
-                )
-                record(trainer, {key: metric.compute()}, passport=passport.to_dict(), metric=key)
-
-
-def share(recipe: Recipe, n: int, num_classes: int):  # noqa: ANN201
-    """This rank's share of n images, in batches: yields (indices, uint8 images [b, h, w, c]). Image i has seed FIRST_SEED + i and,
-    where there are classes, class i mod num_classes."""
-    rank, world = rank_and_world()
-    for indices in torch.arange(n)[rank::world].split(recipe.batch_size):
-        yield indices, recipe((indices + FIRST_SEED).tolist(), indices % num_classes if num_classes else None)
+        classes, ema = trainer.datamodule.dataset.num_classes, {"decay": module.ema.max_decay}
+        for way, recipe in module.recipes.items():
+            for name, value, passport in measure(recipe, self.metrics, classes, ema, trainer.global_step):
+                key = name if way == "main" else f"{name}/{way}"
+                record(trainer, {key: value}, passport=passport.to_dict(), metric=key)
