@@ -1,12 +1,16 @@
 """Metrics of generated images, every so many steps."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
 
 from diffusion.callbacks.periodic import Evaluation, record
+from diffusion.callbacks.samples import log_image
 from diffusion.generate import Recipe
+from diffusion.images import save_png
 from diffusion.metrics import Passport, code_version
 from diffusion.metrics.ranks import rank_and_world
 
@@ -32,12 +36,16 @@ class Distance(Evaluation):
         for name, recipe in module.recipes.items():
             for metric in self.metrics:
                 metric.reset()
+                metric.model(recipe.denoiser, recipe.codec)
             n = max((metric.n for metric in self.metrics), default=0)
-            for indices, images in share(recipe, n, trainer.datamodule.dataset.num_classes):
+            classes = trainer.datamodule.dataset.num_classes
+            for indices, images in share(recipe, n, classes):
                 for metric in self.metrics:
-                    metric.update(images[indices < metric.n])
+                    wanted = indices < metric.n
+                    metric.update(images[wanted], (indices % classes)[wanted] if classes else None)
             for metric in self.metrics:
-                key = metric.name if name == "main" else f"{metric.name}/{name}"
+                suffix = "" if name == "main" else f"/{name}"
+                values = {f"{key}{suffix}": value for key, value in metric.numbers().items()}
                 passport = Passport(
                     **metric.passport(),
                     **recipe.describe(),
@@ -46,7 +54,16 @@ class Distance(Evaluation):
                     step=trainer.global_step,
                     code=code_version(),
                 )
-                record(trainer, {key: metric.compute()}, passport=passport.to_dict(), metric=key)
+                record(trainer, values, passport=passport.to_dict(), metric=f"{metric.name}{suffix}", **metric.facts())
+                self.show(trainer, metric.picture(), f"{metric.name}{suffix}".replace("/", "-"))
+
+    def show(self, trainer: Trainer, picture: Tensor | None, key: str) -> None:
+        """Write a metric's picture, if it has one, under samples/ and to the loggers."""
+        if picture is None or not trainer.is_global_zero:
+            return
+        save_png(picture, Path(trainer.default_root_dir) / "samples" / f"{key}-step={trainer.global_step:08d}.png")
+        for logger in trainer.loggers:
+            log_image(logger, f"samples/{key}", picture, trainer.global_step)
 
 
 def share(recipe: Recipe, n: int, num_classes: int):  # noqa: ANN201
