@@ -54,7 +54,7 @@ class Metric(ABC):
         result = self.compute()
         return result if isinstance(result, dict) else {self.name: result}
 
-    def model(self, denoiser: Callable, codec: Any) -> None:  # noqa: B027
+    def model(self, denoiser: Callable, codec: Any) -> None:
         """The (guided) denoiser that made the images, before `compute`; only a metric of the model itself, such as a likelihood, looks."""
         return None
 
