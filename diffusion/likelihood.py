@@ -74,8 +74,8 @@ def flow_log_likelihood(
         log p(x) = log N(z(1); 0, I) + int div f dphi + D log(alpha/sqrt(alpha^2 + sigma^2)),
 
     from `t_min`, where x enters as alpha x, to t = 1. div f is estimated by v^T (df/dz) v with one Rademacher vector v a point, the
-    signs of `noise` (Hutchinson); it is exact where df/dz is a multiple of I or D = 1. What is measured is the density at t_min, with noise of
-    deviation sigma/alpha there; t_min is 1/T, the first time a model is trained at (1/1000 in continuous time), unless it is given.
+    signs of `noise` (Hutchinson); it is exact where df/dz is a multiple of I or D = 1. What is measured is the density at t_min, with noise
+    of deviation sigma/alpha there; t_min is 1/T, the first time a model is trained at (1/1000 in continuous time), unless it is given.
     log p has the error of the solver's tolerances and, through v, a random one without bias."""
     schedule, shape = denoiser.schedule, x.shape
     start = torch.tensor(t_min or 1 / getattr(schedule, "num_timesteps", 1000), dtype=torch.float64, device=x.device)

@@ -1,6 +1,7 @@
 """The Inception Score."""
 
 from itertools import pairwise
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ def inception_scores(logits: Tensor, splits: int) -> Tensor:
     scores = []
     for start, stop in pairwise(edges):
         chunk = log_p[start:stop]
-        marginal = chunk.exp().mean(0, keepdim=True)
-        scores.append((chunk.exp() * (chunk - marginal.log())).sum(1).mean().exp())
+        log_marginal = chunk.logsumexp(0) - log(len(chunk))  # finite where every probability underflows
+        scores.append((chunk.exp() * (chunk - log_marginal)).sum(1).mean().exp())
     return torch.stack(scores)
 
 
