@@ -85,6 +85,18 @@ class SampleSchema:
     edit: Any = field(default_factory=dict)
 
 
+@dataclass
+class EvaluateSchema(TrainSchema):
+    """The plain keys of conf/evaluate.yaml and their types, beside those that a data set brings for training."""
+
+    ckpt: str = MISSING
+    averaged: bool = MISSING
+    device: str = MISSING
+    floor: bool = MISSING
+    out: str | None = None
+    dataset: Any = None
+
+
 def started() -> str:
     """When this run began, YYYYmmdd-HHMMSS; under torchrun when the agent did, so that the ranks of a machine agree."""
     seconds = time.time()
@@ -99,6 +111,7 @@ def register() -> None:
     """Make the schemas and resolvers known to Hydra."""
     ConfigStore.instance().store("schema", TrainSchema)
     ConfigStore.instance().store("sample_schema", SampleSchema)
+    ConfigStore.instance().store("evaluate_schema", EvaluateSchema)
     OmegaConf.register_new_resolver("out_channels", lambda channels, learned: channels * (2 if learned else 1), replace=True)
     OmegaConf.register_new_resolver("started", started, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("run_dir", lambda runs, name, resume: resume or f"{runs}/{name}", replace=True)

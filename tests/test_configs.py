@@ -16,8 +16,8 @@ CHOICES = [(f.parent.relative_to(CONF).as_posix(), f.stem) for f in sorted(CONF.
 
 @pytest.mark.parametrize("group, choice", CHOICES, ids=[f"{g}={c}" for g, c in CHOICES])
 def test_composes(group, choice):
-    if group == "edit":  # of sample.py alone
-        assert "edit" in composed("ckpt=x", f"edit={choice}", name="sample")
+    if group in (others := {"edit": "sample", "sweep": "evaluate"}):  # of another command alone
+        assert composed("ckpt=x", f"{group}={choice}", name=others[group])["sampler"]["_target_"]
         return
     config = composed(
         f"logger={choice}" if group == "logger" and choice == "none" else f"{group}={choice}" if group != "logger" else "seed=0"

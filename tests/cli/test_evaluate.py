@@ -1,0 +1,79 @@
+"""python -m diffusion.evaluate, as a user types it: one run, a table that is killed and goes on, several processes."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from commands import ROOT, SMALL, command, succeeded
+
+METRIC = ["metric=fd_digits", "metric.n=33"]
+NAME = "fd-digits@33"
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+EXACT = ["ckpt=exact", "dataset=synthetic", "dataset.image_size=8", "dataset.channels=1", "dataset.num_classes=4", "dataset.n=50"]
+SWEEP = ["-m", *EXACT, *METRIC, "floor=true", "sampler=ddim,heun", "grid.steps=3,5,1000"]
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    where = [f"paths.runs={folder}", "name=run", "logger=none", f"paths.cache={folder / 'cache'}"]
+    succeeded(command("train.py", *SMALL, *METRIC, *where))
+    return folder / "run"
+
+
+@pytest.mark.xdist_group("evaluate")
+def test_a_run_gives_the_number_that_its_training_saw(run, tmp_path):
+    """The same images and the same passport, and the line goes where the dashboard reads; two processes agree with one."""
+    seen = next(line for line in reversed(lines(run / "metrics.jsonl")) if NAME in line)
+    succeeded(command("-m", "diffusion.evaluate", f"ckpt={run}", "grid.steps=3", "device=cpu"))
+    again = lines(run / "metrics.jsonl")[-1]
+    assert again["cell"] and again["step"] == seen["step"] == 6 and again["images"] == seen["images"] == 48
+    assert again[NAME] == pytest.approx(seen[NAME], rel=1e-9)
+    assert again["passport"]["id"] == seen["passport"]["id"]
+    out = tmp_path / "two.jsonl"
+    words = ["metric=fd_digits", "metric.n=33", f"paths.cache={tmp_path}", "grid.steps=3", "device=cpu", f"out={out}"]
+    succeeded(command("-m", "diffusion.evaluate", f"ckpt={run}", *words, launcher=TORCHRUN))
+    assert [line[NAME] for line in lines(out)] == [pytest.approx(seen[NAME], rel=1e-6)]
+
+
+@pytest.mark.xdist_group("evaluate")
+def test_a_killed_table_goes_on(tmp_path):
+    """Killed between cells, and with half a line at the end of its file, it measures again only what is not there."""
+    out = tmp_path / "cells.jsonl"
+    words = ["-m", "diffusion.evaluate", *SWEEP, f"paths.cache={tmp_path}", f"paths.runs={tmp_path}", f"out={out}", "device=cpu"]
+    with subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while len(lines_there(out)) < 3 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.kill()
+    before = lines_there(out)
+    assert 3 <= len(before) < 7
+    with open(out, "a") as file:
+        file.write('{"cell": {"ckpt"')
+    said = succeeded(command(*words))
+    after = lines(out)
+    assert after[: len(before)] == before and len(after) == 7  # 2 samplers x 3, and the data set itself
+    assert len({json.dumps(line["cell"], sort_keys=True) for line in after}) == 7
+    assert said.count("already") == len(before) - 1
+    assert {line["passport"]["nfe"] for line in after} == {0, 3, 5, 9, 1000, 1999}
+    assert all({"id", "extractor", "sampler", "seeds", "code"} <= line["passport"].keys() for line in after)
+    assert "| heun | Karras |" in out.with_suffix(".md").read_text() and "| heun | Karras |" in said
+    assert out.with_suffix(".csv").read_text().count("\n") == 8
+
+
+def lines_there(path):
+    """The whole lines of a file that is being written."""
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.exists() else []
+
+
+def test_a_mistake_is_a_sentence(tmp_path):
+    result = command("-m", "diffusion.evaluate", *METRIC, f"paths.cache={tmp_path}")
+    assert result.returncode == 1
+    assert "ckpt=runs/NAME" in result.stderr
+    assert "Traceback" not in result.stderr

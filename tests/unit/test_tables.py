@@ -1,0 +1,133 @@
+"""What is measured, and the table that is made of it."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from composing import ROOT
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from diffusion import table
+from diffusion.config import register
+from diffusion.errors import UserError
+from diffusion.evaluate import evaluate, made, plain
+from diffusion.subject import Drawn, exact
+
+DIGITS = ["ckpt=exact", "dataset=digits", "metric.n=60"]
+
+
+@pytest.fixture
+def config(tmp_path):
+    """`config(*words)`: the plain configuration of a command line."""
+
+    def compose_plain(*words):
+        register()
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return plain(compose("evaluate", [f"paths.cache={tmp_path}", f"out={tmp_path / 'cells.jsonl'}", "device=cpu", *words]))
+
+    return compose_plain
+
+
+def distance(data, images):
+    """Of each image to the nearest of the data, the largest difference of a pixel."""
+    return [int(np.abs(data.astype(int) - image.astype(int)).max((1, 2, 3)).min()) for image in images]
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "ddpm"])
+def test_the_exact_denoiser_gives_back_the_data(config, sampler):
+    """At many steps every image is one of the data set's, of the class asked for."""
+    settings = config(*DIGITS, f"sampler={sampler}", "grid.steps=100")
+    subject = exact(settings, torch.device("cpu"))
+    images = made(settings, subject)(range(20), torch.arange(20) % 10).numpy()
+    for c in range(10):
+        assert max(distance(subject.data.images[subject.data.labels == c], images[c::10])) <= 1
+
+
+def test_the_floor_is_of_the_data_and_by_seed(config):
+    subject = exact(config(*DIGITS), torch.device("cpu"))
+    drawn = Drawn(subject.data)
+    labels = torch.arange(30) % 10
+    images = drawn(range(30), labels)
+    assert torch.equal(images[7:9], drawn([7, 8], labels[7:9]))
+    for c in range(10):
+        assert distance(subject.data.images[subject.data.labels == c], images[c::10].numpy()) == [0, 0, 0]
+    assert len(drawn(range(5))) == 5
+
+
+def test_a_cell_is_measured_once_and_always_the_same(config, tmp_path):
+    path, other = tmp_path / "cells.jsonl", tmp_path / "other.jsonl"
+    words = [*DIGITS, "sampler=ddim", "grid.steps=4", "floor=true"]
+    for _ in range(2):
+        evaluate(config(*words), {"sampler": "ddim", "out": "x"})
+    evaluate(config(*words, f"out={other}", "sample_batch_size=7"), {})
+    first, second = (table.read(p) for p in (path, other))
+    assert len(first) == len(second) == 2
+    assert [a["fd-digits@60"] for a in first] == pytest.approx([b["fd-digits@60"] for b in second], rel=1e-6)
+    assert [a["passport"]["id"] for a in first] == [b["passport"]["id"] for b in second]
+    assert first[0]["words"] == {"sampler": "ddim"}
+    for change in ("seed=5", "guidance.scale=2", "schedule=linear", "metric.n=61", "sampler.eta=1"):
+        evaluate(config(*words, change), {})
+        assert table.read(path)[-1]["cell"] != first[0]["cell"]
+    assert len([line for line in table.read(path) if line["way"] == "sampler"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["ckpt=exact"], "dataset=digits"),
+        (["ckpt=exact", "dataset=synthetic"], "metric=fd_digits, fid or fd_resnet56"),
+        (["ckpt=runs/none", "metric=fd_digits"], "There is no checkpoint"),
+        ([*DIGITS, "grid.steps=2000"], "grid.steps=2000"),
+    ],
+)
+def test_mistakes_are_a_sentence(config, words, said):
+    with pytest.raises((UserError, ValueError), match=said):
+        evaluate(config(*words), {})
+
+
+def cell(words, value, steps, nfe, way="sampler", grid="Karras", metric="fd@1"):
+    sampler = {"name": "S", "grid": {"name": grid, "steps": steps}} if way == "sampler" else {"name": "drawn"}
+    passport = {"sampler": sampler, "nfe": nfe, "n": 1, "id": "ab", "code": "0"}
+    return {"cell": {"a": 1}, "way": way, "words": words, "metric": metric, metric: value, "passport": passport, "seconds": 1.0}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "cells.jsonl"
+    cells = [
+        cell({"ckpt": "exact", "sampler": "ddim", "grid.steps": "5"}, 9.0, 5, 5),
+        cell({"ckpt": "exact"}, 1.25, 0, 0, way="floor"),
+        cell({"ckpt": "exact", "sampler": "ddim", "sampler.eta": "1", "grid.steps": "5"}, 7.0, 5, 5),
+        cell({"ckpt": "exact", "sampler": "heun", "grid.steps": "10"}, None, 10, 19),
+        cell({"ckpt": "exact", "sampler": "ddim", "grid.steps": "10"}, 3.0, 10, 10),
+        cell({"ckpt": "exact", "sampler": "ddim", "grid.steps": "10"}, 2.5, 10, 10),
+    ]
+    path.write_text("".join(json.dumps(c) + "\n" for c in [*cells, {"loss": 1}]) + '{"half')
+    return path, table.save(path, "the command")
+
+
+def test_the_table(saved):
+    """What was swept names the rows; steps are columns; calls stand in brackets; the last of a repeated cell counts."""
+    path, text = saved
+    assert path.with_suffix(".md").read_text() == text
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert rows == [
+        "|  | grid | 5 steps | 10 steps |",
+        "| --- | --- | --- | --- |",
+        "| ddim | Karras | 9 (5) | **2.5** (10) |",
+        "| ddim eta=1 | Karras | **7** (5) |  |",
+        "| heun | Karras |  | not finite (19) |",
+    ]
+    assert "the command" in text and "drawn from the data set itself: 1.25" in text
+
+
+def test_the_csv_and_the_plot(saved):
+    path, _ = saved
+    rows = list(csv.DictReader(path.with_suffix(".csv").open()))
+    assert [(row["label"], row["calls"], row["value"]) for row in rows][:2] == [("ddim", "5", "9.0"), ("the data set itself", "0", "1.25")]
+    assert len(rows) == 5
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
