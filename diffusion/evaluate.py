@@ -73,7 +73,8 @@ def evaluate(config: dict, words: dict[str, str]) -> None:
     for way, (source, what) in ways.items():
         facts = {**subject.facts, "way": way, "cell": what, "words": {k: v for k, v in words.items() if k.split(".")[0] in what}}
         known = {"num_classes": subject.config["dataset"]["num_classes"], "ema": subject.ema, "step": subject.facts["step"]}
-        fill(where(config), facts, metrics, partial(measure, source, first_seed=config["seed"], **known))
+        asked = metrics if way == "sampler" else [metric for metric in metrics if metric.n]  # real images say nothing of the model
+        fill(where(config), facts, asked, partial(measure, source, first_seed=config["seed"], **known))
 
 
 def made(config: dict, subject: Subject) -> Recipe:
@@ -96,11 +97,19 @@ def fill(path: Path, facts: dict, metrics: list, measured: Callable) -> None:
         if metric.name in there and facts["way"] != "floor":
             log.info("%-40s %s %.4g, in %s already", label(facts), metric.name, there[metric.name][metric.name], path)
     left, started = [metric for metric in metrics if not agreed(metric.name in there)], time.perf_counter()
-    for name, value, passport in measured(metrics=left) if left else ():
+    for metric, values, passport in measured(metrics=left) if left else ():
         seconds = time.perf_counter() - started
-        log.info("%-40s %s %.4g, %s calls, %.1f s", label(facts), name, value, passport.nfe, seconds)
+        log.info("%-40s %s %.4g, %s calls, %.1f s", label(facts), metric.name, values[metric.name], passport.nfe, seconds)
         if rank_and_world()[0] == 0:
-            line = {**facts, "time": time.time(), "seconds": seconds, name: value, "metric": name, "passport": passport.to_dict()}
+            line = {
+                **facts,
+                "time": time.time(),
+                "seconds": seconds,
+                **values,
+                "metric": metric.name,
+                **metric.facts(),
+                "passport": passport.to_dict(),
+            }
             write_metrics(path, line)
 
 

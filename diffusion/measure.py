@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 import torch
 from torch import Tensor
 
-from diffusion.metrics import Passport, code_version
+from diffusion.metrics import Metric, Passport, code_version
 from diffusion.metrics.ranks import rank_and_world
 
 FIRST_SEED = 1_000_000  # apart from those of the sample grids
@@ -13,16 +13,20 @@ FIRST_SEED = 1_000_000  # apart from those of the sample grids
 
 def measure(
     recipe: Callable, metrics: Collection, num_classes: int, ema: dict | None, step: int, first_seed: int = FIRST_SEED
-) -> Iterator[tuple[str, float, Passport]]:
-    """Make the images once and yield (name, value, passport) of every metric of them; on all ranks at once, each with its share.
+) -> Iterator[tuple[Metric, dict[str, float], Passport]]:
+    """Make the images once and yield (metric, its numbers by name, passport) for every metric; on all ranks at once, each with its share.
 
     A metric of n images sees the first n of them, seeds first_seed .. first_seed + n - 1. The metrics have been set up."""
     for metric in metrics:
         metric.reset()
+        if metric.n == 0:  # it looks at the model, not at images
+            metric.model(recipe.denoiser, recipe.codec)
     for indices, images in share(recipe, max((metric.n for metric in metrics), default=0), num_classes, first_seed):
         for metric in metrics:
-            metric.update(images[indices < metric.n])
+            wanted = indices < metric.n
+            metric.update(images[wanted], (indices % num_classes)[wanted] if num_classes else None)
     for metric in metrics:
+        values = metric.numbers()
         passport = Passport(
             **metric.passport(),
             **recipe.describe(),
@@ -31,7 +35,7 @@ def measure(
             step=step,
             code=code_version(),
         )
-        yield metric.name, metric.compute(), passport
+        yield metric, values, passport
 
 
 def share(recipe: Callable, n: int, num_classes: int, first_seed: int = FIRST_SEED) -> Iterator[tuple[Tensor, Tensor]]:

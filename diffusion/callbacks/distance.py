@@ -1,10 +1,14 @@
 """Metrics of generated images, every so many steps."""
 
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
 
 from diffusion.callbacks.periodic import Evaluation, record
+from diffusion.callbacks.samples import log_image
+from diffusion.images import save_png
 from diffusion.measure import measure
 
 
@@ -26,6 +30,16 @@ class Distance(Evaluation):
     def evaluate(self, trainer: Trainer, module: LightningModule) -> None:
         classes, ema = trainer.datamodule.dataset.num_classes, {"decay": module.ema.max_decay}
         for way, recipe in module.recipes.items():
-            for name, value, passport in measure(recipe, self.metrics, classes, ema, trainer.global_step):
-                key = name if way == "main" else f"{name}/{way}"
-                record(trainer, {key: value}, passport=passport.to_dict(), metric=key)
+            suffix = "" if way == "main" else f"/{way}"
+            for metric, numbers, passport in measure(recipe, self.metrics, classes, ema, trainer.global_step):
+                name, values = f"{metric.name}{suffix}", {f"{key}{suffix}": value for key, value in numbers.items()}
+                record(trainer, values, passport=passport.to_dict(), metric=name, **metric.facts())
+                self.show(trainer, metric.picture(), name.replace("/", "-"))
+
+    def show(self, trainer: Trainer, picture: Tensor | None, key: str) -> None:
+        """Write a metric's picture, if it has one, under samples/ and to the loggers."""
+        if picture is None or not trainer.is_global_zero:
+            return
+        save_png(picture, Path(trainer.default_root_dir) / "samples" / f"{key}-step={trainer.global_step:08d}.png")
+        for logger in trainer.loggers:
+            log_image(logger, f"samples/{key}", picture, trainer.global_step)

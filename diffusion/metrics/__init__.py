@@ -1,21 +1,52 @@
 """Numbers that say what made them: extractors, float64 statistics over all ranks, reference caches, passports."""
 
-from diffusion.metrics.distance import FrechetDistance
-from diffusion.metrics.extractors import DigitsClassifier, Extractor, InceptionV3, ResNet56
+from diffusion.metrics.accuracy import ClassAccuracy
+from diffusion.metrics.base import FeatureMetric, FeatureStore, Metric, standard_errors
+from diffusion.metrics.distance import FrechetDistance, FrechetInfinity, SpatialFrechetDistance
+from diffusion.metrics.extractors import DigitsClassifier, DINOv2, Extractor, Function, InceptionV3, Pixels, ResNet56, TorchScript
 from diffusion.metrics.frechet import Moments, frechet_distance
+from diffusion.metrics.inception_score import InceptionScore, inception_scores
+from diffusion.metrics.kernel import KernelDistance, mmd2
+from diffusion.metrics.likelihood import BitsPerDimension, FlowBits, VariationalBits
+from diffusion.metrics.memorization import Memorization
+from diffusion.metrics.neighbours import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
 from diffusion.metrics.passport import Passport, code_version, write_metrics
-from diffusion.metrics.reference import reference_moments
+from diffusion.metrics.reference import reference_features, reference_moments
 
 __all__ = [
+    "BitsPerDimension",
+    "ClassAccuracy",
+    "DINOv2",
+    "DensityCoverage",
     "DigitsClassifier",
     "Extractor",
+    "FeatureMetric",
+    "FeatureStore",
+    "FlowBits",
     "FrechetDistance",
+    "FrechetInfinity",
+    "Function",
+    "InceptionScore",
     "InceptionV3",
+    "KernelDistance",
+    "Memorization",
+    "Metric",
     "Moments",
     "Passport",
+    "Pixels",
+    "PrecisionRecall",
     "ResNet56",
+    "SpatialFrechetDistance",
+    "TorchScript",
+    "VariationalBits",
     "code_version",
+    "density_coverage",
     "frechet_distance",
+    "inception_scores",
+    "mmd2",
+    "precision_recall",
+    "reference_features",
     "reference_moments",
+    "standard_errors",
     "write_metrics",
 ]

@@ -1,86 +1,102 @@
-"""The Fréchet distance of generated images to a data set, over all ranks."""
+"""The Fréchet distance of generated images to a data set, over all ranks, at n images and extrapolated to infinitely many."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffusion.metrics.base import FeatureMetric, numbered
 from diffusion.metrics.extractors import Extractor
-from diffusion.metrics.frechet import Moments, frechet_distance
+from diffusion.metrics.frechet import Moments, frechet_distance, merged, root
 from diffusion.metrics.reference import ImageSet, reference_moments, statistics_hash
 
 
-class FrechetDistance:
+class FrechetDistance(FeatureMetric):
     """The Fréchet distance between the features of n generated images and those of a data set.
 
         metric = FrechetDistance(ResNet56(weights="resnet56.th"), n=10_000, cache=".cache")
-        metric.setup(imageset, device)            # once, on all ranks: reads or makes the reference statistics
-        metric.update(images)                     # this rank's share, in any chunks: uint8 [b, h, w, c]
-        value = metric.compute()                  # on all ranks
-        metric.reset()                            # before the next n images
 
-    `name`, under which the number is logged, is the extractor's word and n: "fd-digits@1k", "fid@50k". Raises ValueError
-    for n below 2.
+    `name`, under which the number is logged, is the extractor's word and n: "fd-digits@1k", "fid@50k". Features are not kept, only
+    their moments. Raises ValueError for n below 2.
     """
 
-    def __init__(self, extractor: Extractor, n: int, cache: str | Path) -> None:
-        if n < 2:
-            raise ValueError(f"A Fréchet distance needs at least 2 images: metric.n={n} is too few.")
-        self.n = n
-        self.cache = cache
-        self.extractor = extractor
-        self.name = f"{self.extractor.frechet}@{abbreviated(n)}"
-        self.reset()
+    words = ("fd",)
+    standard = ("fid",)
 
-    def setup(self, imageset: ImageSet, device: torch.device | str) -> None:
-        """Move to `device` and get the reference statistics; all ranks must call it.
+    def refer(self, imageset: ImageSet) -> int:
+        self.reference = reference_moments(imageset, self.extractor, self.cache, self.layer)
+        self.statistics, self.root = statistics_hash(self.reference), None
+        return self.reference.n
 
-        Raises UserError if the extractor cannot take images of this shape.
-        """
-        self.extractor.check(imageset.images.shape)
-        self.extractor.to(device)
-        self.reference = reference_moments(imageset, self.extractor, self.cache)
-        self.reference_facts = {
-            "name": imageset.name,
-            "split": imageset.split,
-            "n": self.reference.n,
-            "sha256": imageset.sha256,
-        }
-        self.statistics = statistics_hash(self.reference)
-        self.reset()
-
-    def update(self, images: Tensor) -> None:
+    def update(self, images: Tensor, labels: Tensor | None = None) -> None:
         """Add this rank's generated images, uint8 [b, h, w, c] on any device; b may be 0. Does not wait for a GPU."""
-        if len(images):
-            self.moments.update(self.extractor(images))
+        if len(images) == 0:
+            return
+        rows = self.store(images)[self.layer]
+        group = numbered(self.count, len(rows)) % len(self.parts)
+        for g, part in enumerate(self.parts):
+            part.update(rows[group == g] if len(self.parts) > 1 else rows)
+        self.count += len(rows)
 
-    def compute(self) -> float:
-        """The distance over all ranks' images, on every rank; may be called again. All ranks must call it.
+    def gathered(self) -> tuple[list[Moments], list[Moments]]:
+        parts = [part.all_reduce() for part in self.parts]
+        self.require_n(sum(part.n for part in parts))
+        return parts, parts
 
-        Raises ValueError unless all ranks together were given exactly n images: the name says n.
-        """
-        moments = self.moments.all_reduce()
-        if moments.n != self.n:
-            raise ValueError(f"{self.name} is a distance of {self.n} images, and {moments.n} were given.")
-        return frechet_distance(moments, self.reference)
+    def statistic(self, parts: Sequence[Moments]) -> Tensor:
+        return torch.tensor([self.distance(merged(parts))], dtype=torch.float64)
+
+    def distance(self, moments: Moments) -> float:
+        """The distance of these moments to the reference, whose root is taken once."""
+        self.root = root(self.reference) if self.root is None else self.root
+        return frechet_distance(self.reference, moments, self.root)
 
     def reset(self) -> None:
-        """Forget the generated images; the reference statistics stay."""
-        self.moments = Moments(self.extractor.dim, self.extractor.device)
-
-    def passport(self) -> dict[str, Any]:
-        """This metric's part of the `Passport`; after `setup`."""
-        return {
-            "metric": self.name,
-            "n": self.n,
-            "quantisation": "uint8",
-            "extractor": self.extractor.describe(),
-            "reference": self.reference_facts,
-            "statistics": self.statistics,
-        }
+        super().reset()
+        self.parts, self.count = [Moments(self.width, self.extractor.device) for _ in range(self.groups or 1)], 0
 
 
-def abbreviated(n: int) -> str:
-    """Whole thousands as "k": 500, 1k, 1797, 50k."""
-    return f"{n // 1000}k" if n % 1000 == 0 else str(n)
+class SpatialFrechetDistance(FrechetDistance):
+    """sFID (Nash et al. 2103.03841): the Fréchet distance of the Inception network's 7x17x17 features before pooling, which see where
+    things are."""
+
+    words = ("sfd",)
+    standard = ("sfid",)
+    layer = "spatial"
+
+
+class FrechetInfinity(FrechetDistance):
+    """FID-infinity (Chong & Forsyth 1911.07023, sec. 4): the distance of m images is nearly a + b/m, and a is what is measured.
+
+    The n images fall into `groups` parts; distances of half of the parts up to all of them, at each size of the next parts in turn,
+    are fitted by least squares in 1/m. The standard error is the jackknife's, of the whole fit. Raises ValueError for fewer than 4
+    groups."""
+
+    words = ("fd-infinity",)
+    standard = ("fid-infinity",)
+
+    def __init__(self, extractor: Extractor, n: int, cache: str | Path, groups: int = 10) -> None:
+        if groups < 4:
+            raise ValueError(f"metric.groups={groups} is too few to extrapolate from: use at least 4.")
+        super().__init__(extractor, n, cache, groups)
+
+    def statistic(self, parts: Sequence[Moments]) -> Tensor:
+        values, inverse, start = [], [], 0
+        for size in range((len(parts) + 1) // 2, len(parts) + 1):
+            chosen = merged([parts[(start + i) % len(parts)] for i in range(size)])
+            values.append(self.distance(chosen))
+            inverse.append(1 / chosen.n)
+            start += size
+        return intercept(torch.tensor(inverse, dtype=torch.float64), torch.tensor(values, dtype=torch.float64))[None]
+
+    def settings(self) -> dict[str, Any]:
+        return {"groups": self.groups}
+
+
+def intercept(x: Tensor, y: Tensor) -> Tensor:
+    """a of the least-squares line y = a + b x."""
+    centred = x - x.mean()
+    slope = (centred * y).sum() / centred.square().sum()
+    return y.mean() - slope * x.mean()

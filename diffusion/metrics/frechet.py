@@ -1,7 +1,7 @@
 """The Fréchet distance between two Gaussians fitted to features, in float64 from the first addition to the last."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -98,15 +98,30 @@ class Moments:
         return moments
 
 
-def frechet_distance(a: Moments, b: Moments) -> float:
+def merged(parts: Sequence[Moments]) -> Moments:
+    """The moments of what all of `parts` have seen, as a new object."""
+    whole = Moments(parts[0].dim, parts[0].mean.device)
+    for part in parts:
+        whole.merge(part)
+    return whole
+
+
+def root(moments: Moments) -> Tensor:
+    """R with R R^T the covariance: its square root but for a rotation. A rounding error's negative eigenvalues count as 0."""
+    values, vectors = torch.linalg.eigh(moments.cov)
+    return vectors * values.clamp(min=0).sqrt()
+
+
+def frechet_distance(a: Moments, b: Moments, root_a: Tensor | None = None) -> float:
     """The squared Fréchet distance of two Gaussians (Dowson and Landau 1982; FID of Heusel et al. 2017, eq. 6).
 
         |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))
 
-    The trace of the square root is the sum of the roots of the eigenvalues of the symmetric C_a^(1/2) C_b C_a^(1/2),
+    The trace of the square root is the sum of the roots of the eigenvalues of the symmetric R^T C_b R, C_a = R R^T,
     which has the same eigenvalues as C_a C_b; those that rounding made negative count as 0, so nothing is ever complex.
-    It is computed on a's device. Below dim + 1 images a covariance is singular: the number is finite but biased, and a
-    warning says so. Raises ValueError for unequal dimensions or fewer than two images.
+    `root_a` is R = root(a), which several distances to one a compute once. It is computed on a's device. Below dim + 1
+    images a covariance is singular: the number is finite but biased, and a warning says so. Raises ValueError for
+    unequal dimensions or fewer than two images.
     """
     if a.dim != b.dim:
         raise ValueError(f"Moments of {a.dim} and of {b.dim} dimensions cannot be compared: use the same extractor.")
@@ -117,9 +132,8 @@ def frechet_distance(a: Moments, b: Moments) -> float:
             f"use more than {a.dim} images to compare it with others.",
             stacklevel=2,
         )
+    r = root(a) if root_a is None else root_a
     cov_a, cov_b = a.cov, b.cov.to(a.mean.device)
-    values, vectors = torch.linalg.eigh(cov_a)
-    root = vectors * values.clamp(min=0).sqrt()  # C_a^(1/2) but for a rotation, which moves no eigenvalue below
-    trace_root = torch.linalg.eigvalsh(root.T @ cov_b @ root).clamp(min=0).sqrt().sum()
+    trace_root = torch.linalg.eigvalsh(r.T @ cov_b @ r).clamp(min=0).sqrt().sum()
     distance = (a.mean - b.mean.to(a.mean.device)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * trace_root
     return distance.item()

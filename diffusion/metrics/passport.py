@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class Passport:
-    """All that could change a metric's value. The first six fields are `metric.passport()`.
+    """All that could change a metric's value. The first six fields and settings are `metric.passport()`.
 
     metric        name with n, as logged
     n             number of generated images
@@ -30,6 +30,7 @@ class Passport:
     seeds         which seeds the images had, as plain data
     step          training step
     code          version of this package
+    settings      what else the metric was told: subsets, neighbours, its own seed; None if there is nothing
 
     Values are plain data: numbers, strings, None, and lists and dicts of those.
     """
@@ -47,6 +48,7 @@ class Passport:
     seeds: Mapping[str, Any] | list[int]
     step: int
     code: str
+    settings: Mapping[str, Any] | None = None
 
     # An adaptive sampler's calls follow from the sampler and the weights.
     # One curve has many steps and may outlive a commit; statistics differ by rounding from machine to machine, and what
@@ -57,6 +59,8 @@ class Passport:
     def id(self) -> str:
         """12 hex digits: numbers with the same id were measured the same way and may share an axis."""
         fields = {name: value for name, value in asdict(self).items() if name not in self.NOT_IN_ID}
+        if self.settings is None:  # as it was when there were none, so that old ids stay
+            del fields["settings"]
         return hashlib.sha256(json.dumps(fields, sort_keys=True, allow_nan=False).encode()).hexdigest()[:12]
 
     def to_dict(self) -> dict[str, Any]:

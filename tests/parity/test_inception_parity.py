@@ -22,8 +22,9 @@ def weights(tmp_path_factory):
     return path
 
 
-def test_the_whole_pipeline_equals_torch_fidelitys(weights, tmp_path):
-    images = torch.randint(0, 256, (4, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+@pytest.mark.parametrize("size", [32, 256])
+def test_the_whole_pipeline_equals_torch_fidelitys(weights, tmp_path, size):
+    images = torch.randint(0, 256, (4, size, size, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     state = torch.get_rng_state()
     ours = InceptionV3(weights, cache=tmp_path)
     assert torch.equal(torch.get_rng_state(), state)
@@ -38,6 +39,17 @@ def test_the_whole_pipeline_equals_torch_fidelitys(weights, tmp_path):
     torch.testing.assert_close(logits, expected_logits, rtol=1e-5, atol=1e-5 * expected_logits.std().item())
     grey = ours(images[:2, ..., :1])
     torch.testing.assert_close(grey, ours(images[:2, ..., :1].repeat(1, 1, 1, 3)), rtol=1e-5, atol=1e-6)
+
+
+def test_sfid_looks_at_the_first_channels_of_mixed_6(weights, tmp_path):
+    """[b, 7 x 17 x 17], the seven of Mixed_6d's first branch, as Mixed_6d itself passes them on; a second call holds no old ones."""
+    ours, seen = InceptionV3(weights, cache=tmp_path), []
+    ours.network.network.Mixed_6d.register_forward_hook(lambda module, args, output: seen.append(output))
+    images = torch.randint(0, 256, (2, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    spatial = ours.outputs(images)["spatial"]
+    assert spatial.shape == (2, 2023) and ours.width("spatial", (32, 32, 3)) == 2023
+    assert torch.equal(spatial.reshape(2, 7, 17, 17), seen[0][:, :7])
+    assert ours.network.seen is None
 
 
 def test_no_network_is_said_at_construction(monkeypatch, tmp_path):

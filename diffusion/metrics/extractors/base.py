@@ -32,6 +32,8 @@ class Extractor:
     size      side of the only square image it takes, or None for any size
     resize    says in words which resize is done
     batch     images at a time
+    layers    what the network returns, in its order; "features" is the first
+    cheap     whether its features cost less than reading them from a disk, so that they are never cached
     """
 
     name: ClassVar[str]
@@ -41,6 +43,8 @@ class Extractor:
     size: ClassVar[int | None] = None
     resize: ClassVar[str]
     batch: ClassVar[int] = 256
+    layers: ClassVar[tuple[str, ...]] = ("features", "logits")
+    cheap: ClassVar[bool] = False
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network.eval().requires_grad_(False)
@@ -70,13 +74,19 @@ class Extractor:
                 f"{height}x{width}: choose another metric."
             )
 
+    def width(self, layer: str, shape: tuple[int, ...]) -> int:
+        """Numbers in `layer` for an image of shape (..., height, width, channels). Raises UserError if the network has no such layer."""
+        if layer not in self.layers:
+            raise UserError(f"The {self.name} extractor gives {' and '.join(self.layers)}, not {layer}: choose another metric.extractor.")
+        return self.outputs(torch.zeros(1, *shape[-3:], dtype=torch.uint8))[layer].shape[1]
+
     def prepare(self, images: Tensor) -> Tensor:
         """From uint8 [n, c, h, w] on the network's device, c its channels, to what the network takes."""
         raise NotImplementedError
 
     @torch.no_grad()
-    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [n, dim] and class logits [n, classes], float32, of uint8 images [n, h, w, c] on any device.
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """Every layer [n, ...] by name, float32, of uint8 images [n, h, w, c] on any device.
 
         Autocast is switched off: called from a bf16 training loop the answer is the same. Raises ValueError for images
         that are not uint8 [n, h, w, c], and UserError for a size or number of channels that does not fit.
@@ -89,13 +99,17 @@ class Extractor:
             for chunk in images.split(self.batch):
                 chunk = chunk.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
                 outputs.append(self.network(self.prepare(chunk.expand(-1, self.channels, -1, -1))))
-        features, logits = zip(*outputs, strict=True)
-        return torch.cat(features), torch.cat(logits)
+        return {name: torch.cat(parts) for name, parts in zip(self.layers, zip(*outputs, strict=True), strict=False)}
+
+    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [n, dim] and class logits [n, classes]; see `outputs`."""
+        outputs = self.outputs(images)
+        return outputs["features"], outputs["logits"]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Features [n, dim]; see `features_and_logits`."""
-        return self.features_and_logits(images)[0]
+        """Features [n, dim]; see `outputs`."""
+        return self.outputs(images)["features"]
 
     def logits(self, images: Tensor) -> Tensor:
-        """Class logits [n, classes]; see `features_and_logits`."""
-        return self.features_and_logits(images)[1]
+        """Class logits [n, classes]; see `outputs`."""
+        return self.outputs(images)["logits"]

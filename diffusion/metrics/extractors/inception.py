@@ -4,11 +4,29 @@ from pathlib import Path
 from urllib.error import URLError
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion.errors import UserError
 from diffusion.metrics.cache import UNREADABLE, locked
 from diffusion.metrics.extractors.base import Extractor, own_random_state
+
+
+class WithSpatial(nn.Module):
+    """torch-fidelity's network, which also returns what sFID looks at: the first 7 channels of mixed_6/conv, 17x17 each (Nash et al.
+    2103.03841, app. C), seen on the way through."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.seen = network, None
+        network.Mixed_6d.branch1x1.register_forward_hook(self.look)
+
+    def look(self, module: nn.Module, args: tuple, output: Tensor) -> None:
+        self.seen = output[:, :7].flatten(1).float()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        outputs = self.network(x)
+        spatial, self.seen = self.seen, None
+        return *outputs, spatial
 
 
 class InceptionV3(Extractor):
@@ -25,6 +43,7 @@ class InceptionV3(Extractor):
     dim = 2048
     resize = "TensorFlow 1 bilinear to 299x299"
     batch = 64
+    layers = ("features", "logits", "spatial")
 
     def __init__(self, weights: str | Path | None = None, cache: str | Path = ".cache") -> None:
         try:
@@ -52,6 +71,7 @@ class InceptionV3(Extractor):
                 f"give the file of {url()} by metric.weights=PATH."
             ) from None
         super().__init__(network)
+        self.network = WithSpatial(network)
 
     def prepare(self, images: Tensor) -> Tensor:
         return images.contiguous()

@@ -1,0 +1,218 @@
+"""What every metric is, and what those that look at images through a network share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from diffusion.metrics.extractors import Extractor
+from diffusion.metrics.ranks import gather_dealt, rank_and_world
+from diffusion.metrics.reference import ImageSet, facts
+
+Numbers = float | dict[str, float]
+
+
+class Metric(ABC):
+    """The contract. `name` is the key its (first) number is recorded under, n how many generated images it wants.
+
+        metric.setup(imageset, device)            # once, on all ranks
+        metric.update(images, labels)             # this rank's share, in any chunks: uint8 [b, h, w, c], classes [b] or None
+        metric.numbers()                          # on all ranks
+        metric.reset()                            # before the next n images
+
+    Images are dealt to the ranks like cards: image i is on rank i mod world, in order."""
+
+    name: str
+    n: int
+
+    @abstractmethod
+    def setup(self, imageset: ImageSet, device: torch.device | str) -> None:
+        """Move to `device` and get what the real images have to give; all ranks must call it."""
+
+    @abstractmethod
+    def update(self, images: Tensor, labels: Tensor | None = None) -> None:
+        """Add this rank's generated images, uint8 [b, h, w, c] on any device; b may be 0."""
+
+    @abstractmethod
+    def compute(self) -> Numbers:
+        """The number over all ranks' images, on every rank, or several by name; may be called again. All ranks must call it."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget the generated images."""
+
+    @abstractmethod
+    def passport(self) -> dict[str, Any]:
+        """This metric's part of the `Passport`; after `setup`."""
+
+    def numbers(self) -> dict[str, float]:
+        """What `compute` says, by the names it is recorded under; `name` is the first."""
+        result = self.compute()
+        return result if isinstance(result, dict) else {self.name: result}
+
+    def model(self, denoiser: Callable, codec: Any) -> None:
+        """The (guided) denoiser that made the images, before `compute`; only a metric of the model itself, such as a likelihood, looks."""
+        return None
+
+    def picture(self) -> Tensor | None:
+        """What there is to see, uint8 [h, w, 3], after `compute`; None for most."""
+        return None
+
+    def facts(self) -> dict[str, Any]:
+        """What is too long for a curve, as plain data recorded beside the number, after `compute`."""
+        return {}
+
+
+class FeatureStore:
+    """One network for all the metrics that use the same one, run once on images that several of them are shown in turn.
+
+    A metric that keeps features keeps what this hands out, so that several keep one copy."""
+
+    open: ClassVar[WeakValueDictionary] = WeakValueDictionary()
+
+    def __init__(self, extractor: Extractor) -> None:
+        self.extractor, self.images, self.outputs = extractor, None, {}
+
+    @classmethod
+    def of(cls, extractor: Extractor) -> "FeatureStore":
+        """The store of this network on this device; the first extractor to ask stands in for those with the same weights."""
+        key = (type(extractor), extractor.name, extractor.weights_hash, str(extractor.device))
+        store = cls.open.get(key)
+        if store is None:
+            store = cls.open[key] = cls(extractor)
+        return store
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """The extractor's layers by name for uint8 images [b, h, w, c]: those of the last call if the images are."""
+        same = self.images is not None and self.images.device == images.device
+        if not (same and torch.equal(self.images, images)):
+            self.images, self.outputs = images, self.extractor.outputs(images)
+        return self.outputs
+
+    def forget(self) -> None:
+        """Let go of the last images."""
+        self.images, self.outputs = None, {}
+
+
+def standard_errors(statistic: Callable[[Sequence], Tensor], parts: Sequence) -> Tensor:
+    """The delete-a-group jackknife's standard errors of the values [k] of `statistic`, over the images drawn (Efron & Tibshirani 1993,
+    eq. 11.5, with groups for single images): sqrt((G - 1)/G sum_g (value without g - their mean)^2). The weights of the model and the
+    real images are taken as they are. Unlike the bootstrap it repeats no image, which a distance would see."""
+    values = torch.stack([statistic([*parts[:g], *parts[g + 1 :]]) for g in range(len(parts))])
+    return ((len(parts) - 1) * (values - values.mean(0)).square().mean(0)).sqrt()
+
+
+class FeatureMetric(Metric):
+    """A metric of the features of n generated images, against those of a data set.
+
+    A subclass says the `words` of its numbers (`standard` is what they are called in the FID Inception network's features), the `layer`
+    it looks at, and `statistic(parts) -> values [k]` of parts of the images. With `groups`, each number has a standard error from as
+    many groups of images, under NAME/error; image i is in group i mod groups, whatever the batches and ranks. Raises ValueError for n
+    below 2, and for 1 group or more than n / 2."""
+
+    words: ClassVar[tuple[str, ...]]
+    standard: ClassVar[tuple[str, ...]] = ()
+    layer: ClassVar[str] = "features"
+
+    def __init__(self, extractor: Extractor, n: int, cache: str | Path, groups: int = 0) -> None:
+        words = self.standard if extractor.frechet == "fid" and self.standard else [f"{word}-{extractor.name}" for word in self.words]
+        self.keys = [f"{word}@{abbreviated(n)}" for word in words]
+        self.name, self.n, self.cache, self.groups, self.extractor = self.keys[0], n, cache, groups, extractor
+        if n < 2:
+            raise ValueError(f"{self.name} needs at least 2 images: metric.n={n} is too few.")
+        if groups and not 2 <= groups <= n // 2:
+            raise ValueError(f"metric.groups={groups} cannot give a standard error from n={n} images: use 0, or 2 to {n // 2}.")
+        self.store, self.width = None, 0  # until setup
+        self.reset()
+
+    def setup(self, imageset: ImageSet, device: torch.device | str) -> None:
+        """Move to `device` and get the reference statistics; all ranks must call it.
+
+        Raises UserError if the extractor cannot take images of this shape or has not the layer that is asked for."""
+        shape = imageset.images.shape
+        self.extractor.check(shape)
+        self.store = FeatureStore.of(self.extractor.to(device))
+        self.extractor = self.store.extractor
+        self.width = self.extractor.width(self.layer, shape)
+        self.reference_facts = facts(imageset, self.refer(imageset))
+        self.reset()
+
+    @abstractmethod
+    def refer(self, imageset: ImageSet) -> int:
+        """Get what the statistic compares with, set `statistics` to its hash, and return the number of real images in it."""
+
+    @abstractmethod
+    def statistic(self, parts: list[Tensor]) -> Tensor:
+        """The numbers [k], float64, of the images whose features are in `parts`, each [n_i, d]."""
+
+    def update(self, images: Tensor, labels: Tensor | None = None) -> None:
+        """Add this rank's generated images, uint8 [b, h, w, c] on any device; b may be 0. Does not wait for a GPU."""
+        if len(images):
+            self.rows.append(self.store(images)[self.layer])
+
+    def gathered(self) -> tuple[list, list]:
+        """What `statistic` takes of all ranks' images: ([all of them, in order], [each group]). Raises ValueError unless they are n."""
+        rows = gather_dealt(torch.cat([*self.rows, torch.empty(0, self.width, device=self.extractor.device)]))
+        self.require_n(len(rows))
+        return [rows], [rows[group :: self.groups] for group in range(self.groups)]
+
+    def require_n(self, count: int) -> None:
+        """Raises ValueError unless `count` is n: the name says n."""
+        if count != self.n:
+            raise ValueError(f"{self.name} is a number of {self.n} images, and {count} were given.")
+
+    def compute(self) -> Numbers:
+        """The number, or several by name, over all ranks' images, on every rank; may be called again. All ranks must call it.
+
+        Raises ValueError unless all ranks together were given exactly n images."""
+        whole, parts = self.gathered()
+        values = dict(zip(self.keys, self.statistic(whole).tolist(), strict=True)) | self.errors(parts)
+        return values if len(values) > 1 else values[self.name]
+
+    def errors(self, parts: list) -> dict[str, float]:
+        """The numbers' standard errors by name; none without groups."""
+        if not self.groups:
+            return {}
+        return dict(zip([f"{key}/error" for key in self.keys], standard_errors(self.statistic, parts).tolist(), strict=True))
+
+    def reset(self) -> None:
+        """Forget the generated images; what is known of the real ones stays."""
+        self.rows: list[Tensor] = []
+        if self.store is not None:
+            self.store.forget()
+
+    def settings(self) -> dict[str, Any]:
+        """What else the numbers depend on, as plain data for the passport."""
+        return {}
+
+    def passport(self) -> dict[str, Any]:
+        """This metric's part of the `Passport`; after `setup`."""
+        return {
+            "metric": self.name,
+            "n": self.n,
+            "quantisation": "uint8",
+            "extractor": self.extractor.describe(),
+            "reference": self.reference_facts,
+            "statistics": self.statistics,
+            "settings": self.settings() or None,
+        }
+
+
+def numbered(count: int, rows: int) -> Tensor:
+    """The numbers of this rank's images count .. count + rows - 1 among those of all ranks."""
+    rank, world = rank_and_world()
+    return (count + torch.arange(rows)) * world + rank
+
+
+def on_float64(tensor: Tensor) -> Tensor:
+    """In float64, on the same device unless that has none (Apple's GPU)."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
+def abbreviated(n: int) -> str:
+    """Whole thousands as "k": 500, 1k, 1797, 50k."""
+    return f"{n // 1000}k" if n % 1000 == 0 else str(n)

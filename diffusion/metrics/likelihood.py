@@ -1,0 +1,153 @@
+"""Bits per dimension of a data set's images under the model, over all ranks."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion.generate import SeededNoise
+from diffusion.guidance import Clip
+from diffusion.likelihood import bin_width, bits_per_dimension, dequantised, flow_log_likelihood, variational_bound
+from diffusion.metrics.base import Metric, abbreviated
+from diffusion.metrics.ranks import gather_dealt, rank_and_world
+from diffusion.metrics.reference import ImageSet, facts
+from diffusion.samplers import RK45
+
+
+class BitsPerDimension(Metric):
+    """The mean over `images` images of the data set, evenly spaced in its order (all for null), and its standard error under NAME/error.
+
+    Nothing is generated: n = 0. What is measured is the model without guidance, given the images' classes where it knows classes. Image i
+    draws from a generator of its own, seeded seed + i, so that neither batches nor ranks matter. Raises ValueError for fewer than 2."""
+
+    word: ClassVar[str]
+    quantisation: ClassVar[str]
+    n = 0
+
+    def __init__(self, images: int | None = 1000, batch_size: int = 128, seed: int = 0) -> None:
+        if images is not None and images < 2:
+            raise ValueError(f"A mean with an error needs at least 2 images: metric.images={images} is too few.")
+        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.denoiser, self.codec = None, None
+
+    def setup(self, imageset: ImageSet, device: torch.device | str) -> None:
+        """Choose the images. Raises ValueError for a set without images."""
+        total = len(imageset.images)
+        count = min(self.images or total, total)
+        if count < 2:
+            raise ValueError(f"The data set {imageset.name} ({imageset.split}) has {total} images, and at least 2 are needed.")
+        self.imageset, self.device, self.chosen = imageset, torch.device(device), torch.arange(count) * total // count
+        self.name, self.reference_facts = f"{self.word}@{abbreviated(count)}", facts(imageset, count)
+
+    def model(self, denoiser: Callable, codec: Any) -> None:
+        """What is measured: the denoiser inside the guidance."""
+        self.denoiser, self.codec = getattr(denoiser, "unguided", denoiser), codec
+
+    def update(self, images: Tensor, labels: Tensor | None = None) -> None:
+        """Generated images are not looked at."""
+
+    def compute(self) -> dict[str, float]:
+        """The mean and its standard error, on every rank. All ranks must call it. Raises ValueError without `model`."""
+        if self.denoiser is None:
+            raise ValueError(f"{self.name} measures a model: call model(denoiser, codec) first.")
+        rank, world = rank_and_world()
+        mine = torch.arange(len(self.chosen))[rank::world]
+        parts = [self.measure(*self.batch(rows)) for rows in mine.split(self.batch_size) if len(rows)]
+        width = self.columns()
+        rows = gather_dealt(torch.cat([*parts, torch.empty(0, width, dtype=torch.float64)]).to(self.device))
+        self.means = rows.mean(0).cpu()
+        error = rows[:, 0].std() / len(rows) ** 0.5
+        return {self.name: self.means[0].item(), f"{self.name}/error": error.item()}
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor | None, SeededNoise]:
+        """The images with these numbers in the model's space, their classes, and their noise."""
+        chosen = self.chosen[rows].numpy()
+        x0 = self.codec.encode(torch.from_numpy(np.array(self.imageset.images[chosen])).to(self.device)).contiguous()
+        labels = getattr(self.imageset, "labels", None)
+        cond = None if labels is None else torch.from_numpy(np.array(labels[chosen])).to(self.device)
+        return x0, cond, SeededNoise((rows + self.seed).tolist(), self.device)
+
+    def columns(self) -> int:
+        """How many numbers `measure` gives for an image."""
+        return 1
+
+    @abstractmethod
+    def measure(self, x0: Tensor, cond: Tensor | None, noise: SeededNoise) -> Tensor:
+        """For each image, bits per dimension and what else is to be averaged: [b, columns], float64."""
+
+    def reset(self) -> None:
+        """There is nothing to forget."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What the number depends on, as plain data."""
+
+    def passport(self) -> dict[str, Any]:
+        """This metric's part of the `Passport`; after `setup`."""
+        return {
+            "metric": self.name,
+            "n": len(self.chosen),
+            "quantisation": self.quantisation,
+            "extractor": {},
+            "reference": self.reference_facts,
+            "statistics": "",
+            "settings": {"seed": self.seed, **self.settings()},
+        }
+
+
+class VariationalBits(BitsPerDimension):
+    """The whole variational bound, all T + 1 terms (see `variational_bound`), under nll-vlb@n; `clip` clips x_0 to [-1, 1] in it.
+
+    `facts` has the mean of each term, L_0 first, the prior's, and the learned variance's mean fraction at each step."""
+
+    word, quantisation = "nll-vlb", "uint8, discretised Gaussian decoder"
+
+    def __init__(self, images: int | None = 1000, batch_size: int = 128, seed: int = 0, clip: bool = True) -> None:
+        super().__init__(images, batch_size, seed)
+        self.clip = clip
+
+    def columns(self) -> int:
+        return 2 + 2 * self.denoiser.schedule.num_timesteps
+
+    def measure(self, x0: Tensor, cond: Tensor | None, noise: SeededNoise) -> Tensor:
+        bound = variational_bound(Clip(self.denoiser) if self.clip else self.denoiser, x0, cond, noise)
+        fraction = torch.full_like(bound.terms[0], torch.nan) if bound.fraction is None else bound.fraction
+        return torch.cat([bound.bits[:, None], bound.prior[:, None], bound.terms, fraction.expand_as(bound.terms)], 1).double()
+
+    def facts(self) -> dict[str, Any]:
+        terms, fraction = self.means[2:].chunk(2)
+        learned = {} if fraction.isnan().any() else {"fraction": fraction.tolist()}
+        return {"terms": terms.tolist(), "prior": self.means[1].item(), **learned}
+
+    def settings(self) -> dict[str, Any]:
+        return {"clip": self.clip}
+
+
+class FlowBits(BitsPerDimension):
+    """By the probability-flow ODE of uniformly dequantised images (see `flow_log_likelihood`), under nll-ode@n, with the tolerances of an
+    adaptive solver. x_0 is not clipped, and the first noise level is that of `t_min`. NAME/error holds the trace estimator's error."""
+
+    word, quantisation = "nll-ode", "uniform dequantisation"
+
+    def __init__(
+        self,
+        images: int | None = 1000,
+        batch_size: int = 128,
+        seed: int = 0,
+        rtol: float = 1e-4,
+        atol: float = 1e-4,
+        t_min: float | None = None,
+    ) -> None:
+        super().__init__(images, batch_size, seed)
+        self.solver, self.t_min = RK45(rtol, atol), t_min
+
+    def measure(self, x0: Tensor, cond: Tensor | None, noise: SeededNoise) -> Tensor:
+        width = bin_width(self.codec)
+        log_p = flow_log_likelihood(self.denoiser, dequantised(x0, width, noise), cond, noise, self.solver, self.t_min)
+        return bits_per_dimension(log_p, x0[0].numel(), width).double()[:, None]
+
+    def settings(self) -> dict[str, Any]:
+        return {"rtol": self.solver.rtol, "atol": self.solver.atol, "t_min": self.t_min}

@@ -1,0 +1,105 @@
+"""Whether generated images are copies of training images."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion.images import tile
+from diffusion.metrics.base import FeatureMetric, Numbers, on_float64
+from diffusion.metrics.extractors import Extractor
+from diffusion.metrics.neighbours import squared_distances
+from diffusion.metrics.ranks import gather_dealt
+from diffusion.metrics.reference import ImageSet, batches, reference_features
+
+
+def two_nearest(rows: Tensor, known: Tensor, points: Tensor, first: int) -> Tensor:
+    """The two nearest points so far of each row: [b, 2, 2], (squared distance, number of the point), nearest first.
+
+    `known` has those among the points before number `first`; `points` [m, d] are those from there on. The two nearest of these are
+    found by |a|^2 + |b|^2 - 2 ab, and their distances taken again from the differences, so that a copy is at 0."""
+    rows, points = on_float64(rows), on_float64(points)
+    near = squared_distances(rows, points).topk(min(2, len(points)), largest=False).indices
+    exact = (rows[:, None] - points[near]).square().sum(2)
+    both = torch.cat([known, torch.stack([exact, (first + near).to(exact)], -1)], 1)
+    return both.gather(1, both[..., 0].topk(2, largest=False).indices[..., None].expand(-1, -1, 2))
+
+
+class Memorization(FeatureMetric):
+    """The share of n generated images that copy a training image: whose nearest one is less than `ratio` times as far as the second
+    nearest (Yoon et al. 2023, "Diffusion probabilistic models generalize when they fail to memorize"; ratio 1/3).
+
+    Under NAME/distance, the mean distance to the nearest one, as the root of the mean square over features. The extractor Pixels
+    measures in pixels of [-1, 1]. The picture shows the `pairs` images of lowest ratio, each above its nearest training image. With
+    identical training images the ratio is 1 and a copy goes unseen: look at the picture and the distance."""
+
+    words = ("memorized",)
+
+    def __init__(self, extractor: Extractor, n: int, cache: str | Path, groups: int = 0, ratio: float = 1 / 3, pairs: int = 10) -> None:
+        super().__init__(extractor, n, cache, groups)
+        self.ratio, self.pairs = ratio, min(pairs, n)
+
+    def refer(self, imageset: ImageSet) -> int:
+        if len(imageset.images) < 2:
+            raise ValueError(f"{self.name} compares with at least two training images, and {imageset.name} has {len(imageset.images)}.")
+        self.imageset, self.statistics = imageset, ""
+        if not self.extractor.cheap:  # made now, by all ranks together
+            reference_features(imageset, self.extractor, self.cache)
+        return len(imageset.images)
+
+    def real_chunks(self, size: int = 1024):  # noqa: ANN201
+        """The features of the training images in order: yields (number of the first, [m, d])."""
+        features = None if self.extractor.cheap else reference_features(self.imageset, self.extractor, self.cache)
+        for start, stop in batches(0, len(self.imageset.images), size):
+            images = self.imageset.images[start:stop]
+            yield start, self.extractor(torch.from_numpy(np.array(images))) if features is None else features[start:stop]
+
+    def update(self, images: Tensor, labels: Tensor | None = None) -> None:
+        """Add this rank's generated images, uint8 [b, h, w, c], which are kept for the picture."""
+        super().update(images)
+        self.images.append(images.cpu())
+
+    def gathered(self) -> tuple[list, list]:
+        """Rows of (squared distance to the nearest, its number, squared distance to the second nearest)."""
+        mine = torch.cat([*self.rows, torch.empty(0, self.width, device=self.extractor.device)])
+        known = torch.full((len(mine), 2, 2), torch.inf, dtype=torch.float64, device=mine.device)
+        for first, points in self.real_chunks():
+            known = two_nearest(mine, known, points, first)
+        rows = gather_dealt(torch.stack([known[:, 0, 0], known[:, 0, 1], known[:, 1, 0]], 1)).cpu()
+        self.require_n(len(rows))
+        return [rows], [rows[group :: self.groups] for group in range(self.groups)]
+
+    def statistic(self, parts: list[Tensor]) -> Tensor:
+        return (ratios(torch.cat(parts)) < self.ratio).double().mean(0, keepdim=True)
+
+    def compute(self) -> Numbers:
+        (rows,), parts = self.gathered()
+        distance = (on_float64(rows[:, 0]) / self.width).sqrt().mean().item()
+        self.show(rows)
+        return {self.name: self.statistic([rows]).item(), f"{self.name}/distance": distance} | self.errors(parts)
+
+    def show(self, rows: Tensor) -> None:
+        """Lay the pairs of lowest ratio side by side; every rank has its share of the images."""
+        shape = self.imageset.images.shape[1:]
+        made = gather_dealt(torch.cat([*self.images, torch.empty(0, *shape, dtype=torch.uint8)]))
+        closest = ratios(rows).argsort(stable=True)[: self.pairs]
+        real = torch.from_numpy(np.array(self.imageset.images[rows[closest, 1].long().numpy()]))
+        self.pairs_picture = tile(torch.cat([made[closest], real]), len(closest))
+
+    def picture(self) -> Tensor | None:
+        """The pairs, generated above real, the likeliest copy first."""
+        return self.pairs_picture
+
+    def reset(self) -> None:
+        super().reset()
+        self.images, self.pairs_picture = [], None
+
+    def settings(self) -> dict[str, Any]:
+        return {"ratio": self.ratio}
+
+
+def ratios(rows: Tensor) -> Tensor:
+    """Distance to the nearest over that to the second nearest, [n]; 1 where both are 0."""
+    return torch.where(rows[:, 2] == 0, 1.0, (rows[:, 0] / rows[:, 2]).sqrt())
