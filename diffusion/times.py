@@ -27,7 +27,7 @@ class Times(ABC):
     def __call__(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
         """n draws of t."""
 
-    def observe(self, t: Tensor, loss: Tensor) -> None:
+    def observe(self, t: Tensor, loss: Tensor) -> None:  # noqa: B027 (to do nothing is what most do)
         """Told each sample's loss [n], before its weight, at its t [n]; most have no use for it. All ranks call it."""
 
 

@@ -14,10 +14,10 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     1: ["build", "errors", "files", "typing"],
     2: ["networks", "parameterization", "schedules"],
-    3: ["denoiser", "posterior"],
-    4: ["classifier", "codec", "ema", "grids", "guidance", "lr_schedules", "meter", "objectives", "oracles", "samplers", "times"],
+    3: ["denoiser", "ema", "posterior", "weightings"],
+    4: ["classifier", "codec", "grids", "guidance", "lr_schedules", "meter", "objectives", "oracles", "posthoc", "samplers", "times"],
     5: ["data", "generate", "images", "metrics"],
-    6: ["callbacks", "checkpoint", "editing", "launch", "module", "run"],
+    6: ["callbacks", "checkpoint", "editing", "launch", "module", "reconstruct", "run"],
     7: ["config"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
