@@ -27,46 +27,37 @@ def exponent(std: float) -> float:
 
 
 class PostHoc(EMA):
-    """Several power-function averages at once, of relative lengths `stds`; sampling uses the first. The same interface as `EMA`.
+    """Beside a plain average, with which it samples, several power-function averages of relative lengths `stds`.
 
     The snapshots that `reconstruct` needs are written by the callback that conf/ema/posthoc.yaml adds."""
 
-    def __init__(self, stds: Sequence[float] = (0.05, 0.10)) -> None:
-        super().__init__(0.0)
-        self.stds, self.exponents = tuple(stds), [exponent(std) for std in stds]
-        if not self.stds:
-            raise ValueError("ema.stds is empty; a post-hoc EMA keeps at least one average, and two to reconstruct others.")
-        self.averages: list[EMA] = []
+    def __init__(self, decay: float = 0.9999, stds: Sequence[float] = (0.05, 0.10)) -> None:
+        super().__init__(decay)
+        self.stds, self.averages = tuple(stds), [_Power(exponent(std)) for std in stds]
 
     def start(self, module: nn.Module) -> Self:
-        """Begin at the module's weights; the first step's beta is 0, so that they have no part in any average."""
-        self.averages = [_Power(gamma).start(module) for gamma in self.exponents]
-        self.shadow = self.averages[0].shadow
-        return self
-
-    @property
-    def decay(self) -> float:
-        """The first average's beta at the next update."""
-        return self.averages[0].decay
+        """Begin at the module's weights; the first step's beta is 0, so that they have no part in a power-function average."""
+        self.averages = [average.start(module) for average in self.averages]
+        return super().start(module)
 
     def update(self, module: nn.Module) -> None:
         """Move every average."""
+        super().update(module)
         for average in self.averages:
             average.update(module)
-        self.steps, self.shadow = self.averages[0].steps, self.averages[0].shadow
 
     def state_dict(self) -> dict:
-        """Plain tensors and numbers; "shadow" is the first average."""
-        return {"steps": self.steps, "shadow": self.shadow, "averages": [average.shadow for average in self.averages]}
+        """Plain tensors and numbers."""
+        return super().state_dict() | {"averages": [average.state_dict() for average in self.averages]}
 
     def load_state_dict(self, state: dict) -> None:
-        """Raises ValueError if the averages' number, names or shapes are not these."""
-        shadows = state.get("averages", [])
-        if len(shadows) != len(self.averages):
-            raise ValueError(f"The checkpoint holds {len(shadows)} post-hoc averages where ema.stds names {len(self.averages)}.")
-        for average, shadow in zip(self.averages, shadows, strict=True):
-            average.load_state_dict({"steps": state["steps"], "shadow": shadow})
-        self.steps, self.shadow = state["steps"], self.averages[0].shadow
+        """Raises ValueError if the averages' number, or the weights' names or shapes, are not these."""
+        states = state.get("averages", [])
+        if len(states) != len(self.averages):
+            raise ValueError(f"The checkpoint holds {len(states)} post-hoc averages where ema.stds names {len(self.averages)}.")
+        super().load_state_dict(state)
+        for average, theirs in zip(self.averages, states, strict=True):
+            average.load_state_dict(theirs)
 
 
 class _Power(EMA):
