@@ -16,14 +16,14 @@ from diffusion.posthoc import coefficients
 
 
 def reconstruct(run: str | Path, std: float, step: int | None = None) -> tuple[int, dict[str, Tensor]]:
-    """(step, the weights' average of relative length `std` at the latest snapshot or at `step`), float32.
+    """(step, the weights' average of relative length `std`), float32, as of the latest snapshot, of those up to `step` if given.
 
     Raises UserError if the run has no snapshots up to then, ValueError for a length that no average has."""
     folder = find(run)[0] / "checkpoints" / "ema"
     snapshots = [snapshot for file in sorted(folder.glob("step=*.pt")) if (snapshot := read(file)) and snapshot["step"] <= (step or 2**63)]
     if not snapshots:
         raise UserError(f"{folder} has no snapshots to average{f' up to step {step}' if step else ''}; train with ema=posthoc.")
-    step = step or snapshots[-1]["step"]
+    step = snapshots[-1]["step"]
     every = [(s["step"], length, average) for s in snapshots for length, average in zip(s["stds"], s["averages"], strict=True)]
     steps, stds, averages = zip(*every, strict=True)
     weights = coefficients(steps, stds, step, std)
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m diffusion.reconstruct", description=__doc__.splitlines()[0])
     parser.add_argument("run", help="a run's folder, trained with ema=posthoc")
     parser.add_argument("std", type=float, help="the average's relative length, such as 0.07: the profile's standard deviation")
-    parser.add_argument("--step", type=int, help="as of which step; by default the latest snapshot's")
+    parser.add_argument("--step", type=int, help="as of the latest snapshot up to this step; by default the latest of all")
     given = parser.parse_args()
     with one_sentence():
         print(write(given.run, given.std, given.step))

@@ -87,7 +87,8 @@ class VPSDE(Schedule):
         return self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / 2
 
     def when(self, integral: Tensor) -> Tensor:
-        """The t of a B, the quadratic's root in the form that does not cancel."""
+        """The t of a B, the quadratic's root in the form that does not cancel; 1 for any beyond B(1)."""
+        integral = integral.clamp(max=self.beta_min + self.beta_max)  # B(1) is half of it
         root = (self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral).sqrt()
         return (2 * integral / (self.beta_min + root)).clamp(max=1)
 
@@ -95,8 +96,7 @@ class VPSDE(Schedule):
         return -self.integral(t).expm1().log()
 
     def time(self, log_snr: Tensor) -> Tensor:
-        most = self.integral(torch.ones((), dtype=torch.float64, device=log_snr.device))
-        return self.when(softplus(-log_snr.double(), threshold=40).clamp(max=most)).to(log_snr.dtype)
+        return self.when(softplus(-log_snr.double(), threshold=40)).to(log_snr.dtype)
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,7 @@ class SubVP(VPSDE):
         return -2 * (2 * (self.integral(t) / 2).sinh()).log()
 
     def _integral(self, log_snr: Tensor) -> Tensor:
-        most = self.integral(torch.ones((), dtype=torch.float64, device=log_snr.device))
-        return (2 * ((-log_snr.double() / 2).exp() / 2).asinh()).clamp(max=most)
+        return 2 * ((-log_snr.double() / 2).exp() / 2).asinh()
 
     def time(self, log_snr: Tensor) -> Tensor:
         return self.when(self._integral(log_snr)).to(log_snr.dtype)
