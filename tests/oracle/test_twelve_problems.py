@@ -208,9 +208,8 @@ def test_8_the_posterior(i):
     x0, eps = torch.tensor([0.3], **F64), torch.tensor([-0.8], **F64)
     x_t = ABAR[i].sqrt() * x0 + (1 - ABAR[i]).sqrt() * eps
     mean, small, large = posterior(x_t, x0, knot(i), knot(i - 1), SHORT)
-    joint = Normal((1 - beta).sqrt() * grid, beta.sqrt()).log_prob(x_t) + Normal(
-        ABAR[i - 1].sqrt() * x0, (1 - ABAR[i - 1]).sqrt()
-    ).log_prob(grid)
+    before = Normal(ABAR[i - 1].sqrt() * x0, (1 - ABAR[i - 1]).sqrt())
+    joint = Normal((1 - beta).sqrt() * grid, beta.sqrt()).log_prob(x_t) + before.log_prob(grid)
     bayes = joint - Normal(ABAR[i].sqrt() * x0, (1 - ABAR[i]).sqrt()).log_prob(x_t)
     torch.testing.assert_close(Normal(mean, small.sqrt()).log_prob(grid), bayes, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(mean, (x_t - beta / (1 - ABAR[i]).sqrt() * eps) / (1 - beta).sqrt(), rtol=1e-12, atol=1e-12)
