@@ -22,7 +22,8 @@ class Estimate(NamedTuple):
 class Denoiser(nn.Module):
     """A network with its schedule and the meaning of its output.
 
-    The network is any module called as `network(x_t, label, cond)`; `label` [b] is `schedule.label(t)`, float32. With
+    The network is any module called as `network(x, label, cond)`: x = c x_t with the parameterization's c (1 unless the path explodes or
+    the network is preconditioned), and `label` [b] is `schedule.label(t)`, float32. With
     `learned_variance` it has twice the channels of x_t: the second half, nominally in [-1, 1], is mapped to frac = (out + 1) / 2.
 
     Raises ValueError where the output cannot determine x_0: an epsilon- or score-predictor on a schedule with alpha(1) = 0."""
@@ -44,11 +45,12 @@ class Denoiser(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
         """x_t [b, ...], t [] or [b] in (0, 1], cond [b, ...] or None."""
-        alpha, sigma = (expand(v, x_t) for v in self.schedule(t))
+        levels, read = self.schedule(t), self.parameterization
+        alpha, sigma = (expand(v, x_t) for v in levels)
         label = self.schedule.label(t).float()
         if t.ndim == 0:  # one time for all, on the CPU: filled in without waiting for the device
             label = torch.full((len(x_t),), label.item(), device=x_t.device)
-        out = self.network(x_t, label, cond).to(x_t.dtype)
+        out = self.network(expand(read.scale_in(*levels), x_t) * x_t, label, cond).to(x_t.dtype)
         frac = None
         if self.learned_variance:
             out, fraction = out.chunk(2, dim=1)
@@ -58,7 +60,6 @@ class Denoiser(nn.Module):
                 f"The network's output has shape {tuple(out.shape)} where {tuple(x_t.shape)} was expected; with "
                 "learned_variance it has twice the channels of its input, otherwise as many."
             )
-        read = self.parameterization
         return Estimate(read.x0(out, x_t, alpha, sigma), read.eps(out, x_t, alpha, sigma), frac)
 
 

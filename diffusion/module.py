@@ -62,6 +62,7 @@ class DiffusionModule(LightningModule):
         t, weight = self.times(len(x0), self.denoiser.schedule, x0.device)
         losses = self.objective(self.denoiser, x0, t, torch.randn_like(x0), cond)
         loss = (weight * losses["loss"]).mean()
+        self.times.observe(t, losses["loss"].detach())
         self.meter.update(losses, t, number)
         return loss
 
@@ -74,7 +75,7 @@ class DiffusionModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """The gradient's norm, and clipping to it."""
-        self.meter.gradient_norm(torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.grad_clip))
+        self.meter.gradient_norm(torch.nn.utils.clip_grad_norm_(self.parameters(), self.grad_clip))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One step of the weights, then one of their average."""
@@ -82,8 +83,8 @@ class DiffusionModule(LightningModule):
         self.ema.update(self.denoiser)
 
     def configure_optimizers(self) -> dict:
-        """The optimizer over the denoiser, its learning rate multiplied by lr_schedule(step)."""
-        optimizer = self.make_optimizer(self.denoiser.parameters())
+        """The optimizer over the denoiser and what the objective learns itself, its learning rate multiplied by lr_schedule(step)."""
+        optimizer = self.make_optimizer(self.parameters())
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

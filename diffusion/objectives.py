@@ -1,19 +1,23 @@
 """Objectives: `objective(denoiser, x0, t, eps, cond) -> {"loss": [b], and each of its terms by name: [b]}`.
 
-x0, eps [b, ...]; t [b]; the module averages over the batch. `learned_variance` says whether the objective trains one.
+x0, eps [b, ...]; t [b]; the module averages over the batch. `learned_variance` says whether the objective trains one. Flow matching
+(FM eq. 23) is `Simple` with the velocity parameterization on straight paths.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import log
+from math import log, pi
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffusion.denoiser import Denoiser, Estimate
 from diffusion.posterior import posterior
 from diffusion.schedules import Discrete
 from diffusion.typing import expand, per_sample_mean
+from diffusion.weightings import Weighting
 
 Losses = dict[str, Tensor]
 
@@ -67,14 +71,18 @@ def discretised_log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor) -> Tens
 @dataclass(frozen=True)
 class Simple:
     """L_simple = E || eps - eps_theta(x_t, t, c) ||^2, a mean over dimensions (DDPM eq. 14); for another parameterization, the same
-    of its own target."""
+    of its own target. With a `weighting`, w(t) times that; the term "simple" is reported before the weight."""
+
+    weighting: Weighting | None = None
 
     learned_variance: ClassVar[bool] = False
 
     def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Losses:
         _, estimate = noised(denoiser, x0, t, eps, cond)
         loss = simple(denoiser, estimate, x0, t, eps)
-        return {"loss": loss, "simple": loss}
+        if self.weighting is None:
+            return {"loss": loss, "simple": loss}
+        return {"loss": self.weighting.native(denoiser.schedule, denoiser.parameterization, t).to(loss) * loss, "simple": loss}
 
 
 @dataclass(frozen=True)
@@ -104,3 +112,99 @@ class Hybrid:
         mse = simple(denoiser, estimate, x0, t, eps)
         term = variational_term(denoiser.schedule, estimate._replace(x0=estimate.x0.detach()), x0, x_t, t)
         return {"loss": mse + self.weight * denoiser.schedule.num_timesteps * term, "simple": mse, "vlb": term}
+
+
+@dataclass(frozen=True)
+class DSM:
+    """Denoising score matching, 1/2 lambda(sigma) || s_theta(x_t) + (x_t - alpha x_0)/sigma^2 ||^2, a mean over dimensions (NCSN eq. 5).
+
+    lambda(sigma) = sigma^power; 2, the paper's, makes all levels count alike."""
+
+    power: float = 2.0
+
+    learned_variance: ClassVar[bool] = False
+
+    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Losses:
+        _, estimate = noised(denoiser, x0, t, eps, cond)
+        sigma = denoiser.schedule(t)[1].to(x0)
+        # with s = -eps_hat/sigma and (x_t - alpha x_0)/sigma^2 = eps/sigma, both over 1/sigma: finite at the smallest levels
+        loss = 0.5 * sigma ** (self.power - 2) * per_sample_mean((estimate.eps - eps) ** 2)
+        return {"loss": loss, "dsm": loss}
+
+
+def score_at(denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """(x_t, with a gradient; the score -eps_hat/sigma at it [b, ...]; lambda = sigma^2 [b]), such that the score can be derived twice."""
+    alpha, sigma = (expand(v, x0) for v in denoiser.schedule(t))
+    x_t = (alpha * x0 + sigma * eps).detach().requires_grad_()
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused attentions have no second derivative
+        return x_t, -denoiser(x_t, t, cond).eps / sigma, sigma.flatten() ** 2
+
+
+def times_jacobian(v: Tensor, score: Tensor, x_t: Tensor) -> Tensor:
+    """v^T (d score / d x), [b, ...]."""
+    with sdpa_kernel(SDPBackend.MATH):
+        return torch.autograd.grad(score, x_t, v, create_graph=True)[0]
+
+
+@dataclass(frozen=True)
+class SSM:
+    """Sliced score matching at each noise level, lambda(sigma) E_v[v^T (d s/dx) v + 1/2 (v^T s)^2], v ~ N(0, I), over the number of
+    dimensions, lambda = sigma^2 (1905.07088, eq. 8). With `reduced`, its lower-variance form with 1/2 ||s||^2 (eq. 9; SSM-VR).
+
+    It needs no x_0: x_t alone is used, and it equals DSM up to a constant. It costs a second derivative for each of `projections`."""
+
+    projections: int = 1
+    reduced: bool = True
+
+    learned_variance: ClassVar[bool] = False
+
+    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Losses:
+        x_t, score, weight = score_at(denoiser, x0, t, eps, cond)
+        terms = []
+        for _ in range(self.projections):
+            v = torch.randn_like(x_t)
+            trace = (times_jacobian(v, score, x_t) * v).flatten(1).mean(1)
+            square = per_sample_mean(score**2) if self.reduced else (score * v).flatten(1).sum(1) ** 2 / x0[0].numel()
+            terms.append(trace + 0.5 * square)
+        loss = weight * torch.stack(terms).mean(0)
+        return {"loss": loss, "ssm": loss}
+
+
+@dataclass(frozen=True)
+class ExactScoreMatching:
+    """Implicit score matching, lambda(sigma) (tr(d s/dx) + 1/2 ||s||^2) over the number of dimensions, lambda = sigma^2 (Hyvarinen
+    2005, eq. 4): what SSM estimates. One derivative for each dimension: for tests and small problems."""
+
+    learned_variance: ClassVar[bool] = False
+
+    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Losses:
+        x_t, score, weight = score_at(denoiser, x0, t, eps, cond)
+        basis = torch.eye(x0[0].numel(), dtype=x0.dtype, device=x0.device)
+        rows = (times_jacobian(e.reshape(x0[0].shape).expand_as(x_t), score, x_t).flatten(1) @ e for e in basis)
+        loss = weight * (sum(rows) / len(basis) + 0.5 * per_sample_mean(score**2))
+        return {"loss": loss, "ism": loss}
+
+
+class Uncertainty(nn.Module):
+    """EDM2's learned weighting: L(t)/exp(u(t)) + u(t), where the least is at u = log E[L(t)] (2312.02696, eq. 14, 15 and app. B.2).
+
+    So every level counts alike whatever its own loss. u is one linear layer on random Fourier features of c_noise =
+    log(sigma/alpha)/4, starts at 0, is trained with the network by the same optimizer, and plays no part in sampling."""
+
+    def __init__(self, objective: Callable[..., Losses], channels: int = 128) -> None:
+        super().__init__()
+        self.objective, self.learned_variance = objective, objective.learned_variance
+        self.register_buffer("frequencies", 2 * pi * torch.randn(channels))
+        self.register_buffer("phases", 2 * pi * torch.rand(channels))
+        self.out = nn.Linear(channels, 1, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def log_variance(self, log_snr: Tensor) -> Tensor:
+        """u, [b]."""
+        c_noise = (-log_snr / 8).clamp(-5, 5).to(self.phases)  # +-5: log(sigma/alpha) = +-20, where alpha or sigma is 0
+        features = 2**0.5 * (c_noise[:, None] * self.frequencies + self.phases).cos()
+        return self.out(features).squeeze(1)
+
+    def forward(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Losses:
+        losses, u = self.objective(denoiser, x0, t, eps, cond), self.log_variance(denoiser.schedule.log_snr(t.double()))
+        return losses | {"loss": losses["loss"] / u.exp() + u, "weighted": losses["loss"], "log_variance": u}

@@ -5,6 +5,7 @@ alpha and sigma are already shaped to multiply x_t.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
@@ -26,6 +27,11 @@ class Parameterization(ABC):
     @abstractmethod
     def target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """The output for a known pair (x_0, eps)."""
+
+    def scale_in(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """What x_t is multiplied by before the network sees it: an exploding path is brought back to the size of its noise,
+        1/sqrt(1 + sigma^2) for alpha = 1 (k-diffusion; EDM table 1, iDDPM's column); any other is 1, seen as it is."""
+        return (alpha**2 + sigma**2).clamp(min=1).rsqrt()
 
 
 class Epsilon(Parameterization):
@@ -79,6 +85,50 @@ class Score(Parameterization):
 
     def target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return -eps / sigma
+
+
+class ScaledScore(Parameterization):
+    """The output over sigma is the score (NCSNv2 technique 3): the same score as `Score`, by a network whose output is of size 1."""
+
+    needs_signal = True
+
+    def x0(self, out: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return (x_t + sigma * out) / alpha
+
+    def eps(self, out: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return -out
+
+    def target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return -eps
+
+
+@dataclass(frozen=True)
+class EDM(Parameterization):
+    """EDM's preconditioning (eq. 7, table 1), x_0 = c_skip x_t + c_out F(c_in x_t), for data of deviation sigma_data on any path:
+
+        c_in = 1/w,  c_skip = alpha sigma_data^2 / w^2,  c_out = sigma_data sigma / w,  w^2 = alpha^2 sigma_data^2 + sigma^2.
+
+    The network's input and its target both have variance 1 (EDM app. B.6 at alpha = 1). c_noise is the schedule's label."""
+
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.sigma_data > 0:
+            raise ValueError(f"parameterization.sigma_data={self.sigma_data} is the data's standard deviation, which is above 0.")
+
+    def scale_in(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return ((alpha * self.sigma_data) ** 2 + sigma**2).rsqrt()
+
+    def x0(self, out: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        c_in = self.scale_in(alpha, sigma)
+        return self.sigma_data * c_in * (self.sigma_data * c_in * alpha * x_t + sigma * out)
+
+    def eps(self, out: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        c_in = self.scale_in(alpha, sigma)
+        return c_in * (c_in * sigma * x_t - self.sigma_data * alpha * out)
+
+    def target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return self.scale_in(alpha, sigma) * (sigma / self.sigma_data * x0 - alpha * self.sigma_data * eps)
 
 
 class Velocity(Parameterization):

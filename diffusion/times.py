@@ -1,10 +1,14 @@
-"""How t is drawn in training: `times(n, schedule, device) -> Draw(t, weight)`; the weight keeps the loss an unbiased mean over t."""
+"""How t is drawn in training: `times(n, schedule, device) -> Draw(t, weight)`; the weight keeps the loss an unbiased mean over t.
 
+Where the distribution of t is part of an objective's definition (log-normal, logit-normal) the weight is 1."""
+
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from diffusion.schedules import Schedule
 
@@ -16,14 +20,140 @@ class Draw(NamedTuple):
     weight: Tensor
 
 
+class Times(ABC):
+    """The contract."""
+
+    @abstractmethod
+    def __call__(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
+        """n draws of t."""
+
+    def observe(self, t: Tensor, loss: Tensor) -> None:  # noqa: B027 (to do nothing is what most do)
+        """Told each sample's loss [n], before its weight, at its t [n]; most have no use for it. All ranks call it."""
+
+
+def _on(schedule: Schedule, u: Tensor) -> Draw:
+    """u in [0, 1) as t: 1 - u in continuous time, so that it is never 0; on a discrete schedule the knot at which 1 - u or the next
+    is, so that a uniform u makes all knots equally likely."""
+    total = getattr(schedule, "num_timesteps", None)
+    t = 1 - u if total is None else ((1 - u) * total).ceil().clamp(1, total) / total
+    return Draw(t, torch.ones(len(u), device=u.device))
+
+
+def _rand(n: int, device: torch.device | str) -> Tensor:
+    return torch.rand(n, dtype=torch.float64, device=device)
+
+
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(Times):
     """Every knot of a discrete schedule is equally likely (DDPM alg. 1); in continuous time t is uniform on (0, 1]."""
 
     def __call__(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
         total = getattr(schedule, "num_timesteps", None)
         if total is None:
-            t = 1 - torch.rand(n, dtype=torch.float64, device=device)
-        else:
-            t = torch.randint(1, total + 1, (n,), device=device).double() / total
+            return _on(schedule, _rand(n, device))
+        t = torch.randint(1, total + 1, (n,), device=device).double() / total
         return Draw(t, torch.ones(n, device=device))
+
+
+@dataclass(frozen=True)
+class Stratified(Times):
+    """u_i = (u + i)/n mod 1 with one uniform u: each t is uniform, and the batch covers (0, 1] evenly (VDM 2107.00630, app. I.1)."""
+
+    def __call__(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
+        return _on(schedule, (_rand(1, device) + torch.arange(n, dtype=torch.float64, device=device) / n) % 1)
+
+
+@dataclass(frozen=True)
+class Antithetic(Times):
+    """Uniform in pairs u, 1 - u (the DDIM repository's): the pair's noise levels are never both high or both low."""
+
+    def __call__(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
+        u = _rand((n + 1) // 2, device)
+        mirrored = (1 - u).clamp(max=1 - 2**-53)  # 1 would be t = 0
+        return _on(schedule, torch.cat([u, mirrored])[:n])
+
+
+@dataclass(frozen=True)
+class LogNormal(Times):
+    """log(sigma/alpha) ~ N(mean, std^2) (EDM table 1); levels beyond the schedule's ends count as the nearer end, and on a discrete
+    schedule the knot above is taken. It is EDM's loss that is a mean over this distribution: the weight is 1."""
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __call__(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
+        log_sigma = self.mean + self.std * torch.randn(n, dtype=torch.float64, device=device)
+        return _on(schedule, (1 - schedule.time(-2 * log_sigma)).clamp(0, 1 - 2**-53))
+
+
+@dataclass(frozen=True)
+class LogitNormal(Times):
+    """log(t / (1 - t)) ~ N(mean, std^2) (SD3 2403.03206, eq. 19), before the schedule's shift: the middle of the path, where the
+    velocity is hardest to tell. The weight is 1."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __call__(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
+        logit = self.mean + self.std * torch.randn(n, dtype=torch.float64, device=device)
+        return _on(schedule, (-logit).sigmoid().clamp(0, 1 - 2**-53))
+
+
+class Importance(nn.Module, Times):
+    """p(t) ~ sqrt(E[L_t^2]) over the last `history` losses of each knot, for a bound whose terms differ much (IDDPM sec. 3.3, eq. 18).
+
+    Uniform until every knot has had `history` draws; after that mixed with `uniform` of the uniform distribution, as in the paper's
+    repository, so that no knot is forgotten. The weight 1/(T p) keeps the loss unbiased. The history is over all ranks' draws, the same
+    on each, and is kept in checkpoints. It lives in buffers and never waits for the device.
+
+    Raises ValueError if the schedule has not `num_timesteps` knots."""
+
+    def __init__(self, num_timesteps: int, history: int = 10, uniform: float = 0.001) -> None:
+        super().__init__()
+        if history < 1 or not 0 <= uniform <= 1:
+            raise ValueError(f"times.history={history} is at least 1 loss, and times.uniform={uniform} a share, between 0 and 1.")
+        self.num_timesteps, self.uniform = num_timesteps, uniform
+        self.register_buffer("losses", torch.zeros(num_timesteps, history, dtype=torch.float64))
+        self.register_buffer("counts", torch.zeros(num_timesteps, dtype=torch.long))
+
+    def probabilities(self) -> Tensor:
+        """p(t) of each knot, [T]."""
+        ready = (self.counts >= self.losses.shape[1]).all()
+        rough = torch.where(ready, self.losses.double().square().mean(1).sqrt(), 1.0)
+        p = rough / rough.sum().clamp(min=1e-300)
+        return (1 - self.uniform) * p + self.uniform / self.num_timesteps
+
+    def forward(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
+        if getattr(schedule, "num_timesteps", None) != self.num_timesteps:
+            raise ValueError(
+                f"times=importance has {self.num_timesteps} steps and {type(schedule).__name__} has not; set times.num_timesteps to the "
+                "steps of a discrete schedule such as cosine, or use times=uniform."
+            )
+        p = self.probabilities().to(device)
+        index = torch.multinomial(p, n, replacement=True)
+        return Draw((index + 1).double() / self.num_timesteps, (1 / (self.num_timesteps * p[index])).float())
+
+    @torch.no_grad()
+    def observe(self, t: Tensor, loss: Tensor) -> None:
+        """Keep each knot's latest losses, those of all ranks in the order of rank and sample."""
+        index, loss = _gathered((t * self.num_timesteps).round().long() - 1), _gathered(loss.double())
+        rows, size = self.losses.shape
+        order = index.argsort(stable=True)
+        index, loss = index[order], loss[order]
+        nth = torch.arange(len(index), device=index.device) - torch.searchsorted(index, index)  # among the draws of this knot
+        drawn = torch.zeros(rows, dtype=torch.long, device=index.device).index_add_(0, index, torch.ones_like(index))
+        kept = nth >= drawn[index] - size  # of more draws than there is room for, the last
+        slot = (self.counts[index] + nth) % size
+        spare = torch.cat([self.losses, self.losses.new_zeros(1, size)])  # a row for what is not kept
+        spare[torch.where(kept, index, rows), slot] = loss.to(spare.dtype)
+        self.losses.copy_(spare[:rows])
+        self.counts += drawn
+
+
+def _gathered(x: Tensor) -> Tensor:
+    """The rows of all ranks, in their order; each rank has as many."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return x
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts)

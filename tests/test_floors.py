@@ -14,11 +14,10 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     1: ["build", "errors", "files", "typing"],
     2: ["networks", "parameterization", "schedules"],
-    3: ["denoiser", "posterior"],
+    3: ["denoiser", "ema", "posterior", "weightings"],
     4: [
         "classifier",
         "codec",
-        "ema",
         "grids",
         "guidance",
         "likelihood",
@@ -26,11 +25,12 @@ FLOORS = {
         "meter",
         "objectives",
         "oracles",
+        "posthoc",
         "samplers",
         "times",
     ],
     5: ["data", "generate", "images", "metrics", "table"],
-    6: ["callbacks", "checkpoint", "editing", "launch", "measure", "module", "run", "subject"],
+    6: ["callbacks", "checkpoint", "editing", "launch", "measure", "module", "reconstruct", "run", "subject"],
     7: ["config", "dashboard"],
     8: ["evaluate"],
 }

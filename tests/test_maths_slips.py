@@ -1,7 +1,7 @@
 """The slips of four lecture documents, one test each: in numbers, what the document says is wrong, and the code does the right thing.
 
 Documents 000-003 are the courses this project was first written from; a test's name gives document and equation. `now` and `then` are
-abar at t and at the earlier s. Slips that are about DPM2, the Karras ladder, classifier guidance or latents are tested elsewhere.
+abar at t and at the earlier s. Eq. 75 of document 000, about DPM2's order, is in tests/oracle/test_order.py; latents are not here yet.
 """
 
 import math
@@ -12,14 +12,15 @@ import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from diffusion import lr_schedules
-from diffusion.denoiser import Estimate
+from diffusion.denoiser import Denoiser, Estimate
 from diffusion.generate import trajectories
-from diffusion.grids import Leading, Linspace, Trailing
-from diffusion.guidance import ClassifierFree
+from diffusion.grids import Karras, Leading, Linspace, Trailing
+from diffusion.guidance import Classifier, ClassifierFree, Unconditional
 from diffusion.oracles import GaussianMixture
+from diffusion.parameterization import Epsilon
 from diffusion.posterior import posterior, step
 from diffusion.samplers import DDIM, DDPM, EulerAncestral, last
-from diffusion.schedules import Cosine, Linear, Schedule
+from diffusion.schedules import VE, Cosine, Linear, Schedule
 
 F64 = {"dtype": torch.float64}
 T = 1000
@@ -145,6 +146,36 @@ def test_000_eq_60_62_times_of_sigmas_outside_the_table(log_sigma):
     assert 0 <= t <= 1 and 0 <= LINEAR.label(torch.tensor(t)).item() <= T - 1
 
 
+def test_000_eq_66_67_the_network_s_input():
+    """DPM2 feeds it x, which of a VE path has the deviation sqrt(1 + sigma^2) for data of deviation 1, up to 50; it sees
+    x/sqrt(1 + sigma^2), as in eq. 39, which is the variance-preserving path's own x_t."""
+    seen = []
+
+    class Network(torch.nn.Module):
+        def forward(self, x, label, cond):
+            seen.append(x)
+            return x
+
+    schedule, t = VE(), torch.tensor([0.3, 0.6, 1.0], **F64)
+    x = randn(3, 20_000) * (1 + schedule(t)[1] ** 2).sqrt()[:, None]
+    Denoiser(Network(), schedule, Epsilon())(x, t)
+    assert x.std(1).max() > 49
+    torch.testing.assert_close(seen[0].std(1), torch.ones(3, **F64), rtol=0.02, atol=0)
+    alpha, sigma = LINEAR(LINEAR.time(schedule.log_snr(t)))  # the same sigma/alpha on the other path
+    torch.testing.assert_close(seen[0], alpha[:, None] * x, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(sigma / alpha, schedule(t)[1], rtol=1e-9, atol=0)
+
+
+def test_000_the_title_karras():
+    """Eq. 49-53 is the ladder of even times; Karras's has even s^(1/7)."""
+    linear, karras = Linspace(10, rounded=False)(LINEAR)[:-1], Karras(10)(LINEAR)[:-1]
+    roots = [((sigma / alpha) ** (1 / 7)).diff() for alpha, sigma in (LINEAR(linear), LINEAR(karras))]
+    even = torch.full((9,), 1 / 9, **F64)
+    torch.testing.assert_close(linear.diff() / (linear[-1] - linear[0]), even, rtol=1e-9, atol=0)
+    torch.testing.assert_close(roots[1] / roots[1].sum(), even, rtol=1e-7, atol=0)
+    assert (roots[0] / roots[0].sum() - even).abs().max() > 0.05
+
+
 # ---- 001
 
 
@@ -255,6 +286,7 @@ MIXTURE = GaussianMixture(
     classes=torch.tensor([0, 1, 1]),
 )
 LABEL = torch.ones(20, dtype=torch.long)
+LOG_WEIGHTS = torch.tensor([0.2, 0.8], **F64).log()  # of the classes
 
 
 def gradient(f, x: torch.Tensor) -> torch.Tensor:
@@ -319,3 +351,28 @@ def test_003_eq_49_a_sub_sequence_of_ddim():
     for state in states[:-1]:
         a = ABAR[round(state.t.item() * T)]
         torch.testing.assert_close(state.x, a.sqrt() * 0.3 + (1 - a).sqrt() * eps, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("w", [1.0, 2.5])
+def test_003_eq_33_which_sigma(w):
+    """eps - w sigma_t grad log p(c|x_t) has the noise level sigma_t = sqrt(1 - abar_t); with the reverse step's sigma_t, eq. 27's
+    sqrt(beta tilde), it is not the eps of p(x) p(c|x)^w."""
+    x, i = randn(20, 2), 300
+    pull = gradient(lambda x: log_posterior(x, time(i)), x)
+    right = MIXTURE(x, time(i)).eps - w * (1 - ABAR[i]).sqrt() * pull
+    tilted = -LINEAR(time(i))[1] * gradient(lambda x: MIXTURE.log_prob(x, time(i)) + w * log_posterior(x, time(i)), x)
+    torch.testing.assert_close(right, tilted, rtol=1e-9, atol=1e-9)
+
+    class Bayes:
+        """The exact classifier, as guidance calls one: logits of classes 0 and 1."""
+
+        schedule = LINEAR
+
+        def __call__(self, x, label):
+            t = (label[0].double() + 1) / T
+            return torch.stack([MIXTURE.log_prob(x, t, torch.full((len(x),), c)) + LOG_WEIGHTS[c] for c in (0, 1)], 1)
+
+    plain = Unconditional(MIXTURE)
+    torch.testing.assert_close(Classifier(plain, Bayes(), w)(x, time(i), LABEL).eps, tilted, rtol=1e-6, atol=1e-6)
+    tilde = (1 - ABAR[i - 1]) / (1 - ABAR[i]) * BETA[i - 1]
+    assert (MIXTURE(x, time(i)).eps - w * tilde.sqrt() * pull - tilted).abs().max() > 0.1

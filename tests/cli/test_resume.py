@@ -62,7 +62,15 @@ def assert_same(a, b, where=""):
         assert a == b, where
 
 
-@pytest.mark.parametrize("options", [[], ["accumulate=2", "steps=8", "checkpoint_every=2", "network.dropout=0.3", "dataset.flip=true"]])
+OPTIONS = [
+    [],
+    ["accumulate=2", "steps=8", "checkpoint_every=2", "network.dropout=0.3", "dataset.flip=true"],
+    ["objective=vlb", "times=importance", "times.history=2", "schedule.num_timesteps=5", "grid.steps=2"],
+    ["objective=edm2", "schedule=edm", "parameterization=edm", "times=log_normal", "ema=posthoc"],
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: options[0] if options else "default")
 def test_resume_is_bitwise(tiny, tmp_path, monkeypatch, options):
     config = tiny(*options)
     stop_at = random.SystemRandom().randrange(config["checkpoint_every"] + 1, config["steps"])

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from diffusion.denoiser import Denoiser, null
-from diffusion.parameterization import X0, Epsilon, Score, V, Velocity
+from diffusion.parameterization import EDM, X0, Epsilon, ScaledScore, Score, V, Velocity
 from diffusion.schedules import VE, Cosine, Flow, Linear, Quadratic, ScaledLinear, Sigmoid
 from diffusion.typing import expand
 
-EVERY = [Epsilon(), X0(), V(), Score(), Velocity()]
+EVERY = [Epsilon(), X0(), V(), Score(), Velocity(), ScaledScore(), EDM(), EDM(sigma_data=0.3)]
 SCHEDULES = [Linear(), Cosine(), Quadratic(), ScaledLinear(), Sigmoid(), VE(), Flow(), Flow(shift=3.0), Cosine(zero_terminal_snr=True)]
 names = {"ids": lambda x: type(x).__name__}
 
@@ -61,7 +61,8 @@ def test_definitions():
     """MATHS 2, in numbers: alpha = 0.8, sigma = 0.6, x_0 = 1, eps = 2."""
     x0, eps, alpha, sigma = (torch.tensor(v, dtype=torch.float64) for v in (1.0, 2.0, 0.8, 0.6))
     targets = [read.target(x0, eps, alpha, sigma).item() for read in EVERY]
-    assert targets == pytest.approx([2.0, 1.0, 1.0, -2 / 0.6, 1.0], rel=1e-15)  # v = 0.8 x 2 - 0.6 x 1; u = 2 - 1
+    assert targets == pytest.approx([2.0, 1.0, 1.0, -2 / 0.6, 1.0, -2.0, 0.4 / 0.52**0.5, 1.52 / 0.4176**0.5], rel=1e-14)
+    # v = 0.8 x 2 - 0.6 x 1; u = 2 - 1; EDM: c_in (0.6/0.5 x 1 - 0.8 x 0.5 x 2), c_in^-2 = (0.8 x 0.5)^2 + 0.36
 
 
 class Linearly(nn.Module):
@@ -71,14 +72,15 @@ class Linearly(nn.Module):
         super().__init__()
         self.read, self.schedule = read, schedule
 
-    def forward(self, x_t, label, cond):
-        alpha, sigma = (expand(v, x_t) for v in self.schedule((label.double() + 1) / 1000))
+    def forward(self, x, label, cond):
+        alpha, sigma = (expand(v, x) for v in self.schedule((label.double() + 1) / 1000))
+        x_t = x / self.read.scale_in(alpha, sigma)
         x0 = 0.7 * alpha / (alpha**2 + sigma**2) * x_t + 0.1
         return self.read.target(x0, (x_t - alpha * x0) / sigma, alpha, sigma)
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Cosine(), VE()], ids=repr)
-def test_one_network_expressed_five_ways_is_one_denoiser(schedule):
+def test_one_network_expressed_every_way_is_one_denoiser(schedule):
     x_t, _ = pair(4)
     t = torch.tensor([1, 37, 500, 800], dtype=torch.float64) / 1000
     want = None
@@ -122,7 +124,8 @@ class Recorder(nn.Module):
 def test_the_network_is_told_the_label_in_float32(t):
     network, x = Recorder(), torch.randn(2, 3, 4, 4, dtype=torch.float64)
     estimate = Denoiser(network, Cosine(), Epsilon())(x, t, "condition")
-    assert network.seen[0] is x and network.seen[2] == "condition"
+    torch.testing.assert_close(network.seen[0], x, rtol=1e-15, atol=0)
+    assert network.seen[2] == "condition"
     assert network.seen[1].dtype == torch.float32 and network.seen[1].tolist() == [249.0, 249.0]
     assert estimate.frac is None and estimate.x0.dtype == torch.float64
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion.schedules import VE, Cosine, Flow, Linear, Quadratic, ScaledLinear, Sigmoid
+from diffusion.grids import EDM as EDMGrid
+from diffusion.schedules import EDM, VE, VESDE, VPSDE, Betas, Cosine, Flow, Linear, Quadratic, ScaledLinear, Sigmoid, SubVP
 
 F64 = {"dtype": torch.float64}
 VP = [Linear, Cosine, Quadratic, ScaledLinear, Sigmoid]
@@ -23,6 +24,13 @@ EVERY = [
     VE(linear_in_sigma=True),
     Flow(),
     Flow(shift=3.0),
+    VESDE(),
+    VESDE(sigma_min=0.02, sigma_max=348.0),
+    EDM(),
+    EDM(sigma_min=0.01, sigma_max=10.0, rho=3.0),
+    VPSDE(),
+    VPSDE(beta_min=0.5, beta_max=5.0),
+    SubVP(),
 ]
 
 
@@ -134,7 +142,7 @@ def test_no_noise_at_zero_and_more_with_time(schedule):
     assert alpha.isfinite().all() and sigma.isfinite().all()
 
 
-@pytest.mark.parametrize("schedule", [s for s in EVERY if not isinstance(s, VE | Flow)], ids=repr)
+@pytest.mark.parametrize("schedule", [s for s in EVERY if isinstance(s, Betas | VPSDE) and not isinstance(s, SubVP)], ids=repr)
 def test_variance_preserving_between_knots_too(schedule):
     alpha, sigma = schedule(torch.linspace(0, 1, 1237, **F64))
     torch.testing.assert_close(alpha**2 + sigma**2, torch.ones(1237, **F64), rtol=0, atol=1e-14)
@@ -201,7 +209,7 @@ def test_schedules_are_values():
     assert replace(Linear(), num_timesteps=500).betas()[0].item() == pytest.approx(2e-4)
     with pytest.raises(FrozenInstanceError):
         Cosine().s = 0.1
-    for kind in (*VP, VE, Flow):
+    for kind in (*VP, VE, Flow, VESDE, VPSDE, SubVP, EDM):
         with pytest.raises(TypeError, match="beta_statr"):
             kind(beta_statr=1e-4)
 
@@ -214,3 +222,78 @@ def test_a_table_first_used_in_inference_mode_serves_training_too():
     alpha, _ = schedule(torch.full((3,), 0.5, **F64))
     (alpha * x**2).sum().backward()
     assert torch.equal(x.grad, 2 * alpha)
+
+
+# ---- continuous time
+
+
+def ode(beta, t: float, steps: int = 20_000) -> tuple[float, float]:
+    """(mean's factor, variance) at t of dx = -beta x / 2 dt + sqrt(g2) dw from a point: RK4 on dm = -beta m / 2, dv = -beta v + g2."""
+    drift, g2 = beta
+    m, v, h = 1.0, 0.0, t / steps
+
+    def slope(u, m, v):
+        return -drift(u) * m / 2, -drift(u) * v + g2(u)
+
+    for i in range(steps):
+        u = i * h
+        a = slope(u, m, v)
+        b = slope(u + h / 2, m + h / 2 * a[0], v + h / 2 * a[1])
+        c = slope(u + h / 2, m + h / 2 * b[0], v + h / 2 * b[1])
+        d = slope(u + h, m + h * c[0], v + h * c[1])
+        m, v = (x + h / 6 * (p + 2 * q + 2 * r + w) for x, p, q, r, w in zip((m, v), a, b, c, d, strict=True))
+    return m, v
+
+
+def sde(kind: type) -> tuple:
+    """(drift, g^2) of SDE eq. 32 (VP), eq. 28 (sub-VP), eq. 30 (VE)."""
+
+    def beta(t):
+        return 0.1 + t * 19.9
+
+    if kind is VPSDE:
+        return beta, beta
+    if kind is SubVP:
+        return beta, lambda t: beta(t) * (1 - np.exp(-2 * (0.1 * t + 19.9 * t**2 / 2)))
+    return lambda t: 0.0, lambda t: (0.01 * 5000**t) ** 2 * 2 * np.log(5000)
+
+
+@pytest.mark.parametrize("t", [0.05, 0.4, 1.0])
+@pytest.mark.parametrize("kind", [VPSDE, SubVP, VESDE])
+def test_the_sde_itself(kind, t):
+    """alpha and sigma^2 are the mean and variance of the SDE, integrated. VE's eq. 31 drops sigma_min^2, the variance at t = 0+."""
+    mean, variance = ode(sde(kind), t, steps=2000)
+    alpha, sigma = kind()(torch.tensor(t, **F64))
+    assert alpha.item() == pytest.approx(mean, rel=1e-7)
+    assert sigma.item() ** 2 - (1e-4 if kind is VESDE else 0) == pytest.approx(variance, rel=1e-6)
+
+
+def test_ddpm_tends_to_the_vp_sde():
+    """DDPM's betas are beta(t)/T (SDE app. B): with beta 0.1 .. 20 its log-SNR is the SDE's to order 1/T."""
+    t = torch.linspace(0.1, 1, 10, **F64)
+    gaps = [(Linear(T).log_snr(t) - VPSDE().log_snr(t)).abs().max().item() for T in (1000, 4000)]
+    assert gaps[0] < 0.1 and gaps[1] == pytest.approx(gaps[0] / 4, rel=0.1)
+
+
+def test_ve_in_continuous_time_is_geometric_from_the_paper_s_least_time():
+    t = torch.tensor([1e-5, 1e-3, 0.5, 1.0], **F64)
+    np.testing.assert_allclose(VESDE()(t)[1].numpy(), 0.01 * 5000 ** t.numpy(), rtol=1e-12)
+    assert VESDE()(torch.tensor(5e-6, **F64))[1].item() == pytest.approx(0.005, rel=1e-3)
+
+
+def test_edm_s_even_times_are_its_ladder():
+    """EDM eq. 5 from t = 1 to t = 0.001; the label is c_noise = log(sigma)/4."""
+    ladder = EDMGrid(18)(EDM())
+    want = (80 ** (1 / 7) + np.arange(18) / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    np.testing.assert_allclose(EDM()(ladder)[1].numpy(), [*want, 0], rtol=1e-9)
+    np.testing.assert_allclose(ladder[:-1].numpy(), np.linspace(1, 0.001, 18), rtol=1e-9)
+    np.testing.assert_allclose(EDM().label(ladder[:-1]).numpy(), np.log(want) / 4, rtol=1e-9)
+
+
+def test_impossible_ends_are_refused():
+    for make in (lambda: VESDE(sigma_min=2.0, sigma_max=1.0), lambda: EDM(sigma_min=0.0)):
+        with pytest.raises(ValueError, match="0 < sigma_min < sigma_max"):
+            make()
+    for kind in (VPSDE, SubVP):
+        with pytest.raises(ValueError, match=f"{kind.__name__} needs 0 < beta_min < beta_max"):
+            kind(beta_min=3.0, beta_max=1.0)

@@ -1,10 +1,6 @@
-"""Noise schedules: x_t = alpha_t x_0 + sigma_t eps, eps ~ N(0, I), with t in [0, 1] (0 is data, 1 is noise).
+"""Schedules known at T steps: the betas of DDPM and its kin, and NCSN's geometric levels."""
 
-A schedule is a map from t to the log signal-to-noise ratio, lambda = log(alpha^2 / sigma^2), and from lambda to (alpha, sigma).
-All arithmetic is in float64; the answer has t's dtype. At t = 0 every schedule has sigma = 0 exactly.
-"""
-
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
 from math import log, pi
@@ -12,37 +8,9 @@ from math import log, pi
 import torch
 from torch import Tensor
 
+from diffusion.schedules.base import Exploding, Schedule, ends
+
 INF = float("inf")
-
-
-class Schedule(ABC):
-    """The contract. A subclass gives `log_snr` and `time`; one that is not variance preserving also gives `native`."""
-
-    @abstractmethod
-    def log_snr(self, t: Tensor) -> Tensor:
-        """lambda(t) = 2 log(alpha_t / sigma_t): +inf at t = 0, decreasing."""
-
-    @abstractmethod
-    def time(self, log_snr: Tensor) -> Tensor:
-        """The inverse of `log_snr`; a log-SNR beyond the schedule's ends maps to the nearer end."""
-
-    def native(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """(alpha, sigma) at a log-SNR. Variance preserving: alpha^2 = sigmoid(lambda), sigma^2 = sigmoid(-lambda)."""
-        return log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
-
-    def label(self, t: Tensor) -> Tensor:
-        """What the network is told of the time; in continuous time, 1000 t."""
-        return 1000 * t
-
-    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(alpha_t, sigma_t), each of t's shape and dtype."""
-        alpha, sigma = self.native(self.log_snr(t.double()))
-        return alpha.to(t.dtype), sigma.to(t.dtype)
-
-    @property
-    def reaches_noise(self) -> bool:
-        """Whether alpha(1) = 0, so that x_1 holds nothing of x_0 (flow matching, zero-terminal-SNR)."""
-        return self(torch.ones((), dtype=torch.float64))[0].item() == 0.0
 
 
 @dataclass(frozen=True)
@@ -143,7 +111,7 @@ class Linear(Betas):
     beta_end: float = 0.02
 
     def betas(self) -> Tensor:
-        return self.scale * torch.lerp(*_ends(self.beta_start, self.beta_end), self.ramp)
+        return self.scale * torch.lerp(*ends(self.beta_start, self.beta_end), self.ramp)
 
 
 @dataclass(frozen=True)
@@ -154,7 +122,7 @@ class Quadratic(Betas):
     beta_end: float = 0.02
 
     def betas(self) -> Tensor:
-        return self.scale * torch.lerp(*_ends(self.beta_start**0.5, self.beta_end**0.5), self.ramp) ** 2
+        return self.scale * torch.lerp(*ends(self.beta_start**0.5, self.beta_end**0.5), self.ramp) ** 2
 
 
 @dataclass(frozen=True)
@@ -174,7 +142,7 @@ class Sigmoid(Betas):
     tau: float = 6.0
 
     def betas(self) -> Tensor:
-        return self.scale * torch.lerp(*_ends(self.beta_start, self.beta_end), (self.tau * (2 * self.ramp - 1)).sigmoid())
+        return self.scale * torch.lerp(*ends(self.beta_start, self.beta_end), (self.tau * (2 * self.ramp - 1)).sigmoid())
 
 
 @dataclass(frozen=True)
@@ -191,7 +159,7 @@ class Cosine(Betas):
 
 
 @dataclass(frozen=True)
-class VE(Discrete):
+class VE(Exploding, Discrete):
     """Variance exploding (NCSN; SDE eq. 9): alpha = 1, sigma geometric from sigma_min at the first knot to sigma_max at t = 1."""
 
     sigma_min: float = 0.01
@@ -201,27 +169,3 @@ class VE(Discrete):
         if not 0 < self.sigma_min < self.sigma_max:
             raise ValueError(f"VE needs 0 < sigma_min < sigma_max, not {self.sigma_min} and {self.sigma_max}.")
         return torch.linspace(log(self.sigma_min), log(self.sigma_max), self.num_timesteps, dtype=torch.float64)
-
-    def native(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.ones_like(log_snr), (-log_snr / 2).exp()
-
-
-@dataclass(frozen=True)
-class Flow(Schedule):
-    """Straight paths (rectified flow; FM eq. 20): alpha = 1 - u, sigma = u, with u = shift t / (1 + (shift - 1) t) (SD3 eq. 23)."""
-
-    shift: float = 1.0
-
-    def log_snr(self, t: Tensor) -> Tensor:
-        return 2 * (torch.log1p(-t) - torch.log(self.shift * t))
-
-    def time(self, log_snr: Tensor) -> Tensor:
-        odds = (-log_snr.double() / 2).exp() / self.shift  # t / (1 - t)
-        return torch.where(odds == INF, 1.0, odds / (1 + odds)).to(log_snr.dtype)
-
-    def native(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        return (log_snr / 2).sigmoid(), (-log_snr / 2).sigmoid()
-
-
-def _ends(a: float, b: float) -> tuple[Tensor, Tensor]:
-    return torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)

@@ -1,0 +1,23 @@
+"""What post-hoc EMA needs of a run: its averages at several steps, in half the space."""
+
+from pathlib import Path
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+
+from diffusion.callbacks.periodic import Periodic
+from diffusion.files import atomic
+
+
+class Snapshots(Periodic):
+    """checkpoints/ema/step=N.pt every `every` steps and at the end: a post-hoc EMA's averages in float16 (2312.02696, sec. 3.2), from
+    which `diffusion.reconstruct` makes an average of any length. Raises UserError in place of keeping what is not finite."""
+
+    def act(self, trainer: Trainer, module: LightningModule) -> None:
+        module.require_finite(weights=True)
+        if not trainer.is_global_zero:
+            return
+        averages = [{name: w.half().cpu() for name, w in average.shadow.items()} for average in module.ema.averages]
+        step = trainer.global_step
+        with atomic(Path(trainer.default_root_dir) / "checkpoints" / "ema" / f"step={step:08d}.pt") as temporary:
+            torch.save({"step": step, "stds": list(module.ema.stds), "averages": averages}, temporary)

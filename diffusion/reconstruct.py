@@ -1,0 +1,58 @@
+"""An average of any length from a run with ema=posthoc, afterwards: `python -m diffusion.reconstruct runs/NAME 0.07`.
+
+It writes runs/NAME/checkpoints/ema=0.07.ckpt, which `sample.py ckpt=...` takes like any checkpoint of the run.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffusion.checkpoint import find, read
+from diffusion.errors import UserError, one_sentence
+from diffusion.files import atomic
+from diffusion.posthoc import coefficients
+
+
+def reconstruct(run: str | Path, std: float, step: int | None = None) -> tuple[int, dict[str, Tensor]]:
+    """(step, the weights' average of relative length `std`), float32, as of the latest snapshot, of those up to `step` if given.
+
+    Raises UserError if the run has no snapshots up to then, ValueError for a length that no average has."""
+    folder = find(run)[0] / "checkpoints" / "ema"
+    snapshots = [snapshot for file in sorted(folder.glob("step=*.pt")) if (snapshot := read(file)) and snapshot["step"] <= (step or 2**63)]
+    if not snapshots:
+        raise UserError(f"{folder} has no snapshots to average{f' up to step {step}' if step else ''}; train with ema=posthoc.")
+    step = snapshots[-1]["step"]
+    every = [(s["step"], length, average) for s in snapshots for length, average in zip(s["stds"], s["averages"], strict=True)]
+    steps, stds, averages = zip(*every, strict=True)
+    weights = coefficients(steps, stds, step, std)
+    return step, {
+        name: sum(w * average[name].double() for w, average in zip(weights.tolist(), averages, strict=True)).float() for name in averages[0]
+    }
+
+
+def write(run: str | Path, std: float, step: int | None = None) -> Path:
+    """The reconstructed average as a checkpoint of the run, where the averaged weights are those. Returns its path."""
+    file = find(run)[1]
+    step, shadow = reconstruct(run, std, step)
+    checkpoint = read(file)
+    target = file.parent / f"ema={std:g}.ckpt"
+    with atomic(target) as temporary:
+        kept = {k: checkpoint[k] for k in ("state_dict", "epoch")}
+        torch.save(kept | {"global_step": step, "ema": {"steps": step, "shadow": shadow}}, temporary)
+    return target
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m diffusion.reconstruct", description=__doc__.splitlines()[0])
+    parser.add_argument("run", help="a run's folder, trained with ema=posthoc")
+    parser.add_argument("std", type=float, help="the average's relative length, such as 0.07: the profile's standard deviation")
+    parser.add_argument("--step", type=int, help="as of the latest snapshot up to this step; by default the latest of all")
+    given = parser.parse_args()
+    with one_sentence():
+        print(write(given.run, given.std, given.step))
+
+
+if __name__ == "__main__":
+    main()

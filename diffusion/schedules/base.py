@@ -1,0 +1,48 @@
+"""What every noise schedule is, and the family whose signal stays whole."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+
+class Schedule(ABC):
+    """The contract. A subclass gives `log_snr` and `time`; one that is not variance preserving also gives `native`."""
+
+    @abstractmethod
+    def log_snr(self, t: Tensor) -> Tensor:
+        """lambda(t) = 2 log(alpha_t / sigma_t): +inf at t = 0, decreasing."""
+
+    @abstractmethod
+    def time(self, log_snr: Tensor) -> Tensor:
+        """The inverse of `log_snr`; a log-SNR beyond the schedule's ends maps to the nearer end."""
+
+    def native(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha, sigma) at a log-SNR. Variance preserving: alpha^2 = sigmoid(lambda), sigma^2 = sigmoid(-lambda)."""
+        return log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
+
+    def label(self, t: Tensor) -> Tensor:
+        """What the network is told of the time; in continuous time, 1000 t."""
+        return 1000 * t
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha_t, sigma_t), each of t's shape and dtype."""
+        alpha, sigma = self.native(self.log_snr(t.double()))
+        return alpha.to(t.dtype), sigma.to(t.dtype)
+
+    @property
+    def reaches_noise(self) -> bool:
+        """Whether alpha(1) = 0, so that x_1 holds nothing of x_0 (flow matching, zero-terminal-SNR)."""
+        return self(torch.ones((), dtype=torch.float64))[0].item() == 0.0
+
+
+class Exploding(Schedule):
+    """alpha = 1 throughout: sigma is the noise-to-signal ratio itself."""
+
+    def native(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(log_snr), (-log_snr / 2).exp()
+
+
+def ends(a: float, b: float) -> tuple[Tensor, Tensor]:
+    """A pair of numbers for torch.lerp, float64."""
+    return torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)
