@@ -19,9 +19,9 @@ def main(cfg: DictConfig) -> None:
     with begin(folder := Path(HydraConfig.get().runtime.output_dir)):
         from diffusion.run import train  # see `begin` for why here
 
-        config = resolved(cfg, folder)
+        config, source = resolved(cfg, folder)
         log.info("run folder %s", folder)
-        summarise(train(config, folder), folder)
+        summarise(train(config, folder, source), folder)
 
 
 def summarise(latest: dict[str, float], folder: Path) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -35,6 +34,8 @@ class TrainSchema:
     precision: str = MISSING
     compile: bool = MISSING
     p_uncond: float = MISSING
+    ema_decay: float = MISSING
+    warmup: int = MISSING
     grad_clip: float | None = MISSING
     log_every: int = MISSING
     eval_every: int = MISSING
@@ -114,24 +115,32 @@ def register() -> None:
     ConfigStore.instance().store("evaluate_schema", EvaluateSchema)
     OmegaConf.register_new_resolver("out_channels", lambda channels, learned: channels * (2 if learned else 1), replace=True)
     OmegaConf.register_new_resolver("started", started, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("basename", lambda path: Path(path).name, replace=True)
     OmegaConf.register_new_resolver("run_dir", lambda runs, name, resume: resume or f"{runs}/{name}", replace=True)
 
 
-def resolved(cfg: DictConfig, folder: Path) -> dict:
-    """The plain configuration of the run in `folder`. A resumed run's is its own config.yaml with the plain values typed now.
+def resolved(cfg: DictConfig, folder: Path) -> tuple[dict, str]:
+    """The configuration of the run in `folder` as plain data, and its source, in which one key still refers to another.
+
+    A resumed run's is its own source.yaml, with the plain values typed now.
 
     Raises UserError if a resumed run is asked to change a group."""
-    if not cfg.resume:
-        return OmegaConf.to_container(cfg, resolve=True)
-    if not (folder / "config.yaml").is_file():
-        raise UserError(f"resume={cfg.resume} is not a run's folder: it has no config.yaml.")
-    before = OmegaConf.create(yaml.safe_load((folder / "config.yaml").read_text()))
+    if cfg.resume:
+        cfg = _resumed(cfg, folder)
+    return OmegaConf.to_container(cfg, resolve=True), OmegaConf.to_yaml(cfg)
+
+
+def _resumed(cfg: DictConfig, folder: Path) -> DictConfig:
+    if not (folder / "source.yaml").is_file():
+        raise UserError(f"resume={cfg.resume} is not a run's folder: it has no source.yaml.")
+    before = OmegaConf.load(folder / "source.yaml")
     for override in HydraConfig.get().overrides.task:
         key = override.split("=")[0].lstrip("+~")
         if OmegaConf.is_dict(OmegaConf.select(before, key)):
             raise UserError(f"{override} would change what the run {folder} is; a resumed run keeps its groups, start a new one instead.")
         OmegaConf.update(before, key, OmegaConf.select(cfg, key), force_add=True)
-    return OmegaConf.to_container(before)
+    before.name = folder.name
+    return before
 
 
 def shell(main: Callable[[], None]) -> None:

@@ -105,7 +105,7 @@ class DiffusionModule(LightningModule):
             at = f"the loss at step {batch // self.trainer.accumulate_grad_batches + 1}" if batch is not None else "a loss or a weight"
             raise UserError(
                 f"Training stopped before step {self.trainer.global_step + 1}: {at} is not finite; checkpoints/last.ckpt is the last good "
-                "one. Try a smaller optimizer.lr, a longer lr_schedule.steps, or precision=32-true."
+                "one. Try a smaller optimizer.lr, a longer warmup, or precision=32-true."
             )
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:

@@ -24,7 +24,7 @@ from diffusion.module import mix
 log = logging.getLogger(__name__)
 
 
-def train(config: dict, folder: Path) -> dict[str, float]:
+def train(config: dict, folder: Path, source: str | None = None) -> dict[str, float]:
     """Run `config` in `folder`, from its start or, where `resume` is set, from its last checkpoint. Returns the last numbers.
 
     Raises UserError or ValueError with one sentence for what the user can mend."""
@@ -54,7 +54,7 @@ def train(config: dict, folder: Path) -> dict[str, float]:
     resume = find(config["resume"])[1] if config["resume"] else None
     if resume:
         read(resume)  # refused here with a sentence, not inside the loop
-    save_config(config, folder)  # all that could be refused has been built
+    save_config(config, folder, source)  # all that could be refused has been built
     with job(folder):
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     return module.latest
@@ -105,12 +105,15 @@ def without(node: dict, name: str) -> dict:
     return {k: v for k, v in node.items() if k != name}
 
 
-def save_config(config: dict, folder: Path) -> None:
-    """Write the resolved configuration to the run's folder. Raises UserError if another run is there already."""
+def save_config(config: dict, folder: Path, source: str | None) -> None:
+    """Write the resolved configuration, and its source, to the run's folder. Raises UserError if another run is there already."""
     if (folder / "checkpoints" / "last.ckpt").exists() and not config["resume"]:
         raise UserError(f"{folder} holds a run already; give another name=..., or go on with it by resume={folder}.")
     with atomic(folder / "config.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(config, sort_keys=False))
+    if source is not None:
+        with atomic(folder / "source.yaml") as temporary:
+            temporary.write_text(source)
 
 
 if __name__ == "__main__":

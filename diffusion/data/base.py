@@ -56,10 +56,11 @@ class Dataset(ABC):
         """The images and labels, from the cache, which is made the first time. UserError says what is wrong.
 
         Declared num_classes = 0, any set is served without its labels: that is how an unconditional model is trained."""
-        for fact, value in self.facts().items():
+        facts = self.facts()
+        for fact, value in facts.items():
             if getattr(self, fact) != value and (fact, getattr(self, fact)) != ("num_classes", 0):
                 raise UserError(
                     f"{self.name} has {fact} {value}, which dataset.{fact}={getattr(self, fact)} contradicts: say dataset.{fact}={value}."
                 )
-        images = open_cached(self)
+        images = open_cached(replace(self, **facts))
         return images if self.num_classes else replace(images, labels=None, num_classes=0)

@@ -85,7 +85,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 def test_two_processes(tmp_path, launcher, sweep):
     """One folder for each job and no other; exactly n images over the ranks, and the number is that of one process."""
     words = [*SMALL, "metric=fd_digits", "metric.n=33", "trainer.devices=2", f"paths.runs={tmp_path}", "logger=none"]
-    words += ["-m", "seed=1,2"] if sweep else ["seed=1"]
+    words = ["-m", *words, "seed=1,2"] if sweep else [*words, "seed=1"]
     succeeded(command("train.py", *words, launcher=launcher))
     runs = sorted(p for p in tmp_path.iterdir() if p.is_dir())
     assert len(runs) == (2 if sweep else 1)

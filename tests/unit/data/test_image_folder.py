@@ -114,8 +114,9 @@ def test_a_broken_image_is_named_and_leaves_no_cache(dataset, folder, tmp_path, 
 
 
 def test_refusals(dataset, folder, tmp_path):
-    with pytest.raises(UserError, match=r"num_classes 2, which dataset\.num_classes=0 contradicts"):
-        dataset(num_classes=0).load()
+    with pytest.raises(UserError, match=r"num_classes 2, which dataset\.num_classes=3 contradicts"):
+        dataset(num_classes=3).load()
+    assert dataset(num_classes=0).load().labels is None
     with pytest.raises(UserError, match=r"There is no folder .*nowhere"):
         ImageFolder(tmp_path / "nowhere", tmp_path).load()
     (tmp_path / "empty").mkdir()
