@@ -45,6 +45,7 @@ def write(run: str | Path, std: float, step: int | None = None) -> Path:
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m diffusion.reconstruct", description=__doc__.splitlines()[0])
     parser.add_argument("run", help="a run's folder, trained with ema=posthoc")
     parser.add_argument("std", type=float, help="the average's relative length, such as 0.07: the profile's standard deviation")

@@ -8,6 +8,7 @@ solvers it is the strength of the SDE's own noise, std = sigma_s sqrt(1 - e^(-2 
 multiplies the noise, 1 in all derivations (EDM sec. 4).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -118,7 +119,7 @@ def correlation(t: Tensor, m: Tensor, s: Tensor, schedule: Schedule) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Multistep:
+class _Multistep(ABC):
     eta: float = 1.0
     s_noise: float = 1.0
 
@@ -126,10 +127,10 @@ class _Multistep:
         if self.eta < 0:
             raise ValueError(f"sampler.eta={self.eta} is negative; 0 follows the ODE, 1 is the diffusion SDE.")
 
+    @abstractmethod
     def extrapolate(self, h: Tensor, past: list[tuple[Tensor, Tensor]]) -> Tensor:
         """The effective x_0 of a move by h, from the estimates of x_0 so far, each with the h of the move made after it; the newest,
         whose move this is, first."""
-        raise NotImplementedError
 
     def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
         past: list[tuple[Tensor, Tensor]] = []

@@ -1,5 +1,6 @@
 """What every feature extractor is."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Self
@@ -19,7 +20,7 @@ def own_random_state(seed: int = 0) -> Iterator[None]:
         yield
 
 
-class Extractor:
+class Extractor(ABC):
     """A frozen network from uint8 images to features and class logits.
 
     Deliberately not an nn.Module: held by a LightningModule or a callback, it stays out of state_dict, EMA and DDP.
@@ -80,9 +81,9 @@ class Extractor:
             raise UserError(f"The {self.name} extractor gives {' and '.join(self.layers)}, not {layer}: choose another metric.extractor.")
         return self.outputs(torch.zeros(1, *shape[-3:], dtype=torch.uint8))[layer].shape[1]
 
+    @abstractmethod
     def prepare(self, images: Tensor) -> Tensor:
         """From uint8 [n, c, h, w] on the network's device, c its channels, to what the network takes."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def outputs(self, images: Tensor) -> dict[str, Tensor]:

@@ -78,6 +78,7 @@ class InceptionV3(Extractor):
 
 
 def url() -> str:
+    """Where torch-fidelity downloads the weights from."""
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     return URL_INCEPTION_V3

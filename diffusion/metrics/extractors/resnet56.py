@@ -107,4 +107,5 @@ def read_state(path: str | Path | None, expected: dict[str, Tensor]) -> dict[str
 
 
 def shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """The names and shapes of a state dict."""
     return {name: tensor.shape for name, tensor in state.items()}
