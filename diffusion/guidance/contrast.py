@@ -60,8 +60,8 @@ class CFGPlusPlus(ClassifierFree):
 
     No Denoiser can be that, for its x_0 and its eps would not make up x_t. But for the move t -> s of a first-order ODE step it is
     classifier-free guidance of strength scale / (1 - alpha_t sigma_s / (alpha_s sigma_t)), so this one knows the grid, and is exact
-    for DDIM(eta=0) and Euler. `grid` must be the sampler's; at a time off it, s is the next grid time below. On the last move, to 0, the
-    strength is `scale`; before, it is larger."""
+    for DDIM(eta=0) and Euler. `grid` must be the sampler's; a time off it has the strength of the move it lies in. On the last move, to
+    0, the strength is `scale`; before, it is larger."""
 
     scale: float = 0.6
     grid: Callable | None = None
@@ -74,8 +74,9 @@ class CFGPlusPlus(ClassifierFree):
 
     def strength(self, x_t: Tensor, t: Tensor) -> Tensor:
         times = self.grid(self.schedule).flip(0).to(t.device)
-        s = times[(torch.searchsorted(times, t.contiguous()) - 1).clamp(min=0)]
-        return expand(self.scale / -torch.expm1((self.schedule.log_snr(t) - self.schedule.log_snr(s)) / 2), x_t)
+        i = torch.searchsorted(times, t.contiguous() * (1 - 1e-9)).clamp(1, len(times) - 1)  # rounding keeps a grid time on the grid
+        start, end = self.schedule.log_snr(times[i]), self.schedule.log_snr(times[i - 1])
+        return expand(self.scale / -torch.expm1((start - end) / 2), x_t)
 
     pair = ClassifierFree.contrast  # here a scale of 1 is not the conditional model
 
