@@ -1,5 +1,6 @@
 """Single-step samplers of second order in s = sigma/alpha: Heun, EDM, DPM2. Two calls a step; one where alpha_t = 0 or sigma_s = 0."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -8,6 +9,7 @@ from math import inf, sqrt
 import torch
 from torch import Tensor
 
+from diffusion.denoiser import Estimate
 from diffusion.posterior import step
 from diffusion.samplers.base import State
 from diffusion.samplers.blend import curved, hold_eps, log_ratio
@@ -16,11 +18,12 @@ from diffusion.typing import Noise
 
 
 @dataclass(frozen=True)
-class Churned:
-    """EDM alg. 2's stochasticity: before a step from s in [s_min, s_max], noise is added up to s (1 + gamma).
+class SecondOrder(ABC):
+    """Steps in s = sigma/alpha whose slope is made of two calls, with EDM's stochasticity (alg. 2): before a step from s in [s_min, s_max],
+    noise is added up to s (1 + gamma), gamma = min(s_churn/steps, sqrt 2 - 1).
 
-    gamma = min(s_churn/steps, sqrt 2 - 1). s_noise is the standard deviation of that noise, 1 being what keeps the level exact; no s_max
-    is no upper bound. The level never passes that of t = 1. Raises ValueError for a negative s_churn."""
+    s_noise is the standard deviation of that noise, 1 being what keeps the level exact; no s_max is no upper bound. The level never passes
+    that of t = 1. Raises ValueError for a negative s_churn."""
 
     s_churn: float = 0.0
     s_min: float = 0.0
@@ -30,6 +33,21 @@ class Churned:
     def __post_init__(self) -> None:
         if self.s_churn < 0:
             raise ValueError(f"sampler.s_churn={self.s_churn} is negative; 0 adds no noise.")
+
+    @abstractmethod
+    def slope(self, denoise, x: Tensor, t: Tensor, s: Tensor, first: Estimate) -> Tensor:  # noqa: ANN001
+        """The eps of the step t -> s from a second call, `first` being the estimate at (x, t)."""
+
+    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+        schedule = denoise.schedule
+        for t, s in pairwise(times):
+            x, t = self.churn(x, t, len(times) - 1, schedule, noise)
+            first = denoise(x, t)
+            x0 = first.x0
+            if curved(t, s, schedule):
+                x0 = hold_eps(self.slope(denoise, x, t, s, first), (t, first), schedule)
+            x = step(x, x0, t, s, schedule)
+            yield State(x, first.x0, s)
 
     def churn(self, x: Tensor, t: Tensor, steps: int, schedule: Schedule, noise: Noise) -> tuple[Tensor, Tensor]:
         """(x, t) raised to the higher noise level, or as they are where s is outside [s_min, s_max] or infinite (EDM alg. 2, lines 4-6)."""
@@ -45,20 +63,12 @@ class Churned:
 
 
 @dataclass(frozen=True)
-class Heun(Churned):
+class Heun(SecondOrder):
     """Heun's method: x/alpha += (s' - s) (eps + eps')/2, eps' the estimate where an Euler step ends (EDM alg. 1; alg. 2 with churn)."""
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
-        schedule = denoise.schedule
-        for t, s in pairwise(times):
-            x, t = self.churn(x, t, len(times) - 1, schedule, noise)
-            first = denoise(x, t)
-            x0 = first.x0
-            if curved(t, s, schedule):
-                second = denoise(step(x, x0, t, s, schedule), s)
-                x0 = hold_eps((first.eps + second.eps) / 2, (t, first), schedule)
-            x = step(x, x0, t, s, schedule)
-            yield State(x, first.x0, s)
+    def slope(self, denoise, x: Tensor, t: Tensor, s: Tensor, first: Estimate) -> Tensor:  # noqa: ANN001
+        second = denoise(step(x, first.x0, t, s, denoise.schedule), s)
+        return (first.eps + second.eps) / 2
 
 
 @dataclass(frozen=True)
@@ -72,18 +82,10 @@ class EDM(Heun):
 
 
 @dataclass(frozen=True)
-class DPM2(Churned):
+class DPM2(SecondOrder):
     """The midpoint method in log s: x/alpha += (s' - s) eps(m), m = sqrt(s s') (k-diffusion's sample_dpm_2; DPM-Solver alg. 1)."""
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+    def slope(self, denoise, x: Tensor, t: Tensor, s: Tensor, first: Estimate) -> Tensor:  # noqa: ANN001
         schedule = denoise.schedule
-        for t, s in pairwise(times):
-            x, t = self.churn(x, t, len(times) - 1, schedule, noise)
-            first = denoise(x, t)
-            x0 = first.x0
-            if curved(t, s, schedule):
-                middle = schedule.time(-log_ratio(t, schedule) - log_ratio(s, schedule))
-                second = denoise(step(x, x0, t, middle, schedule), middle)
-                x0 = hold_eps(second.eps, (t, first), schedule)
-            x = step(x, x0, t, s, schedule)
-            yield State(x, first.x0, s)
+        middle = schedule.time(-log_ratio(t, schedule) - log_ratio(s, schedule))
+        return denoise(step(x, first.x0, t, middle, schedule), middle).eps

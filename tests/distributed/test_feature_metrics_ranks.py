@@ -1,13 +1,11 @@
 """Every metric of features on two gloo processes, dealt images like cards and updated unequally often, gives the number of one process."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import two_ranks
 
 from diffusion.codec import Pixels as PixelCodec
 from diffusion.metrics import (
@@ -26,7 +24,6 @@ from diffusion.metrics import (
 from diffusion.oracles import GaussianMixture
 from diffusion.schedules import Cosine
 
-ROOT = Path(__file__).parents[2]
 N = 101  # uneven shares
 
 WORKER = """
@@ -82,26 +79,9 @@ def numbers(cache, output, rank, world, size):
 
 
 def test_two_processes_give_the_numbers_of_one(tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}"}
-    outputs = [tmp_path / f"{rank}.json" for rank in range(2)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(rank), str(tmp_path / "rendezvous"), str(tmp_path / "cache"), str(output)],
-            env={**environment, "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, output in enumerate(outputs)
-    ]
-    try:
-        for process in processes:
-            errors = process.communicate(timeout=120)[1]
-            assert process.returncode == 0, errors
-    finally:
-        for process in processes:
-            process.kill()
+    two = two_ranks(WORKER, tmp_path, str(tmp_path / "cache"))
     numbers(tmp_path / "alone", tmp_path / "one.json", 0, 1, size=64)
-    one, *two = (json.loads(path.read_text()) for path in (tmp_path / "one.json", *outputs))
+    one = json.loads((tmp_path / "one.json").read_text())
     assert two[0] == two[1]
     assert two[0].keys() == one.keys() and len(one) == 22
     for key, value in one.items():

@@ -1,16 +1,12 @@
 """Two gloo processes see each other's losses: one history, the same on both, as if all draws had been made by one (trap 19)."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
+from processes import two_ranks
 
 from diffusion.times import Importance
 
-ROOT = Path(__file__).parents[2]
 WORKER = """
 import json, sys
 import torch, torch.distributed as dist
@@ -36,12 +32,7 @@ def batch(number: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_one_history_for_all_ranks(tmp_path: Path):
-    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    words = [[str(rank), str(tmp_path / "rendezvous"), str(tmp_path / f"{rank}.json")] for rank in (0, 1)]
-    ranks = [subprocess.Popen([sys.executable, "-c", WORKER, *w], env=environment) for w in words]
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    first, second = two_ranks(WORKER, tmp_path)
     alone = Importance(3, history=4)
     for number in range(6):
         alone.observe(*batch(number))

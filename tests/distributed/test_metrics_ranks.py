@@ -1,17 +1,11 @@
 """Two gloo processes with uneven shares give the number of one process; a cache is filled by both together."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from processes import two_ranks
 
 from diffusion.metrics import DigitsClassifier, FrechetDistance, Moments
 
-ROOT = Path(__file__).parents[2]
 SHARES = {"uneven": [9, 91], "one rank without images": [0, 100]}
 
 # Each rank runs this: rank, rendezvous file, cache, output. The ranks share nothing but the file system.
@@ -74,25 +68,7 @@ def features():
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}"}
-    outputs = [folder / f"{rank}.json" for rank in range(2)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(rank), str(folder / "rendezvous"), str(folder / "cache"), str(output)],
-            env={**environment, "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, output in enumerate(outputs)
-    ]
-    try:
-        for process in processes:
-            errors = process.communicate(timeout=120)[1]
-            assert process.returncode == 0, errors
-    finally:
-        for process in processes:
-            process.kill()
-    return folder / "cache", [json.loads(output.read_text()) for output in outputs]
+    return folder / "cache", two_ranks(WORKER, folder, str(folder / "cache"))
 
 
 @pytest.fixture(scope="module")
