@@ -4,6 +4,7 @@
 yields a State, and the last one is the sample. A sampler is a frozen dataclass: all memory of a run is local to the call.
 """
 
+from diffusion.samplers.adaptive import RK45, DPMAdaptive
 from diffusion.samplers.ancestral import DDIM, DDPM, Euler, EulerAncestral
 from diffusion.samplers.base import State, last
 from diffusion.samplers.dpm_solver import DPMSolver, DPMSolverPP
@@ -11,7 +12,6 @@ from diffusion.samplers.inversion import DDIMInversion
 from diffusion.samplers.langevin import Langevin, PredictorCorrector
 from diffusion.samplers.multistep import DEIS, DPMPP2M, DPMPP3M, IPNDM, LMS, PNDM
 from diffusion.samplers.ode import DPM2, EDM, Heun
-from diffusion.samplers.rk45 import RK45
 from diffusion.samplers.stochastic import DPMPP2MSDE, DPMPP3MSDE, DPMPPSDE, DPM2Ancestral, DPMPP2SAncestral
 from diffusion.samplers.unipc import UniPC
 
@@ -32,6 +32,7 @@ __all__ = [
     "RK45",
     "DDIMInversion",
     "DPM2Ancestral",
+    "DPMAdaptive",
     "DPMPP2SAncestral",
     "DPMSolver",
     "DPMSolverPP",

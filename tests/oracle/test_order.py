@@ -30,6 +30,7 @@ from diffusion.samplers import (
     LMS,
     PNDM,
     RK45,
+    DPMAdaptive,
     DPMSolver,
     DPMSolverPP,
     Euler,
@@ -173,18 +174,29 @@ def test_rk45_makes_as_many_calls_as_scipy():
     assert run(RK45(rtol=1e-6, atol=1e-6))[1] < 1.5 * calls
 
 
-def test_rk45_does_not_depend_on_the_batch():
+@pytest.mark.parametrize(("order", "power"), [(2, 1 / 2), (3, 1 / 3)])
+def test_dpm_adaptive_keeps_its_tolerance(order, power):
+    """The step's error is that of the lower order, E ~ h^order: a hundredth of the tolerance costs 100^(1/order) times the calls."""
+    errors, calls = zip(*(run(DPMAdaptive(10.0**-k, 10.0**-k, order)) for k in (4, 6)), strict=True)
+    assert errors[0] < 3e-4 and errors[1] < 3e-6
+    assert 0.6 < calls[1] / calls[0] / 100**power < 1.4
+
+
+@pytest.mark.parametrize("sampler", [RK45(), DPMAdaptive(), DPMAdaptive(order=2)], ids=str)
+def test_adaptive_does_not_depend_on_the_batch(sampler):
     times = LogSNR(2, sigma_min=LOW, sigma_max=HIGH)(SCHEDULE)
-    whole = list(RK45()(ORACLE, X, times))[-1].x
-    parts = torch.cat([list(RK45()(ORACLE, X[i : i + 2], times))[-1].x for i in (0, 2, 4)])
+    whole = list(sampler(ORACLE, X, times))[-1].x
+    parts = torch.cat([list(sampler(ORACLE, X[i : i + 2], times))[-1].x for i in (0, 2, 4)])
     torch.testing.assert_close(whole, parts, rtol=1e-12, atol=1e-12)
 
 
-def test_rk45_refuses_a_denoiser_that_is_not_finite():
+@pytest.mark.parametrize("sampler", [RK45(), DPMAdaptive()], ids=str)
+def test_adaptive_refuses_a_denoiser_that_is_not_finite(sampler):
     class Broken(Conditioned):
         def __call__(self, x, t):
             estimate = super().__call__(x, t)
-            return estimate._replace(x0=estimate.x0 / 0 if self.nfe > 20 else estimate.x0)
+            broken = self.nfe > 20
+            return estimate._replace(x0=estimate.x0 / 0 if broken else estimate.x0, eps=estimate.eps / 0 if broken else estimate.eps)
 
     with pytest.raises(ValueError, match="smaller steps"):
-        list(RK45()(Broken(ORACLE, None), X, LogSNR(2)(SCHEDULE)))
+        list(sampler(Broken(ORACLE, None), X, LogSNR(2)(SCHEDULE)))

@@ -7,7 +7,8 @@ import torch
 from walks import LINEAR, at, begin, close, mixture, ours, ratios
 
 from diffusion import grids
-from diffusion.samplers import DPM2, DPMPP2M, DPMPP3M, EDM, LMS, DPMSolver, Euler, Heun
+from diffusion.generate import Conditioned
+from diffusion.samplers import DPM2, DPMPP2M, DPMPP3M, EDM, LMS, DPMAdaptive, DPMSolver, Euler, Heun
 from diffusion.schedules import VE
 
 sampling = pytest.importorskip("k_diffusion.sampling")
@@ -99,6 +100,24 @@ def test_dpm_fast(calls):
     assert len(got) == calls
     # its times are made with torch.tensor(sigma) in float32
     close(got[-1:], alpha[-1] * y[None], 2e-6)
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("tolerances", [{}, {"rtol": 1e-3, "atol": 1e-4}], ids=["default", "fine"])
+def test_dpm_adaptive(order, tolerances):
+    """Image by image, for k-diffusion's steps are those of the batch; ours does all at once."""
+    high, low = 10.0, 0.05
+    times = at(torch.tensor([high, low], dtype=torch.float64), LINEAR)
+    x, alpha = begin(times, LINEAR), LINEAR(times)[0]
+    solver = sampling.DPMSolver(model)  # sample_dpm_adaptive would make these times float32
+    levels = [-torch.tensor(s, dtype=torch.float64).log() for s in (high, low)]
+    each = [solver.dpm_solver_adaptive(row[None] / alpha[0], *levels, order=order, **tolerances) for row in x]
+    assert len({info["nfe"] for _, info in each}) > 1  # not all the same steps
+    denoise = Conditioned(mixture())
+    (state,) = DPMAdaptive(order=order, **tolerances)(denoise, x, times)
+    close(state.x[None], alpha[-1] * torch.cat([y for y, _ in each])[None], 1e-6)  # its tolerances are float32
+    # what is rejected keeps its first call there
+    assert denoise.nfe - 1 >= max(info["nfe"] for _, info in each)
 
 
 def test_3m_gives_the_curvature_half_its_weight():

@@ -21,6 +21,7 @@ from diffusion.samplers import (
     PNDM,
     RK45,
     DDIMInversion,
+    DPMAdaptive,
     DPMSolver,
     DPMSolverPP,
     Euler,
@@ -50,6 +51,8 @@ SAMPLERS = [
     UniPC(3, "bh1"),
     DEIS(),
     RK45(),
+    DPMAdaptive(),
+    DPMAdaptive(order=2),
 ]
 SCHEDULES = [Linear(), Cosine(), VE(), Flow(), Flow(shift=3), Linear(zero_terminal_snr=True), Cosine(zero_terminal_snr=True)]
 MEANS = torch.tensor([[-1.0, 0.5], [0.8, 0.3], [0.1, -1.0]], dtype=torch.float64)
@@ -78,7 +81,7 @@ def test_finite_from_pure_noise_to_exactly_zero(sampler, schedule, steps):
     assert all(state.x.isfinite().all() and state.x0.isfinite().all() for state in states)
     assert states[-1].t == 0
     assert states[-1].x.shape == (5, 2)
-    assert isinstance(sampler, RK45) or [state.t for state in states] == list(times[1:])
+    assert isinstance(sampler, RK45 | DPMAdaptive) or [state.t for state in states] == list(times[1:])
 
 
 @named
@@ -256,6 +259,7 @@ def test_weights_at_infinity():
         (lambda: UniPC(4), "sampler.order=4 is not between 1 and 3"),
         (lambda: UniPC(2, "vary"), "sampler.variant=vary is not one of bh1, bh2"),
         (lambda: RK45(rtol=0), "must be positive"),
+        (lambda: DPMAdaptive(order=4), "is not 2 or 3"),
         (lambda: DDIMInversion(-1), "sampler.refinements=-1"),
         (lambda: Heun(s_churn=-1), "sampler.s_churn=-1"),
     ],

@@ -20,6 +20,7 @@ GRIDS = {
     "ddim_inversion": grids.Linspace,
     "deis": grids.LogSNR,
     "dpm2": grids.Karras,
+    "dpm_adaptive": grids.LogSNR,
     "dpm_solver": grids.LogSNR,
     "dpm_solver_pp": grids.LogSNR,
     "dpmpp_2m": grids.Karras,

@@ -1,0 +1,178 @@
+"""The probability-flow ODE with adaptive steps, each image's its own: Runge-Kutta, and DPM-Solver."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusion.posterior import step
+from diffusion.samplers.base import State
+from diffusion.samplers.blend import log_ratio, mix
+from diffusion.schedules import Schedule
+from diffusion.typing import Noise, expand
+
+# Dormand & Prince 1980: where the stages are, what they are made of, and fifth minus fourth order for the error
+NODES = (0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1)
+STAGES = (
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+ERROR = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+
+
+TOO_SMALL = "{} takes ever smaller steps: raise sampler.rtol and sampler.atol, or mend a denoiser that is not finite."
+
+
+@dataclass(frozen=True)
+class Adaptive(ABC):
+    """From the grid's first time to its last positive one with steps of its own, and by one first-order move from there to 0, which is
+    x_0 itself: two States, and the grid's other times do not matter.
+
+    Each image has its own step size, so that it does not depend on its batch; the calls made (a denoiser's `nfe`) are those of the
+    slowest. Raises ValueError when a tolerance is not positive or the steps become too small to move the time."""
+
+    rtol: float = 1e-5
+    atol: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if not (self.rtol > 0 and self.atol > 0):
+            raise ValueError(f"sampler.rtol={self.rtol} and sampler.atol={self.atol} must be positive.")
+
+    @abstractmethod
+    def integrate(self, denoise, x: Tensor, times: Tensor) -> Tensor:  # noqa: ANN001
+        """x at the last of `times`, all of them positive, from x at the first."""
+
+    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+        inner = times[times > 0]
+        x = self.integrate(denoise, x, inner)
+        estimate = denoise(x, inner[-1])
+        yield State(x, estimate.x0, inner[-1])
+        for s in times[len(inner) :]:
+            yield State(step(x, estimate.x0, inner[-1], s, denoise.schedule), estimate.x0, s)
+
+
+@dataclass(frozen=True)
+class RK45(Adaptive):
+    """The probability-flow ODE (SDE eq. 13) by Dormand and Prince's pair of orders 5 and 4.
+
+    It is integrated as dz/dphi = cos(phi) eps - sin(phi) x_0, z = x/sqrt(alpha^2 + sigma^2), tan(phi) = sigma/alpha, which is finite
+    at alpha = 0. A step is accepted when the error estimate, over atol + rtol |z|, has root mean square below 1; it costs 6 calls."""
+
+    def integrate(self, denoise, x: Tensor, times: Tensor) -> Tensor:  # noqa: ANN001
+        schedule = denoise.schedule
+        (alpha, sigma), (alpha_s, sigma_s) = schedule(times[0]), schedule(times[-1])
+
+        def slope(phi: Tensor, z: Tensor) -> Tensor:
+            t = schedule.time(-2 * phi.tan().log())
+            estimate = denoise(z * expand(_norm(t, schedule), z), t)
+            return expand(phi.cos(), z) * estimate.eps - expand(phi.sin(), z) * estimate.x0
+
+        start, end = (log_ratio(t, schedule).exp().atan().item() for t in (times[0], times[-1]))
+        return self.solve(slope, x / (alpha**2 + sigma**2).sqrt(), start, end) * (alpha_s**2 + sigma_s**2).sqrt()
+
+    def solve(self, slope: Callable[[Tensor, Tensor], Tensor], z: Tensor, start: float, end: float) -> Tensor:
+        """z at phi = end > 0 from z [b, ...] at phi = start, where dz/dphi = slope(phi [b], z)."""
+        phi = torch.full((len(z),), start, dtype=torch.float64, device=z.device)
+        size, first = (end - phi) / 20, slope(phi, z)
+        while (left := end - phi).any():
+            if (size.abs() < 1e-13)[left != 0].any():
+                raise ValueError(TOO_SMALL.format("RK45"))
+            h = torch.where(size.abs() < left.abs(), size, left)
+            slopes = [first]
+            for node, row in zip(NODES[1:], STAGES, strict=True):
+                moved = z + expand(h, z) * mix(row, slopes)
+                slopes.append(slope(phi + node * h, moved))
+            scale = self.atol + self.rtol * torch.maximum(z.abs(), moved.abs())
+            error = (expand(h, z) * mix(ERROR, slopes) / scale).flatten(1).double().square().mean(1).sqrt().nan_to_num(nan=torch.inf)
+            good = error < 1
+            phi = torch.where(good, torch.where(h == left, end, phi + h), phi)
+            z, first = torch.where(expand(good, z).bool(), moved, z), torch.where(expand(good, z).bool(), slopes[-1], first)
+            size = torch.where(left == 0, size, h * (0.9 * error ** (-1 / 5)).clamp(0.2, 10))
+        return z
+
+
+def _norm(t: Tensor, schedule: Schedule) -> Tensor:
+    alpha, sigma = schedule(t)
+    return (alpha**2 + sigma**2).sqrt()
+
+
+@dataclass(frozen=True)
+class DPMAdaptive(Adaptive):
+    """DPM-Solver-12 (order 2) and DPM-Solver-23 (order 3) with the difference of the two orders for the error (2206.00927, app. C).
+
+    In y = x/alpha and lambda, a move over h with a constant eps is y - s (e^h - 1) eps, s = sigma/alpha at its end; the higher orders put
+    a blend of two estimates in eps's place. With E the root mean square of the difference over max(atol, rtol |y|), the next step is
+    h (1 + atan(E^(-1/order) - 1)), and one with a factor below 0.81 is made again (k-diffusion's sample_dpm_adaptive). `order` calls a
+    step; the first has h = `first`. From alpha = 0 the grid's first step is made before, at first order. Raises ValueError for another
+    order."""
+
+    rtol: float = 0.05
+    atol: float = 0.0078
+    order: int = 3
+    first: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order not in (2, 3):
+            raise ValueError(f"sampler.order={self.order} is not 2 or 3.")
+
+    def integrate(self, denoise, x: Tensor, times: Tensor) -> Tensor:  # noqa: ANN001
+        schedule = denoise.schedule
+        if len(times) == 1:
+            return x
+        if log_ratio(times[0], schedule).isinf():
+            x, times = step(x, denoise(x, times[0]).x0, *times[:2], schedule), times[1:]
+
+        def eps(y: Tensor, value: Tensor) -> Tensor:
+            t = schedule.time(2 * value)
+            return denoise(y * expand(schedule(t)[0], y), t).eps
+
+        start, end = (-log_ratio(t, schedule).item() for t in (times[0], times[-1]))
+        return self.solve(eps, x / schedule(times[0])[0], start, end) * schedule(times[-1])[0]
+
+    def solve(self, eps: Callable[[Tensor, Tensor], Tensor], y: Tensor, start: float, end: float) -> Tensor:
+        """y at lambda = end from y [b, ...] at lambda = start, where dy/dlambda = -e^(-lambda) eps(y, lambda [b])."""
+        value = torch.full((len(y),), start, dtype=torch.float64, device=y.device)
+        size, before = torch.full_like(value, self.first), y
+        while (left := end - value).any():
+            if (size < 1e-13)[left != 0].any():
+                raise ValueError(TOO_SMALL.format("DPMAdaptive"))
+            h = torch.minimum(size, left)
+            low, high = (self.pair_12 if self.order == 2 else self.pair_23)(eps, y, value, h)
+            scale = (self.rtol * torch.maximum(low.abs(), before.abs())).clamp(min=self.atol)
+            error = ((low - high) / scale).flatten(1).double().square().mean(1).sqrt()
+            factor = 1 + torch.atan((error + 1e-8) ** (-1 / self.order) - 1)
+            factor = torch.where(error.isfinite(), factor, 0.1)
+            good = (factor >= 0.81) & (left != 0)
+            value = torch.where(good, torch.where(h == left, end, value + h), value)
+            y, before = (torch.where(expand(good, y).bool(), *pair) for pair in ((high, y), (low, before)))
+            size = size * factor
+        return y
+
+    def pair_12(self, eps: Callable, y: Tensor, value: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The move over h by DPM-Solver-1 and by DPM-Solver-2 (alg. 1, r_1 = 1/2)."""
+        e0 = eps(y, value)
+        e1 = eps(move(y, e0, value, h / 2), value + h / 2)
+        return move(y, e0, value, h), move(y, e1, value, h)
+
+    def pair_23(self, eps: Callable, y: Tensor, value: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The move over h by DPM-Solver-2 and by DPM-Solver-3 (alg. 2, r_1 = 1/3, r_2 = 2/3)."""
+
+        def bend(h: Tensor) -> Tensor:
+            return expand(1 / h - 1 / torch.expm1(h), y)
+
+        e0 = eps(y, value)
+        e1 = eps(move(y, e0, value, h / 3), value + h / 3)
+        e2 = eps(move(y, e0 + 2 * bend(2 * h / 3) * (e1 - e0), value, 2 * h / 3), value + 2 * h / 3)
+        return move(y, e0 + 1.5 * (e1 - e0), value, h), move(y, e0 + 1.5 * bend(h) * (e2 - e0), value, h)
+
+
+def move(y: Tensor, eps: Tensor, value: Tensor, h: Tensor) -> Tensor:
+    """y = x/alpha after a step h of lambda from `value`, with a constant eps (DPM-Solver-1, eq. 3.7)."""
+    return y - expand((-value - h).exp() * torch.expm1(h), y) * eps
