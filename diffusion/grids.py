@@ -1,7 +1,7 @@
 """Grids: which times a sampler visits. `grid(schedule) -> times` [steps + 1] float64 on the CPU, descending, ending at 0.
 
-On a discrete schedule the first three visit its knots, t = (i + 1)/T for step i = 0..T-1. Time stays on the CPU, so that a sampler's
-decisions about it never wait for an accelerator.
+On a discrete schedule a step is a knot, t = (i + 1)/T for step i = 0..T-1, and the first three grids visit no other time. Time stays
+on the CPU, so that a sampler's decisions about it never wait for an accelerator.
 
 The ladders are stated in s = sigma/alpha, and their levels are turned into times by `schedule.time`. A ladder goes from sigma_max to
 sigma_min, in units of s, and then to 0. By default these are the schedule's own ends, s at t = 1 and at the first knot; where alpha(1) = 0
@@ -84,6 +84,29 @@ class Quadratic:
         return _to_zero(((total - 1) * torch.linspace(1, 0, self.steps, dtype=torch.float64) ** 2 + 1) / total)
 
 
+@dataclass(frozen=True)
+class Beta:
+    """Steps (T - 1) q(1 - k/steps), fractional, q the quantile of Beta(a, b): dense at both ends (2407.12173). a = b = 1 is even.
+
+    It is time that has this distribution in the paper; diffusers' use_beta_sigmas gives it to sigma. Needs SciPy, which comes with
+    scikit-learn. Raises ValueError unless a and b are positive."""
+
+    steps: int = 50
+    a: float = 0.6
+    b: float = 0.6
+
+    def __post_init__(self) -> None:
+        if not (self.a > 0 and self.b > 0):
+            raise ValueError(f"grid.a={self.a} and grid.b={self.b} must be positive.")
+
+    def __call__(self, schedule: Schedule) -> Tensor:
+        from scipy.stats import beta
+
+        total = _knots(schedule, self.steps)
+        share = torch.from_numpy(beta.ppf(1 - torch.arange(self.steps, dtype=torch.float64).numpy() / self.steps, self.a, self.b))
+        return _to_zero(((total - 1) * share + 1) / total)
+
+
 def ends(schedule: Schedule) -> tuple[float, float]:
     """(s at the first knot, s at t = 1 or at the last knot before it if alpha(1) = 0): the ends of every ladder."""
     total = getattr(schedule, "num_timesteps", CONTINUOUS_STEPS)
@@ -161,21 +184,6 @@ class LogSNR(Ladder):
 @dataclass(frozen=True)
 class Exponential(LogSNR):
     """s geometric from s_max to s_min (k-diffusion's get_sigmas_exponential): it is LogSNR."""
-
-
-@dataclass(frozen=True)
-class Beta(Ladder):
-    """s = s_min + (s_max - s_min) q(1 - u), q the quantile of Beta(a, b): dense at both ends (2407.12173; diffusers' use_beta_sigmas).
-
-    Needs SciPy, which comes with scikit-learn."""
-
-    a: float = 0.6
-    b: float = 0.6
-
-    def levels(self, ramp: Tensor, low: float, high: float) -> Tensor:
-        from scipy.stats import beta
-
-        return low + (high - low) * torch.from_numpy(beta.ppf(1 - ramp.numpy(), self.a, self.b))
 
 
 def _pair(a: float, b: float) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ float64, and 1e-4 where it casts the sample to float32. Schedulers that move y =
 
 import pytest
 import torch
+from scipy.stats import beta
 from walks import LINEAR, at, begin, close, mixture, noise, ours, ratios
 
 from diffusion import grids
@@ -284,7 +285,7 @@ def test_use_flow_sigmas(name, sampler, config, tolerance):
     close(ours(sampler, mixture(Flow()), begin(times, Flow()), times), torch.stack(states), tolerance)
 
 
-LADDERS = {"use_karras_sigmas": grids.Karras, "use_exponential_sigmas": grids.Exponential, "use_beta_sigmas": grids.Beta}
+LADDERS = {"use_karras_sigmas": grids.Karras, "use_exponential_sigmas": grids.Exponential}
 
 
 @pytest.mark.parametrize("steps", [2, 7, 30])
@@ -293,6 +294,16 @@ def test_ladders(option, steps):
     """With timestep_spacing "linspace" its ladders go between the schedule's own ends, as ours do."""
     scheduler = ready("EulerDiscreteScheduler", steps, timestep_spacing="linspace", **{option: True})
     torch.testing.assert_close(ratios(LADDERS[option](steps)(LINEAR), LINEAR), scheduler.sigmas.double(), rtol=1e-4, atol=1e-9)
+
+
+def test_its_beta_sigmas_are_not_the_papers():
+    """2407.12173 gives a beta distribution to the time steps, and so does ours; diffusers gives it to sigma, of which the upper half
+    is little of the time: nearly all of its steps are at high noise."""
+    theirs = ready("EulerDiscreteScheduler", 30, timestep_spacing="linspace", use_beta_sigmas=True).sigmas.double()[:-1]
+    share, even = (theirs - theirs[-1]) / (theirs[0] - theirs[-1]), torch.linspace(1, 0, 30, dtype=torch.float64)
+    torch.testing.assert_close(share, torch.from_numpy(beta.ppf(even.numpy(), 0.6, 0.6)), rtol=1e-4, atol=1e-5)
+    assert (at(theirs, LINEAR) > 0.5).sum() > 20
+    assert (grids.Beta(30)(LINEAR) > 0.5).sum() == 16  # of 31 times
 
 
 @pytest.mark.parametrize("steps", [2, 7, 30])

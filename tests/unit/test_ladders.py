@@ -7,8 +7,8 @@ from diffusion import grids
 from diffusion.schedules import VE, Cosine, Flow, Linear, ScaledLinear
 
 SCHEDULES = [Linear(), Cosine(), Cosine(zero_terminal_snr=True), ScaledLinear(num_timesteps=50), Flow(), Flow(shift=3), VE()]
-LADDERS = [grids.Karras, grids.EDM, grids.Exponential, grids.Polyexponential, grids.LogSNR, grids.Beta]
-ALL = [*LADDERS, grids.Quadratic]
+LADDERS = [grids.Karras, grids.EDM, grids.Exponential, grids.Polyexponential, grids.LogSNR]
+ALL = [*LADDERS, grids.Quadratic, grids.Beta]
 
 
 def ratios(times, schedule):
@@ -52,9 +52,14 @@ def test_log_snr_is_uniform_in_lambda_and_exponential_is_the_same():
     torch.testing.assert_close(grids.Polyexponential(9)(Linear()), times, rtol=1e-9, atol=1e-12)
 
 
-def test_beta_of_1_and_1_is_linear_in_sigma():
-    levels = ratios(grids.Beta(9, a=1, b=1)(VE()), VE())[:-1]
-    torch.testing.assert_close(levels, torch.linspace(50, 0.01, 9, dtype=torch.float64), rtol=1e-9, atol=1e-9)
+def test_beta_by_hand():
+    """Of the arcsine distribution, Beta(1/2, 1/2), whose quantile is sin^2(pi u/2); Beta(1, 1) is even."""
+    share = torch.sin(torch.pi / 2 * (1 - torch.arange(8, dtype=torch.float64) / 8)) ** 2
+    torch.testing.assert_close(1000 * grids.Beta(8, 0.5, 0.5)(Linear())[:-1] - 1, 999 * share, rtol=1e-9, atol=1e-9)
+    even = 1 - torch.arange(10, dtype=torch.float64) / 10
+    torch.testing.assert_close(1000 * grids.Beta(10, 1, 1)(Linear())[:-1] - 1, 999 * even, rtol=1e-9, atol=1e-9)
+    with pytest.raises(ValueError, match="must be positive"):
+        grids.Beta(10, 0, 1)
 
 
 def test_quadratic_by_hand():
