@@ -63,7 +63,7 @@ class Metric(ABC):
         return None
 
     def facts(self) -> dict[str, Any]:
-        """What is too long for a curve, as plain data recorded beside the number, after `compute`."""
+        """What is no curve, as plain data by names that begin with NAME/, recorded beside the number; after `compute`."""
         return {}
 
 
