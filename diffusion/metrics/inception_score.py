@@ -54,5 +54,8 @@ class InceptionScore(FeatureMetric):
         scores = inception_scores(rows, self.splits)
         return {self.name: scores.mean().item(), f"{self.name}/std": scores.std(unbiased=False).item()} | self.errors(parts)
 
+    def intervals(self) -> dict[str, str]:
+        return super().intervals() | {"std": f"standard deviation over the {self.splits} splits"}
+
     def settings(self) -> dict[str, Any]:
         return {"splits": self.splits}

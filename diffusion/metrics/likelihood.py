@@ -96,6 +96,7 @@ class BitsPerDimension(Metric):
             "reference": self.reference_facts,
             "statistics": "",
             "settings": {"seed": self.seed, **self.settings()},
+            "intervals": {"error": "standard error of the mean over the images"},
         }
 
 

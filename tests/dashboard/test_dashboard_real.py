@@ -1,0 +1,52 @@
+"""What the metrics really record is what the dashboard reads: intervals with their meaning, terms over t, pictures, time."""
+
+import json
+
+import pytest
+from real_runs import BOUND, DISTANCES, WITH_ERROR, T, real_run
+
+from diffusion.dashboard import Pictures, Reader, contents
+from diffusion.dashboard.read import read_run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return real_run(tmp_path_factory.mktemp("real"))
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    return read_run(folder)
+
+
+def points(run, key):
+    return dict(zip((run.steps[at] for at in run.series[key].at), run.series[key].values, strict=True))
+
+
+@pytest.mark.parametrize("way", ["", "/second"])
+@pytest.mark.parametrize("name", WITH_ERROR)
+def test_every_distance_has_an_error_at_every_step_and_says_what_it_is(run, name, way):
+    assert points(run, name + way).keys() == points(run, f"{name}{way}/error").keys() == {0, 2, 4}
+    assert all(0 <= value < float("inf") for value in points(run, f"{name}{way}/error").values())
+    assert min(points(run, f"{name}{way}/error").values()) > 0 or name not in DISTANCES
+    for passport in run.series[name + way].passports:
+        assert passport["intervals"]["error"].startswith("standard error")
+
+
+def test_the_terms_of_the_bound_are_profiles_beside_their_number(run):
+    for way in ("", "/second"):
+        step, terms = run.profiles[f"{BOUND}{way}/terms"]
+        assert step == 4 and len(terms) == len(run.profiles[f"{BOUND}{way}/fraction"][1]) == T
+        total = sum(terms) + points(run, f"{BOUND}{way}/prior")[4]
+        assert total == pytest.approx(points(run, BOUND + way)[4], rel=1e-5)
+    assert {key.rpartition("/")[0] for key in run.profiles} <= run.series.keys()  # by which the page finds their passport
+
+
+def test_time_and_pictures_are_there_to_choose(folder, run):
+    runs = Reader(folder.parent)()
+    [shown] = json.loads(json.dumps(contents(runs, Pictures(runs, 10**7), "runs"), allow_nan=False))["runs"]
+    assert "evaluation_seconds" in shown["series"]
+    seconds = list(points(run, "evaluation_seconds").values())
+    assert seconds == sorted(seconds) and seconds[0] > 0
+    pictured = {"memorized-digits@70", BOUND}
+    assert shown["samples"].keys() == {"main", "second"} | pictured | {f"{name}-second" for name in pictured}
