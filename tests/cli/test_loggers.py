@@ -15,7 +15,7 @@ accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_ac
 LOGGERS = ["logger=[csv,tensorboard,wandb]", "logger.offline=true"]
 METRIC = ["metric=[fd_digits,memorization]", "metric.n=33"]
 NAMES = ("fd-digits@33", "memorized-pixels@33")
-AT = "trainer/global_step"
+SPENT, AT = "evaluation_seconds", "trainer/global_step"
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def assert_agree(folder):
 @pytest.mark.parametrize("job", [0, 1], ids=["one batch a step", "two batches a step"])
 def test_loggers_say_what_metrics_jsonl_says(runs, job):
     folder = runs / f"run-{job}"
-    assert {step for name, step in recorded(folder) if name in NAMES} == {0, 2, 4}
+    assert all({step for name, step in recorded(folder) if name == wanted} == {0, 2, 4} for wanted in (*NAMES, SPENT))
     assert {key for key in pictures(folder)} >= {("samples/main", 2), ("samples/main", 4), ("samples/memorized-pixels@33", 4)}
     assert_agree(folder)
 
@@ -126,6 +126,8 @@ def test_a_resumed_run_goes_on_in_the_same_curves(runs):
     succeeded(command("train.py", f"resume={folder}", "steps=6"))
     after = recorded(folder)
     assert before.items() <= after.items() and (NAMES[0], 6) in after
+    seconds = [after[SPENT, step] for step in (0, 2, 4, 6)]
+    assert 0 < seconds[0] < seconds[1] < seconds[2] < seconds[3]  # of all evaluations so far, across the resumption
     assert_agree(folder)
     assert len(list(folder.glob("wandb/offline-run-*"))) == 2  # two parts of one run, as its id says
     assert [path for path in (folder / "tensorboard").iterdir() if path.is_dir()] == []
