@@ -13,7 +13,8 @@ from diffusion.measure import measure
 
 
 class Distance(Evaluation):
-    """Every `every` steps, for each of the module's recipes: n images, each with a seed of its own, and every metric of them.
+    """Every `every` steps, for each of the module's recipes: n images, each with a seed of its own, and every metric of them. What looks at
+    the model alone is measured once.
 
     Each rank makes and measures its share. Conditional models are given the classes in turn. Each number is recorded with its
     passport."""
@@ -29,8 +30,9 @@ class Distance(Evaluation):
 
     def evaluate(self, trainer: Trainer, module: LightningModule) -> None:
         classes, ema = trainer.datamodule.dataset.num_classes, {"decay": module.ema.max_decay}
-        for way, recipe in module.recipes.items():
-            for metric, numbers, passport in measure(recipe, self.metrics, classes, ema, trainer.global_step):
+        for i, (way, recipe) in enumerate(module.recipes.items()):
+            asked = [metric for metric in self.metrics if metric.n or i == 0]
+            for metric, numbers, passport in measure(recipe, asked, classes, ema, trainer.global_step):
                 values, facts = ({named(key, way): value for key, value in part.items()} for part in (numbers, metric.facts()))
                 name = named(metric.name, way)
                 record(trainer, values, passport=passport.to_dict(), metric=name, **facts)

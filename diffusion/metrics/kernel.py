@@ -101,6 +101,7 @@ class KernelDistance(FeatureMetric):
         return len(self.reference)
 
     def gathered(self) -> tuple[list[Tensor], list[Block]]:
+        """All images' features, and each group's sums."""
         whole, parts = super().gathered()
         return whole, blocks(parts, self.reference)
 
@@ -111,6 +112,7 @@ class KernelDistance(FeatureMetric):
         return (among / (n * (n - 1)) - 2 * across / (n * len(self.reference)))[None]
 
     def compute(self) -> Numbers:
+        """The mean and the deviation over the subsets; otherwise as in `FeatureMetric`."""
         (rows,), parts = self.gathered()
         drawn = subset_distances(rows, self.reference, self.subsets, self.size, self.seed)
         return {self.name: drawn.mean().item(), f"{self.name}/std": drawn.std(unbiased=False).item()} | self.errors(parts)

@@ -75,6 +75,7 @@ class Memorization(FeatureMetric):
         return (ratios(torch.cat(parts)) < self.ratio).double().mean(0, keepdim=True)
 
     def compute(self) -> Numbers:
+        """The share and the mean distance; otherwise as in `FeatureMetric`."""
         (rows,), parts = self.gathered()
         distance = (on_float64(rows[:, 0]) / self.width).sqrt().mean().item()
         self.show(rows)

@@ -5,8 +5,9 @@ from composing import TINY, composed
 from diffusion.run import train
 
 DISTANCES = ("fd-digits@70", "fd-infinity-digits@70", "kd-digits@70")
-WITH_ERROR = (*DISTANCES, "is-digits@70", "memorized-digits@70", "accuracy-digits@70", "nll-vlb@4")
 BOUND = "nll-vlb@4"
+OF_IMAGES = (*DISTANCES, "is-digits@70", "memorized-digits@70", "accuracy-digits@70")
+WITH_ERROR = (*OF_IMAGES, BOUND)
 T = 10
 
 
