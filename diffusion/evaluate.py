@@ -1,5 +1,7 @@
 """python -m diffusion.evaluate ckpt=runs/NAME metric=fd_digits — the metrics of a run's images; with -m or sweep=samplers, a table."""
 
+import hashlib
+import json
 import logging
 import os
 import sys
@@ -23,8 +25,9 @@ from diffusion.checkpoint import find
 from diffusion.config import begin, register, shell
 from diffusion.errors import UserError
 from diffusion.generate import Recipe
+from diffusion.images import save_png
 from diffusion.measure import measure
-from diffusion.metrics import write_metrics
+from diffusion.metrics import Metric, write_metrics
 from diffusion.metrics.ranks import rank_and_world, sum_over_ranks
 from diffusion.run import guided
 from diffusion.subject import EXACT, Drawn, Subject, exact, trained
@@ -108,9 +111,21 @@ def fill(path: Path, facts: dict, metrics: list, measured: Callable) -> None:
                 **values,
                 "metric": metric.name,
                 **metric.facts(),
+                **pictured(metric, path, facts["cell"]),
                 "passport": passport.to_dict(),
             }
             write_metrics(path, line)
+
+
+def pictured(metric: Metric, path: Path, cell: dict) -> dict[str, str]:
+    """Save the metric's picture beside the lines in `path`, under a name that belongs to the cell; its name for the line, if it has one."""
+    picture = metric.picture()
+    if picture is None:
+        return {}
+    which = hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:12]
+    file = save_png(picture, path.with_name(f"{path.stem}-{metric.name}-{which}.png"))
+    log.info("%-40s %s", "", file)
+    return {"picture": file.name}
 
 
 def label(facts: dict) -> str:

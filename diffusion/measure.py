@@ -9,6 +9,7 @@ from diffusion.metrics import Metric, Passport, code_version
 from diffusion.metrics.ranks import rank_and_world
 
 FIRST_SEED = 1_000_000  # apart from those of the sample grids
+MODEL_ALONE = {"sampler": {"name": "none"}, "nfe": 0, "guidance": None}  # a recipe's part of the passport of what no image was made for
 
 
 def measure(
@@ -29,7 +30,7 @@ def measure(
         values = metric.numbers()
         passport = Passport(
             **metric.passport(),
-            **recipe.describe(),
+            **(recipe.describe() if metric.n else MODEL_ALONE),
             ema=ema,
             seeds={"first": first_seed, "count": metric.n},
             step=step,

@@ -109,12 +109,14 @@ class DiffusionModule(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """The average travels with the weights."""
+        """The average travels with the weights, and the time spent on evaluation with both."""
         checkpoint["ema"] = self.ema.state_dict()
+        checkpoint["evaluation_seconds"] = self.evaluation_seconds
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """See on_save_checkpoint."""
         self.ema.load_state_dict(checkpoint["ema"])
+        self.evaluation_seconds = checkpoint.get("evaluation_seconds", 0.0)
 
 
 def check(denoiser: Denoiser, objective: Callable) -> None:

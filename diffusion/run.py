@@ -19,6 +19,7 @@ from diffusion.errors import UserError, one_sentence
 from diffusion.files import atomic
 from diffusion.generate import Recipe
 from diffusion.launch import job
+from diffusion.loggers import run_of_its_own
 from diffusion.module import mix
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def train(config: dict, folder: Path, source: str | None = None) -> dict[str, fl
     if resume:
         read(resume)  # refused here with a sentence, not inside the loop
     save_config(config, folder, source)  # all that could be refused has been built
-    with job(folder):
+    with job(folder), run_of_its_own():
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     return module.latest
 

@@ -56,6 +56,7 @@ def layout(lines: list[dict]) -> list[dict]:
             "calls": passport["nfe"],
             "metric": line["metric"],
             "value": line[line["metric"]],
+            "error": line.get(f"{line['metric']}/error"),
             "n": passport["n"],
             "seconds": round(line["seconds"], 2),
             "passport": passport["id"],

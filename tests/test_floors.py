@@ -30,7 +30,7 @@ FLOORS = {
         "times",
     ],
     5: ["data", "generate", "images", "metrics", "table"],
-    6: ["callbacks", "checkpoint", "editing", "launch", "measure", "module", "reconstruct", "run", "subject"],
+    6: ["callbacks", "checkpoint", "editing", "launch", "loggers", "measure", "module", "reconstruct", "run", "subject"],
     7: ["config", "dashboard"],
     8: ["evaluate"],
 }
@@ -39,7 +39,7 @@ FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 MAY_READ = {"likelihood": {"objectives", "samplers"}, "metrics": {"generate", "images"}}
 HYDRA = {"hydra", "omegaconf"}
 LIGHTNING = {"pytorch_lightning", "lightning"}
-MAY_USE_LIGHTNING = ("module.py", "callbacks/", "launch.py", "run.py", "checkpoint.py", "config.py", "data/module.py")
+MAY_USE_LIGHTNING = ("module.py", "callbacks/", "launch.py", "loggers.py", "run.py", "checkpoint.py", "config.py", "data/module.py")
 FILES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "diffusion").rglob("*.py"))}
 SCRIPTS = {name: ROOT / name for name in ("train.py", "sample.py")}
 

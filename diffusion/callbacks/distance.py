@@ -13,7 +13,8 @@ from diffusion.measure import measure
 
 
 class Distance(Evaluation):
-    """Every `every` steps, for each of the module's recipes: n images, each with a seed of its own, and every metric of them.
+    """Every `every` steps, for each of the module's recipes: n images, each with a seed of its own, and every metric of them. What looks at
+    the model alone is measured once.
 
     Each rank makes and measures its share. Conditional models are given the classes in turn. Each number is recorded with its
     passport."""
@@ -29,17 +30,25 @@ class Distance(Evaluation):
 
     def evaluate(self, trainer: Trainer, module: LightningModule) -> None:
         classes, ema = trainer.datamodule.dataset.num_classes, {"decay": module.ema.max_decay}
-        for way, recipe in module.recipes.items():
-            suffix = "" if way == "main" else f"/{way}"
-            for metric, numbers, passport in measure(recipe, self.metrics, classes, ema, trainer.global_step):
-                name, values = f"{metric.name}{suffix}", {f"{key}{suffix}": value for key, value in numbers.items()}
-                record(trainer, values, passport=passport.to_dict(), metric=name, **metric.facts())
-                self.show(trainer, metric.picture(), name.replace("/", "-"))
+        for i, (way, recipe) in enumerate(module.recipes.items()):
+            asked = [metric for metric in self.metrics if metric.n or i == 0]
+            for metric, numbers, passport in measure(recipe, asked, classes, ema, trainer.global_step):
+                values, facts = ({named(key, way): value for key, value in part.items()} for part in (numbers, metric.facts()))
+                name = named(metric.name, way)
+                record(trainer, values, passport=passport.to_dict(), metric=name, **facts)
+                if trainer.is_global_zero:
+                    self.show(trainer, metric.picture(), name.replace("/", "-"))
 
     def show(self, trainer: Trainer, picture: Tensor | None, key: str) -> None:
         """Write a metric's picture, if it has one, under samples/ and to the loggers."""
-        if picture is None or not trainer.is_global_zero:
+        if picture is None:
             return
         save_png(picture, Path(trainer.default_root_dir) / "samples" / f"{key}-step={trainer.global_step:08d}.png")
         for logger in trainer.loggers:
             log_image(logger, f"samples/{key}", picture, trainer.global_step)
+
+
+def named(key: str, way: str) -> str:
+    """What a number is called that was measured of another recipe than the main one: fd@1k/error is fd@1k/WAY/error."""
+    name, slash, part = key.partition("/")
+    return key if way == "main" else f"{name}/{way}{slash}{part}"

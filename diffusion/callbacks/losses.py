@@ -29,6 +29,5 @@ class Losses(Periodic):
         values["images_per_second"] = (batches - self.since[2]) * trainer.datamodule.batch_size / seconds
         values["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         values["ema_decay"] = module.ema.decay
-        values["evaluation_seconds"] = evaluation
         record(trainer, values)
         self._mark(trainer, module)

@@ -42,13 +42,15 @@ class Periodic(Callback, ABC):
 
 
 class Evaluation(Periodic):
-    """A Periodic whose time is counted as evaluation, not as training."""
+    """A Periodic whose time is counted as evaluation, not as training: after each, evaluation_seconds is recorded, the wall time that all
+    evaluations of the run have taken so far, on the first rank, those before a resumption too."""
 
     def act(self, trainer: Trainer, module: LightningModule) -> None:
         started = time.perf_counter()
         with module.sampling():
             self.evaluate(trainer, module)
         module.evaluation_seconds += time.perf_counter() - started
+        record(trainer, {"evaluation_seconds": module.evaluation_seconds})
 
     @abstractmethod
     def evaluate(self, trainer: Trainer, module: LightningModule) -> None:

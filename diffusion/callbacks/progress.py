@@ -37,6 +37,7 @@ class Progress(Callback):
 
 
 def shown(latest: dict[str, float]) -> dict[str, str]:
-    """What of the latest numbers fits on a line: metrics are those with "@n" in their names."""
-    words = {"loss": "loss", "images_per_second": "img/s"} | {key: key for key in latest if "@" in key}
+    """What of the latest numbers fits on a line: metrics are those with "@n" in their names, without their errors."""
+    metrics = {key: key for key in latest if "@" in key and not key.endswith(("/error", "/std"))}
+    words = {"loss": "loss", "images_per_second": "img/s"} | metrics
     return {word: f"{latest[key]:.4g}" for key, word in words.items() if key in latest}

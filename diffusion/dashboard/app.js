@@ -19,11 +19,11 @@ function smoothed(values) {
   });
 }
 
-// A run's curve, cut where its passport changes: [{run, passport, x, y, low, high}].
+// A run's curve, cut where its passport changes: [{run, passport, x, y, low, high}]. Its band is one standard error wide where there is one.
 function pieces(run, key, scale) {
   const s = series(run, key), found = [];
   if (!s) return found;
-  const x = axis(run, state.x), std = series(run, key + "/std"), low = series(run, key + "/low"), high = series(run, key + "/high");
+  const x = axis(run, state.x), spread = series(run, key + "/error") ?? series(run, key + "/std"), low = series(run, key + "/low"), high = series(run, key + "/high");
   s.values.forEach((value, i) => {
     const passport = s.passport(i);
     if (!accepted(passport)) return;
@@ -33,7 +33,7 @@ function pieces(run, key, scale) {
     piece.x.push(x[s.at[i]] / scale);
     piece.y.push(value);
     const of = band => band?.values[band.at.indexOf(s.at[i])];
-    if (std) { piece.low.push(value - of(std)); piece.high.push(value + of(std)); }
+    if (spread) { piece.low.push(value - of(spread)); piece.high.push(value + of(spread)); }
     else if (low && high) { piece.low.push(of(low)); piece.high.push(of(high)); }
   });
   for (const piece of found) { piece.raw = piece.y; if (state.smooth) piece.y = smoothed(piece.y); }
@@ -157,8 +157,7 @@ const DRAW = {
   },
   profiles(node) {
     const all = shown.filter(run => state.profile in run.profiles).map(run => {
-      const [step, y] = run.profiles[state.profile], key = Object.keys(run.series).find(k => k.includes("@") && state.profile.startsWith(k));
-      const s = key && series(run, key);
+      const [step, y] = run.profiles[state.profile], s = series(run, state.profile.replace(/\/[^/]*$/, ""));
       return {run, passport: s ? s.passport(s.at.length - 1) : null, x: y.map((_, i) => i), y};
     });
     const [order, warning] = marks(all), box = node.previousElementSibling;

@@ -1,5 +1,6 @@
 """What every metric is, and what those that look at images through a network share."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ class Metric(ABC):
         return None
 
     def facts(self) -> dict[str, Any]:
-        """What is too long for a curve, as plain data recorded beside the number, after `compute`."""
+        """What is no curve, as plain data by names that begin with NAME/, recorded beside the number; after `compute`."""
         return {}
 
 
@@ -111,8 +112,8 @@ class FeatureMetric(Metric):
 
     A subclass says the `words` of its numbers (`standard` is what they are called in the FID Inception network's features), the `layer`
     it looks at, and `statistic(parts) -> values [k]` of parts of the images. With `groups`, each number has a standard error from as
-    many groups of images, under NAME/error; image i is in group i mod groups, whatever the batches and ranks. Raises ValueError for n
-    below 2, and for 1 group or more than n / 2."""
+    many groups of images, under NAME/error; which image is in which (see `dealt`) follows from its number, whatever the batches and
+    ranks. Raises ValueError for n below 2, and for 1 group or more than n / 2."""
 
     words: ClassVar[tuple[str, ...]]
     standard: ClassVar[tuple[str, ...]] = ()
@@ -126,7 +127,7 @@ class FeatureMetric(Metric):
             raise ValueError(f"{self.name} needs at least 2 images: metric.n={n} is too few.")
         if groups and not 2 <= groups <= n // 2:
             raise ValueError(f"metric.groups={groups} cannot give a standard error from n={n} images: use 0, or 2 to {n // 2}.")
-        self.store, self.width = None, 0  # until setup
+        self.store, self.width, self.num_classes = None, 0, 0  # until setup
         self.reset()
 
     def setup(self, imageset: ImageSet, device: torch.device | str) -> None:
@@ -137,7 +138,7 @@ class FeatureMetric(Metric):
         self.extractor.check(shape)
         self.store = FeatureStore.of(self.extractor.to(device))
         self.extractor = self.store.extractor
-        self.width = self.extractor.width(self.layer, shape)
+        self.width, self.num_classes = self.extractor.width(self.layer, shape), getattr(imageset, "num_classes", 0)
         self.reference_facts = facts(imageset, self.refer(imageset))
         self.reset()
 
@@ -158,7 +159,16 @@ class FeatureMetric(Metric):
         """What `statistic` takes of all ranks' images: ([all of them, in order], [each group]). Raises ValueError unless they are n."""
         rows = gather_dealt(torch.cat([*self.rows, torch.empty(0, self.width, device=self.extractor.device)]))
         self.require_n(len(rows))
-        return [rows], [rows[group :: self.groups] for group in range(self.groups)]
+        return [rows], self.parts_of(rows)
+
+    def parts_of(self, rows: Tensor) -> list[Tensor]:
+        """The rows [n, ...] of all images, in order, as one tensor for each group."""
+        group = self.group(torch.arange(self.n)).to(rows.device)
+        return [rows[group == g] for g in range(self.groups)]
+
+    def group(self, numbers: Tensor) -> Tensor:
+        """The groups of the images with these numbers; 0 without groups."""
+        return dealt(numbers, self.n, max(1, self.num_classes)) % (self.groups or 1)
 
     def require_n(self, count: int) -> None:
         """Raises ValueError unless `count` is n: the name says n."""
@@ -177,7 +187,15 @@ class FeatureMetric(Metric):
         """The numbers' standard errors by name; none without groups."""
         if not self.groups:
             return {}
-        return dict(zip([f"{key}/error" for key in self.keys], standard_errors(self.statistic, parts).tolist(), strict=True))
+        with warnings.catch_warnings():  # what there is to say of too few images has been said of all of them
+            warnings.simplefilter("ignore")
+            errors = standard_errors(self.statistic, parts).tolist()
+        return dict(zip([f"{key}/error" for key in self.keys], errors, strict=True))
+
+    def intervals(self) -> dict[str, str]:
+        """What NAME/error and its like mean, in words for the passport."""
+        meaning = f"standard error over the images drawn, delete-a-group jackknife with {self.groups} groups that share out each class"
+        return {"error": meaning} if self.groups else {}
 
     def reset(self) -> None:
         """Forget the generated images; what is known of the real ones stays."""
@@ -199,7 +217,17 @@ class FeatureMetric(Metric):
             "reference": self.reference_facts,
             "statistics": self.statistics,
             "settings": self.settings() or None,
+            "intervals": self.intervals() or None,
         }
+
+
+def dealt(numbers: Tensor, n: int, classes: int) -> Tensor:
+    """The positions of images with these `numbers` < n in a row of all n, class after class; image i is of class i mod `classes`.
+
+    Dealt from that row, groups of images share out every class evenly. Dealt in their own order, ten groups of images of ten classes would
+    be the classes, and what they differ in no error of chance."""
+    label = numbers % classes
+    return label * (n // classes) + label.clamp(max=n % classes) + numbers // classes
 
 
 def numbered(count: int, rows: int) -> Tensor:

@@ -35,7 +35,7 @@ class FrechetDistance(FeatureMetric):
         if len(images) == 0:
             return
         rows = self.store(images)[self.layer]
-        group = numbered(self.count, len(rows)) % len(self.parts)
+        group = self.group(numbered(self.count, len(rows)))
         for g, part in enumerate(self.parts):
             part.update(rows[group == g] if len(self.parts) > 1 else rows)
         self.count += len(rows)
@@ -70,9 +70,9 @@ class SpatialFrechetDistance(FrechetDistance):
 class FrechetInfinity(FrechetDistance):
     """FID-infinity (Chong & Forsyth 1911.07023, sec. 4): the distance of m images is nearly a + b/m, and a is what is measured.
 
-    The n images fall into `groups` parts; distances of half of the parts up to all of them, at each size of the next parts in turn,
-    are fitted by least squares in 1/m. The standard error is the jackknife's, of the whole fit. Raises ValueError for fewer than 4
-    groups."""
+    The n images fall into `groups` parts with an even share of each class; distances of half of the parts up to all of them, at each size
+    of the next parts in turn, are fitted by least squares in 1/m. The standard error is the jackknife's, of the whole fit. Raises
+    ValueError for fewer than 4 groups."""
 
     words = ("fd-infinity",)
     standard = ("fid-infinity",)
@@ -92,7 +92,7 @@ class FrechetInfinity(FrechetDistance):
         return intercept(torch.tensor(inverse, dtype=torch.float64), torch.tensor(values, dtype=torch.float64))[None]
 
     def settings(self) -> dict[str, Any]:
-        return {"groups": self.groups}
+        return {"groups": self.groups, "parts": "an even share of each class"}
 
 
 def intercept(x: Tensor, y: Tensor) -> Tensor:

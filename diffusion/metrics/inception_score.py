@@ -50,9 +50,13 @@ class InceptionScore(FeatureMetric):
         return inception_scores(torch.cat(parts), self.splits).mean(0, keepdim=True)
 
     def compute(self) -> Numbers:
+        """The mean and the deviation over the splits; otherwise as in `FeatureMetric`."""
         (rows,), parts = self.gathered()
         scores = inception_scores(rows, self.splits)
         return {self.name: scores.mean().item(), f"{self.name}/std": scores.std(unbiased=False).item()} | self.errors(parts)
+
+    def intervals(self) -> dict[str, str]:
+        return super().intervals() | {"std": f"standard deviation over the {self.splits} splits"}
 
     def settings(self) -> dict[str, Any]:
         return {"splits": self.splits}

@@ -1,7 +1,8 @@
 """The kernel distance: KID in the Inception network's features."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,19 +13,45 @@ from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.reference import ImageSet, reference_features
 
 
-def mmd2(x: Tensor, y: Tensor, chunk: int = 4096) -> Tensor:
+def kernel_sum(a: Tensor, b: Tensor, chunk: int = 4096) -> Tensor:
+    """The sum of k(a_i, b_j) = (a_i.b_j/d + 1)^3 over all pairs of rows of float64 a [n, d] and b [m, d]: []."""
+    return sum(((rows @ b.T / a.shape[1] + 1) ** 3).sum() for rows in a.split(chunk))
+
+
+def own_sum(a: Tensor) -> Tensor:
+    """The sum of k(a_i, a_i): []."""
+    return ((a.square().sum(1) / a.shape[1] + 1) ** 3).sum()
+
+
+def mmd2(x: Tensor, y: Tensor) -> Tensor:
     """The unbiased squared maximum mean discrepancy under k(a, b) = (a.b/d + 1)^3 (Bińkowski et al. 1801.01401, eq. 4), [], float64.
 
     mean over i != j of k(x_i, x_j), plus that of y, minus twice the mean of k(x_i, y_j). x [n, d], y [m, d]."""
     x, y = on_float64(x), on_float64(y)
 
-    def kernel_sum(a: Tensor, b: Tensor) -> Tensor:
-        return sum(((rows @ b.T / a.shape[1] + 1) ** 3).sum() for rows in a.split(chunk))
-
     def within(a: Tensor) -> Tensor:
-        return (kernel_sum(a, a) - ((a.square().sum(1) / a.shape[1] + 1) ** 3).sum()) / (len(a) * (len(a) - 1))
+        return (kernel_sum(a, a) - own_sum(a)) / (len(a) * (len(a) - 1))
 
     return within(x) + within(y) - 2 * kernel_sum(x, y) / (len(x) * len(y))
+
+
+class Block(NamedTuple):
+    """Sums of the kernel of one group of n images: with every group, [G], without pairs of an image with itself; with the real images."""
+
+    number: int
+    n: int
+    among: Tensor
+    across: Tensor
+
+
+def blocks(parts: Sequence[Tensor], real: Tensor) -> list[Block]:
+    """A block for each of the G groups [n_g, d], from which the MMD of any of the groups together follows."""
+    parts, real, found = [on_float64(part) for part in parts], on_float64(real), []
+    for g, part in enumerate(parts):
+        among = torch.stack([kernel_sum(part, other) for other in parts])
+        among[g] -= own_sum(part)
+        found.append(Block(g, len(part), among, kernel_sum(part, real)))
+    return found
 
 
 def subset_distances(x: Tensor, y: Tensor, subsets: int, size: int, seed: int) -> Tensor:
@@ -41,7 +68,7 @@ class KernelDistance(FeatureMetric):
     """KID (Bińkowski et al. 1801.01401): the mean of the unbiased squared MMD over `subsets` pairs of subsets of `subset_size` images, and
     under NAME/std its standard deviation over the subsets. It may be negative. Unlike a Fréchet distance it has no bias in n.
 
-    With `groups`, NAME/error is the standard error of the MMD of all images at once, which the mean over subsets approaches. At most
+    With `groups`, NAME/error is the standard error of the MMD of all n images at once, which the mean over subsets approaches. At most
     `real` images of the data set are used. Raises ValueError, at setup too, for a subset larger than either set."""
 
     words = ("kd",)
@@ -73,13 +100,25 @@ class KernelDistance(FeatureMetric):
         self.require_room(len(self.reference), "real")
         return len(self.reference)
 
-    def statistic(self, parts: list[Tensor]) -> Tensor:
-        return mmd2(torch.cat(parts), self.reference)[None]
+    def gathered(self) -> tuple[list[Tensor], list[Block]]:
+        """All images' features, and each group's sums."""
+        whole, parts = super().gathered()
+        return whole, blocks(parts, self.reference)
+
+    def statistic(self, parts: list[Block]) -> Tensor:
+        """The MMD of these groups together but for the real images' own term, which is the same for all."""
+        n, numbers = sum(part.n for part in parts), [part.number for part in parts]
+        among, across = sum(part.among[numbers].sum() for part in parts), sum(part.across for part in parts)
+        return (among / (n * (n - 1)) - 2 * across / (n * len(self.reference)))[None]
 
     def compute(self) -> Numbers:
+        """The mean and the deviation over the subsets; otherwise as in `FeatureMetric`."""
         (rows,), parts = self.gathered()
         drawn = subset_distances(rows, self.reference, self.subsets, self.size, self.seed)
         return {self.name: drawn.mean().item(), f"{self.name}/std": drawn.std(unbiased=False).item()} | self.errors(parts)
+
+    def intervals(self) -> dict[str, str]:
+        return super().intervals() | {"std": f"standard deviation over the {self.subsets} subsets"}
 
     def settings(self) -> dict[str, Any]:
         return {"subsets": self.subsets, "subset_size": self.size, "seed": self.seed}

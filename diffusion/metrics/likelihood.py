@@ -12,6 +12,7 @@ from diffusion.generate import SeededNoise
 from diffusion.guidance import Clip
 from diffusion.likelihood import bin_width, bits_per_dimension, dequantised, flow_log_likelihood, variational_bound
 from diffusion.metrics.base import Metric, abbreviated
+from diffusion.metrics.plots import bound_plot
 from diffusion.metrics.ranks import gather_dealt, rank_and_world
 from diffusion.metrics.reference import ImageSet, facts
 from diffusion.samplers import RK45
@@ -95,13 +96,15 @@ class BitsPerDimension(Metric):
             "reference": self.reference_facts,
             "statistics": "",
             "settings": {"seed": self.seed, **self.settings()},
+            "intervals": {"error": "standard error of the mean over the images"},
         }
 
 
 class VariationalBits(BitsPerDimension):
     """The whole variational bound, all T + 1 terms (see `variational_bound`), under nll-vlb@n; `clip` clips x_0 to [-1, 1] in it.
 
-    `facts` has the mean of each term, L_0 first, the prior's, and the learned variance's mean fraction at each step."""
+    `facts` has the means of the terms under NAME/terms, L_0 first, of the prior's under NAME/prior, and of the learned variance's fraction
+    at each step under NAME/fraction; the picture shows them."""
 
     word, quantisation = "nll-vlb", "uint8, discretised Gaussian decoder"
 
@@ -119,8 +122,14 @@ class VariationalBits(BitsPerDimension):
 
     def facts(self) -> dict[str, Any]:
         terms, fraction = self.means[2:].chunk(2)
-        learned = {} if fraction.isnan().any() else {"fraction": fraction.tolist()}
-        return {"terms": terms.tolist(), "prior": self.means[1].item(), **learned}
+        found = {"terms": terms.tolist(), "prior": self.means[1].item()}
+        found |= {} if fraction.isnan().any() else {"fraction": fraction.tolist()}
+        return {f"{self.name}/{key}": value for key, value in found.items()}
+
+    def picture(self) -> Tensor | None:
+        """See `bound_plot`."""
+        terms, prior, fraction = (self.facts().get(f"{self.name}/{key}") for key in ("terms", "prior", "fraction"))
+        return bound_plot(f"{self.name}: {self.means[0]:.3f}", terms, prior, fraction)
 
     def settings(self) -> dict[str, Any]:
         return {"clip": self.clip}

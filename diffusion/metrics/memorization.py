@@ -69,12 +69,13 @@ class Memorization(FeatureMetric):
             known = two_nearest(mine, known, points, first)
         rows = gather_dealt(torch.stack([known[:, 0, 0], known[:, 0, 1], known[:, 1, 0]], 1)).cpu()
         self.require_n(len(rows))
-        return [rows], [rows[group :: self.groups] for group in range(self.groups)]
+        return [rows], self.parts_of(rows)
 
     def statistic(self, parts: list[Tensor]) -> Tensor:
         return (ratios(torch.cat(parts)) < self.ratio).double().mean(0, keepdim=True)
 
     def compute(self) -> Numbers:
+        """The share and the mean distance; otherwise as in `FeatureMetric`."""
         (rows,), parts = self.gathered()
         distance = (on_float64(rows[:, 0]) / self.width).sqrt().mean().item()
         self.show(rows)

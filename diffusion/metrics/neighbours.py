@@ -35,17 +35,18 @@ def counts_inside(points: Tensor, centres: Tensor, radius: Tensor) -> Tensor:
     return torch.cat([(squared_distances(rows, centres) <= radius).sum(1) for rows in points.split(CHUNK)]).double()
 
 
-def precision_recall(made: Tensor, real: Tensor, k: int = 3) -> Tensor:
+def precision_recall(made: Tensor, real: Tensor, k: int = 3, radius: Tensor | None = None) -> Tensor:
     """[precision, recall] (Kynkäänniemi et al. 1904.06991, eq. 1, 2): the share of made images inside a ball around a real one that
-    reaches its k-th nearest neighbour, and the share of real ones inside such a ball around a made one."""
-    inside_real, inside_made = counts_inside(made, real, radii(real, k)) > 0, counts_inside(real, made, radii(made, k)) > 0
+    reaches its k-th nearest neighbour, and the share of real ones inside such a ball around a made one. `radius` is radii(real, k)."""
+    radius = radii(real, k) if radius is None else radius
+    inside_real, inside_made = counts_inside(made, real, radius) > 0, counts_inside(real, made, radii(made, k)) > 0
     return torch.stack([inside_real.double().mean(), inside_made.double().mean()])
 
 
-def density_coverage(made: Tensor, real: Tensor, k: int = 5) -> Tensor:
+def density_coverage(made: Tensor, real: Tensor, k: int = 5, radius: Tensor | None = None) -> Tensor:
     """[density, coverage] (Naeem et al. 2002.09797, eq. 4, 5): 1/k times the number of real images' balls that a made one is in, on
-    average, and the share of real images whose ball holds a made one."""
-    radius = radii(real, k)
+    average, and the share of real images whose ball holds a made one. `radius` is radii(real, k)."""
+    radius = radii(real, k) if radius is None else radius
     nearest = torch.cat([squared_distances(rows, made).amin(1) for rows in real.split(CHUNK)])
     return torch.stack([counts_inside(made, real, radius).mean() / k, (nearest <= radius).double().mean()])
 
@@ -77,11 +78,12 @@ class Neighbours(FeatureMetric):
 
     def refer(self, imageset: ImageSet) -> int:
         features = reference_features(imageset, self.extractor, self.cache, self.real)
-        self.reference, self.statistics = on_float64(features), tensors_hash({"features": features})
+        self.reference, self.statistics, self.radius = on_float64(features), tensors_hash({"features": features}), None
         self.require_neighbours(len(features), "real")
         return len(features)
 
     def statistic(self, parts: list[Tensor]) -> Tensor:
+        self.radius = radii(self.reference, self.k) if self.radius is None else self.radius  # of the real images, once
         return self.shares(on_float64(torch.cat(parts)))
 
     @abstractmethod
@@ -98,7 +100,7 @@ class PrecisionRecall(Neighbours):
     words, default_k = ("precision", "recall"), 3
 
     def shares(self, made: Tensor) -> Tensor:
-        return precision_recall(made, self.reference, self.k)
+        return precision_recall(made, self.reference, self.k, self.radius)
 
 
 class DensityCoverage(Neighbours):
@@ -107,4 +109,4 @@ class DensityCoverage(Neighbours):
     words, default_k = ("density", "coverage"), 5
 
     def shares(self, made: Tensor) -> Tensor:
-        return density_coverage(made, self.reference, self.k)
+        return density_coverage(made, self.reference, self.k, self.radius)

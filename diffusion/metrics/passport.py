@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class Passport:
-    """All that could change a metric's value. The first six fields and settings are `metric.passport()`.
+    """All that could change a metric's value. The first six fields, settings and intervals are `metric.passport()`.
 
     metric        name with n, as logged
     n             number of generated images
@@ -31,6 +31,7 @@ class Passport:
     step          training step
     code          version of this package
     settings      what else the metric was told: subsets, neighbours, its own seed; None if there is nothing
+    intervals     what the numbers NAME/error, NAME/std beside it mean, by their last word; None if there are none
 
     Values are plain data: numbers, strings, None, and lists and dicts of those.
     """
@@ -49,11 +50,12 @@ class Passport:
     step: int
     code: str
     settings: Mapping[str, Any] | None = None
+    intervals: Mapping[str, str] | None = None
 
     # An adaptive sampler's calls follow from the sampler and the weights.
     # One curve has many steps and may outlive a commit; statistics differ by rounding from machine to machine, and what
-    # determines them is in `extractor` and `reference`.
-    NOT_IN_ID: ClassVar[tuple[str, ...]] = ("step", "code", "statistics", "nfe")
+    # determines them is in `extractor` and `reference`. An interval says how well a number is known, not which number it is.
+    NOT_IN_ID: ClassVar[tuple[str, ...]] = ("step", "code", "statistics", "nfe", "intervals")
 
     @property
     def id(self) -> str:

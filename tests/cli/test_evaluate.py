@@ -5,8 +5,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from commands import ROOT, SMALL, command, succeeded
+from PIL import Image
 
 METRIC = ["metric=fd_digits", "metric.n=33"]
 NAME = "fd-digits@33"
@@ -23,7 +25,7 @@ def lines(path):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     where = [f"paths.runs={folder}", "name=run", "logger=none", f"paths.cache={folder / 'cache'}"]
-    succeeded(command("train.py", *SMALL, *METRIC, *where))
+    succeeded(command("train.py", *SMALL, *METRIC, *where, "schedule.num_timesteps=50"))
     return folder / "run"
 
 
@@ -77,3 +79,18 @@ def test_a_mistake_is_a_sentence(tmp_path):
     assert result.returncode == 1
     assert "ckpt=runs/NAME" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.xdist_group("evaluate")
+def test_pictures_lie_beside_the_lines(run, tmp_path):
+    """The likeliest copies and the bound's terms: one file for each line of a sweep, which names it, and the log says where."""
+    out = tmp_path / "seen.jsonl"
+    words = ["metric=[memorization,nll_vlb]", "metric.n=21", "metric.nll_vlb.images=3", "grid.steps=2", "seed=0,7", "device=cpu"]
+    said = succeeded(command("-m", "diffusion.evaluate", "-m", f"ckpt={run}", *words, f"paths.cache={tmp_path}", f"out={out}"))
+    pairs, bound, *others = lines(out)
+    assert len({line["picture"] for line in (pairs, bound, *others)}) == 4
+    assert all(str(tmp_path / line["picture"]) in said for line in (pairs, bound, *others))
+    assert Image.open(tmp_path / pairs["picture"]).size == (2 + 10 * 34, 2 + 2 * 34)  # ten pairs of images enlarged to 32
+    terms = np.array(Image.open(tmp_path / bound["picture"]).convert("L"))
+    assert terms.shape == (360, 810) and len(np.unique(terms)) > 20  # 9 x 4 inches, and something drawn
+    assert len(bound["nll-vlb@3/terms"]) == len(bound["nll-vlb@3/fraction"]) == 50

@@ -10,8 +10,10 @@ from threading import Thread
 import pytest
 from browser import CHROMIUM, Browser
 from made_runs import config, distance, losses, sweep, write_run
+from real_runs import BOUND, WITH_ERROR, real_run
 
 from diffusion.dashboard import Pictures, Reader, contents, html
+from diffusion.dashboard.read import read_run
 from diffusion.dashboard.serve import server
 
 pytest.importorskip("plotly", reason="the dashboard draws with plotly: pip install -e .[dashboard]")
@@ -174,6 +176,25 @@ def test_bands_and_terms_over_t(opened, tmp_path):
     page.js("document.querySelector('[data-draw=profiles]').scrollIntoView()")
     page.until("document.querySelectorAll('[data-draw=profiles] .js-line').length === 2")
     assert "fd-digits@100/std" not in page.js("data.scalars")
+
+
+def test_real_metrics_have_bands_and_the_terms_their_passport(opened, tmp_path):
+    """What the training itself writes: an error's band on each metric, terms over t that name the passport of their bound."""
+    folder = real_run(tmp_path)
+    page = opened(folder.parent)
+    run = read_run(folder)
+    for name in (*WITH_ERROR, f"{WITH_ERROR[0]}/second"):
+        assert f"{name}/error" not in page.js("data.scalars") and name in page.js("data.scalars")
+        values, errors = run.series[name].values, run.series[f"{name}/error"].values
+        [piece] = page.js(f"pieces(data.runs[0], {json.dumps(name)}, 1).map(p => ({{high: p.high, low: p.low, made: p.passport.id}}))")
+        assert piece["high"] == pytest.approx([v + e for v, e in zip(values, errors, strict=True)], rel=1e-5)
+        assert piece["low"] == pytest.approx([v - e for v, e in zip(values, errors, strict=True)], rel=1e-5)
+    assert {"evaluation_seconds", "loss"} <= set(page.js("data.scalars"))
+    page.js(change("profile", f"{BOUND}/terms"))
+    page.js("document.querySelector('[data-draw=profiles]').scrollIntoView()")
+    page.until("document.querySelectorAll('[data-draw=profiles] .js-line').length === 1")
+    made = page.js("document.querySelector('[data-draw=profiles]').data[0].owner[0].passport.id")
+    assert made == run.series[BOUND].passports[-1]["id"]
 
 
 def test_empty_states(opened, tmp_path):

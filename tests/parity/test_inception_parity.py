@@ -29,7 +29,7 @@ def test_the_whole_pipeline_equals_torch_fidelitys(weights, tmp_path, size):
     ours = InceptionV3(weights, cache=tmp_path)
     assert torch.equal(torch.get_rng_state(), state)
     theirs = fidelity.FeatureExtractorInceptionV3("reference", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(weights))
-    features, logits = ours.features_and_logits(images)
+    features, logits, *_ = ours.outputs(images).values()
     expected_features, expected_logits = theirs(images.permute(0, 3, 1, 2))
     assert features.shape == (4, 2048)
     assert expected_features.std() > 0

@@ -35,8 +35,10 @@ from diffusion.metrics import (
     precision_recall,
     standard_errors,
 )
+from diffusion.metrics.base import dealt
 from diffusion.metrics.distance import intercept
 from diffusion.metrics.extractors.digits import digits
+from diffusion.metrics.kernel import blocks
 
 
 @dataclass
@@ -102,7 +104,7 @@ def test_chunks_do_not_matter_and_exactly_n_are_asked_for(kind, cache, real, mad
     metric.update(made[:1], labels[:1])
     with pytest.raises(ValueError, match="150 images, and 151 were given"):
         metric.compute()
-    assert {"metric", "n", "quantisation", "extractor", "reference", "statistics", "settings"} == set(metric.passport())
+    assert {"metric", "n", "quantisation", "extractor", "reference", "statistics", "settings", "intervals"} == set(metric.passport())
 
 
 def test_metrics_of_one_network_run_it_once(cache, real, made, monkeypatch):
@@ -205,6 +207,44 @@ def test_the_standard_error_is_that_of_repeated_draws():
     repeated = torch.cat([distance_to_truth([rows]) for rows in draws]).std()
     stated = torch.cat([standard_errors(distance_to_truth, [rows[g::10] for g in range(10)]) for rows in draws[:40]])
     assert stated.square().mean().sqrt().item() == pytest.approx(repeated.item(), rel=0.25)
+
+
+@pytest.mark.parametrize("n, classes, groups", [(1000, 10, 10), (1000, 1, 10), (33, 10, 10), (20, 5, 10), (97, 9, 10), (500, 1000, 7)])
+def test_groups_share_out_every_class(n, classes, groups):
+    """Sizes differ by one at most, in all and of each class; image i is of class i mod classes."""
+    i = torch.arange(n)
+    position = dealt(i, n, classes)
+    assert torch.equal(position.sort().values, i)
+    table = torch.zeros(groups, classes, dtype=torch.long).index_put_(
+        (position % groups, i % classes), torch.ones(1).long(), accumulate=True
+    )
+    assert (table.amax(0) - table.amin(0)).max() <= 1 and table.sum(1).max() - table.sum(1).min() <= 1
+
+
+def test_the_standard_error_of_conditional_images_is_that_of_repeated_draws(cache):
+    """Ten classes far apart, the same number of images of each in every draw: what the classes differ in is no error of chance."""
+    generator = np.random.default_rng(0)
+    level = (np.arange(300) % 10 * 20)[:, None, None, None]
+    draw = lambda: (level + generator.integers(0, 50, (300, 2, 2, 1))).astype(np.uint8)  # noqa: E731
+    values, errors = [], []
+    metric = FrechetDistance(Pixels(), 300, cache, groups=10)
+    metric.setup(Images(np.concatenate([draw() // 2 for _ in range(10)]), sha256="ef" * 32), "cpu")
+    for _ in range(60):
+        metric.reset()
+        metric.update(torch.from_numpy(draw()))
+        values.append(metric.compute()[metric.name])
+        errors.append(metric.compute()[f"{metric.name}/error"])
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(values, ddof=1), rel=0.3)
+
+
+def test_the_error_of_the_kernel_distance_is_that_of_the_whole_mmd():
+    """From the sums between groups, once, what the MMD without each group in turn gives."""
+    x, y = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)), torch.randn(40, 5, generator=torch.Generator().manual_seed(1))
+    parts = list(x.split([9, 11, 20, 20]))
+    metric = KernelDistance(Pixels(), 60, "", groups=4, subset_size=10)
+    metric.reference = y
+    direct = standard_errors(lambda parts: mmd2(torch.cat(parts), y)[None], parts)
+    assert standard_errors(metric.statistic, blocks(parts, y)).item() == pytest.approx(direct.item(), rel=1e-9)
 
 
 def test_the_extrapolation_takes_the_bias_of_n_away(cache):

@@ -53,6 +53,7 @@ class Extractor(ABC):
         self.device = torch.device("cpu")
 
     def to(self, device: torch.device | str) -> Self:
+        """Move the network; returns this object."""
         self.device = torch.device(device)
         self.network.to(self.device)
         return self
@@ -102,15 +103,6 @@ class Extractor(ABC):
                 outputs.append(self.network(self.prepare(chunk.expand(-1, self.channels, -1, -1))))
         return {name: torch.cat(parts) for name, parts in zip(self.layers, zip(*outputs, strict=True), strict=False)}
 
-    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [n, dim] and class logits [n, classes]; see `outputs`."""
-        outputs = self.outputs(images)
-        return outputs["features"], outputs["logits"]
-
     def __call__(self, images: Tensor) -> Tensor:
         """Features [n, dim]; see `outputs`."""
         return self.outputs(images)["features"]
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Class logits [n, classes]; see `outputs`."""
-        return self.outputs(images)["logits"]

@@ -1,0 +1,43 @@
+"""What Lightning's loggers lack for runs that are resumed and for sweeps."""
+
+import csv
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+from pytorch_lightning.loggers.logger import rank_zero_experiment
+
+
+class CSV(CSVLogger):
+    """Lightning's CSVLogger, whose file goes on in a resumed run; stock Lightning deletes it."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> ExperimentWriter:
+        """The writer of metrics.csv, made when first asked for."""
+        if self._experiment is None:
+            self._experiment = Appending(self.log_dir)
+        return self._experiment
+
+
+class Appending(ExperimentWriter):
+    """A writer that leaves the file that is there, and takes over its columns."""
+
+    def _check_log_dir_exists(self) -> None:
+        if self._fs.isfile(self.metrics_file_path):
+            with self._fs.open(self.metrics_file_path, "r", newline="") as file:
+                self.metrics_keys = next(csv.reader(file), [])
+
+
+@contextmanager
+def run_of_its_own() -> Iterator[None]:
+    """End the wandb run that was begun inside, if one was: the next job of a sweep would go on in it."""
+    code = 1
+    try:
+        yield
+        code = 0
+    finally:
+        if "wandb" in sys.modules:
+            sys.modules["wandb"].finish(exit_code=code)
