@@ -28,7 +28,7 @@ def build(node: Any, key: str = "", **given: Any) -> Any:
     """Objects for a configuration: recursively for mappings with `_target_` (with `_partial_: true`, a functools.partial), lists and
     plain mappings; anything else as it is. `given` are further arguments of the outermost target.
 
-    Raises ValueError for a target that cannot be imported, an unknown or missing setting, or a value of the wrong type."""
+    Raises ValueError for a target that is not given or cannot be imported, an unknown or missing setting, or a value of the wrong type."""
     if isinstance(node, list):
         return [build(value, f"{key}[{i}]") for i, value in enumerate(node)]
     if not isinstance(node, dict):
@@ -36,6 +36,9 @@ def build(node: Any, key: str = "", **given: Any) -> Any:
     settings = {k: build(v, f"{key}.{k}".lstrip(".")) for k, v in node.items() if k not in ("_target_", "_partial_")}
     if "_target_" not in node:
         return settings
+    if node["_target_"] == "???":  # OmegaConf's mark of what is still to be given
+        name = key.rpartition(".")[2]
+        raise ValueError(f"{name} is to be a class of yours, and none is named: add {name}._target_=package.Module.")
     target = locate(node["_target_"])
     _check(target, settings, given, key, complete=not node.get("_partial_"))
     return partial(target, **settings, **given) if node.get("_partial_") else target(**settings, **given)

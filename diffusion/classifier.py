@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from diffusion.parameterization import unit_size
 from diffusion.schedules import Schedule
 from diffusion.typing import expand
 
 
 class NoisyClassifier(nn.Module):
     """p(c | x_t) (ADM sec. 4): `classifier(x_t, label) -> logits [b, classes]`, label [b] = schedule.label(t), float32; it keeps the
-    schedule whose noise it knows."""
+    schedule whose noise it knows. Its network sees the x_t of an exploding path at the size of its noise, as a denoiser's does."""
 
     learned_variance: ClassVar[bool] = False
 
@@ -25,7 +26,8 @@ class NoisyClassifier(nn.Module):
     def forward(self, x_t: Tensor, label: Tensor) -> Tensor:
         """x_t [b, ...], label [b]; the logits have x_t's dtype."""
         weight = next(self.parameters(), x_t)
-        return self.network(x_t.to(weight.dtype), label).to(x_t.dtype)
+        scale = unit_size(*self.schedule(self.schedule.labelled(label)))
+        return self.network((expand(scale, x_t) * x_t).to(weight.dtype), label).to(x_t.dtype)
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,12 @@ class Meter:
         self.first_bad: Tensor | None = None  # the first batch whose loss is not finite, -1 for none
 
     @torch.no_grad()
-    def update(self, losses: dict[str, Tensor], t: Tensor, batch: int) -> None:
-        """Add one batch's per-sample losses [b] at times t [b]; `batch` is its number."""
+    def update(self, losses: dict[str, Tensor], t: Tensor, batch: int, weight: Tensor | None = None) -> None:
+        """Add one batch's per-sample losses [b] at times t [b], each of `weight` [b] (1 if None), the importance weights of a t that is not
+        drawn uniformly: so the means are those over uniform t. `batch` is its number."""
+        weight = torch.ones_like(t) if weight is None else weight.to(t)
         for name, value in losses.items():
-            self._add(f"loss/{name}" if name != "loss" else "loss", value.detach().float().mean())
+            self._add(f"loss/{name}" if name != "loss" else "loss", (weight.float() * value.detach().float()).mean())
         terms = torch.stack([value.detach().double() for value in losses.values()])
         loss = losses["loss"].detach()
         if self.quarters is None:
@@ -28,7 +30,7 @@ class Meter:
             self.quarters = torch.zeros(len(losses) + 1, QUARTERS, dtype=torch.float64, device=t.device)
             self.first_bad = torch.full((), -1, device=t.device)
         quarter = (t * QUARTERS).ceil().long().clamp(1, QUARTERS) - 1
-        self.quarters.index_add_(1, quarter, torch.cat([terms, torch.ones_like(terms[:1])]))
+        self.quarters.index_add_(1, quarter, weight.double() * torch.cat([terms, torch.ones_like(terms[:1])]))
         fine = loss.isfinite().all() | (self.first_bad >= 0)
         self.first_bad = torch.where(fine, self.first_bad, batch)
 

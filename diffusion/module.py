@@ -63,7 +63,7 @@ class DiffusionModule(LightningModule):
         losses = self.objective(self.denoiser, x0, t, torch.randn_like(x0), cond)
         loss = (weight * losses["loss"]).mean()
         self.times.observe(t, losses["loss"].detach())
-        self.meter.update(losses, t, number)
+        self.meter.update(losses, t, number, weight)
         return loss
 
     def drop(self, cond: Tensor | None) -> Tensor | None:

@@ -148,10 +148,12 @@ def times_jacobian(v: Tensor, score: Tensor, x_t: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SSM:
-    """Sliced score matching at each noise level, lambda(sigma) E_v[v^T (d s/dx) v + 1/2 (v^T s)^2], v ~ N(0, I), over the number of
-    dimensions, lambda = sigma^2 (1905.07088, eq. 8). With `reduced`, its lower-variance form with 1/2 ||s||^2 (eq. 9; SSM-VR).
+    """Sliced score matching at each noise level, lambda(sigma) E_v[v^T (d s/dx) v + 1/2 (v^T s)^2], over the number of dimensions,
+    lambda = sigma^2 (1905.07088, eq. 8). With `reduced`, its lower-variance form with 1/2 ||s||^2 (eq. 9; SSM-VR).
 
-    It needs no x_0: x_t alone is used, and it equals DSM up to a constant. It costs a second derivative for each of `projections`."""
+    The entries of v are +-1 (Rademacher; any v with E[v v^T] = I will do): the derivative's diagonal, which is about -1/sigma^2 where
+    the noise is large, then adds nothing to the variance. It needs no x_0: x_t alone is used, and it equals DSM up to a constant. It
+    costs a second derivative for each of `projections`."""
 
     projections: int = 1
     reduced: bool = True
@@ -162,7 +164,7 @@ class SSM:
         x_t, score, weight = score_at(denoiser, x0, t, eps, cond)
         terms = []
         for _ in range(self.projections):
-            v = torch.randn_like(x_t)
+            v = torch.randn_like(x_t).sign()
             trace = (times_jacobian(v, score, x_t) * v).flatten(1).mean(1)
             square = per_sample_mean(score**2) if self.reduced else (score * v).flatten(1).sum(1) ** 2 / x0[0].numel()
             terms.append(trace + 0.5 * square)

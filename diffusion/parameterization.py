@@ -11,6 +11,12 @@ from typing import ClassVar
 from torch import Tensor
 
 
+def unit_size(alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The factor that brings the x_t of an exploding path back to the size of its noise, 1/sqrt(1 + sigma^2) for alpha = 1 (k-diffusion;
+    EDM table 1, iDDPM's column); 1 on any other path."""
+    return (alpha**2 + sigma**2).clamp(min=1).rsqrt()
+
+
 class Parameterization(ABC):
     """The contract. `needs_signal`: whether x_0 is lost where alpha = 0."""
 
@@ -29,9 +35,8 @@ class Parameterization(ABC):
         """The output for a known pair (x_0, eps)."""
 
     def scale_in(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """What x_t is multiplied by before the network sees it: an exploding path is brought back to the size of its noise,
-        1/sqrt(1 + sigma^2) for alpha = 1 (k-diffusion; EDM table 1, iDDPM's column); any other is 1, seen as it is."""
-        return (alpha**2 + sigma**2).clamp(min=1).rsqrt()
+        """What x_t is multiplied by before the network sees it: `unit_size`."""
+        return unit_size(alpha, sigma)
 
 
 class Epsilon(Parameterization):

@@ -106,10 +106,15 @@ class Importance(nn.Module, Times):
     repository, so that no knot is forgotten. The weight 1/(T p) keeps the loss unbiased. The history is over all ranks' draws, the same
     on each, and is kept in checkpoints. It lives in buffers and never waits for the device.
 
-    Raises ValueError if the schedule has not `num_timesteps` knots."""
+    Raises ValueError if the schedule has not `num_timesteps` knots; None stands for the knots of a schedule that has none."""
 
-    def __init__(self, num_timesteps: int, history: int = 10, uniform: float = 0.001) -> None:
+    def __init__(self, num_timesteps: int | None, history: int = 10, uniform: float = 0.001) -> None:
         super().__init__()
+        if num_timesteps is None:
+            raise ValueError(
+                "times=importance learns how often to draw each step of a discrete schedule, and this schedule is in continuous time; "
+                "use a discrete one such as schedule=cosine, or times=uniform."
+            )
         if history < 1 or not 0 <= uniform <= 1:
             raise ValueError(f"times.history={history} is at least 1 loss, and times.uniform={uniform} a share, between 0 and 1.")
         self.num_timesteps, self.uniform = num_timesteps, uniform

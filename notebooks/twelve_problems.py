@@ -44,8 +44,9 @@ def told(name, draws):
 
 
 # %% [markdown]
-# ## 1-3. Score matching in four forms
-# s_theta is an arbitrary function. Explicit score matching needs the true score; the others do not, and differ from it by a constant.
+# ## 1. Explicit and implicit score matching
+# s_theta is an arbitrary function. Explicit score matching needs the true score; the implicit form, with the trace of s_theta's
+# derivative, does not, and differs from it by a constant.
 
 # %%
 A, B = torch.randn(2, 2, 2, **F64) / 2
@@ -64,30 +65,59 @@ x0, eps, t = mixture.sample(n), torch.randn(n, 2, **F64), level.expand(n)
 x = x0 + sigma * eps
 truth = mixture.score(x, level)
 model = Denoiser(Network(), schedule, Score())
-# the objectives are means over the 2 dimensions times lambda = sigma^2
-implicit, sliced, denoising = (2 / sigma**2 * o(model, x0, t, eps)["loss"].detach() for o in (ExactScoreMatching(), SSM(), DSM()))
-explicit = 0.5 * ((s_theta(x) - truth) ** 2).sum(1)
+
+
+def found(objective):
+    """Its loss of each sample as the lecture has it: the objectives are means over the 2 dimensions times lambda = sigma^2."""
+    return 2 / sigma**2 * objective(model, x0, t, eps)["loss"].detach()
+
+
+explicit, implicit = 0.5 * ((s_theta(x) - truth) ** 2).sum(1), found(ExactScoreMatching())
 told("1. explicit - implicit - 1/2 |grad log p|^2", explicit - implicit - 0.5 * (truth**2).sum(1))
-told("2. sliced - implicit", sliced - implicit)
-told("3. explicit - denoising - constant", explicit - denoising - 0.5 * (truth**2).sum(1) + 0.5 * ((eps / sigma) ** 2).sum(1))
 
 # %% [markdown]
-# ## 4, 5. The closed kernel, and unit variance
+# ## 2. The trace by random slices
+# Sliced score matching estimates the trace by v^T (d s_theta/dx) v.
+
+# %%
+told("2. sliced - implicit", found(SSM()) - implicit)
+
+# %% [markdown]
+# ## 3. Explicit and denoising score matching
+# The target -eps/sigma is known for each sample, and its mean over what could have been noised is the true score.
+
+# %%
+told("3. explicit - denoising - constant", explicit - found(DSM()) - 0.5 * (truth**2).sum(1) + 0.5 * ((eps / sigma) ** 2).sum(1))
+
+# %% [markdown]
+# ## 4. The closed kernel
 # Thirty steps x <- sqrt(1 - beta) x + sqrt(beta) z, against sqrt(abar) and 1 - abar.
 
 # %%
 vp = Linear(30, beta_end=0.01)
-point, unit = torch.full((n,), 0.7, **F64), torch.where(torch.arange(n) % 2 == 0, 1.0, -1.0).double()
-for beta in vp.betas():
-    point, unit = ((1 - beta).sqrt() * v + beta.sqrt() * torch.randn(n, **F64) for v in (point, unit))
+
+
+def noised(x):
+    for beta in vp.betas():
+        x = (1 - beta).sqrt() * x + beta.sqrt() * torch.randn(n, **F64)
+    return x
+
+
 alpha, noise = vp(torch.ones((), **F64))
+point = noised(torch.full((n,), 0.7, **F64))
 told("4. (x_T - sqrt(abar_T) x_0)/sqrt(1 - abar_T)", (point - 0.7 * alpha) / noise)
 told("   its square, less 1", ((point - 0.7 * alpha) / noise) ** 2 - 1)
-told("5. x_T^2 - 1, for x_0 = -1 or 1", unit**2 - 1)
 
 # %% [markdown]
-# ## 6, 7. The bound, and its split
-# A chain of three steps and a Gaussian model of it, whose likelihood is known. The bound lies above it; its two forms agree on every path.
+# ## 5. Unit variance
+# Data of variance 1 keep it at every step.
+
+# %%
+told("5. x_T^2 - 1, for x_0 = -1 or 1", noised(torch.where(torch.arange(n) % 2 == 0, 1.0, -1.0).double()) ** 2 - 1)
+
+# %% [markdown]
+# ## 6. The bound
+# A chain of three steps and a Gaussian model of it, whose likelihood is known. The bound lies above it (Jensen's inequality).
 
 
 # %%
@@ -105,6 +135,16 @@ for i, beta in enumerate(betas):
     chain += Normal((1 - beta).sqrt() * path[i], beta.sqrt()).log_prob(path[i + 1])
     chain -= Normal(a * path[i + 1] + b, v**0.5).log_prob(path[i])
 
+mean, variance = 0.0, 1.0
+for _ in betas:
+    mean, variance = a * mean + b, a * a * variance + v
+told("6. bound - (-log p(x_0)), which is positive", chain + Normal(mean, variance**0.5).log_prob(path[0]))
+
+# %% [markdown]
+# ## 7. Its split
+# Into Kullback-Leibler terms, one for each step, and the two ends: the two forms agree on every path.
+
+# %%
 knots = [torch.tensor(i / 3, **F64) for i in range(4)]
 alpha, noise = short(knots[3])
 split = Normal(alpha * path[0], noise).log_prob(path[-1]) - Normal(0.0, 1.0).log_prob(path[-1])
@@ -112,11 +152,6 @@ for i in (2, 3):
     mean, small, _ = posterior(path[i], path[0], knots[i], knots[i - 1], short)
     split += Normal(mean, small.sqrt()).log_prob(path[i - 1]) - Normal(a * path[i] + b, v**0.5).log_prob(path[i - 1])
 split -= Normal(a * path[1] + b, v**0.5).log_prob(path[0])
-
-mean, variance = 0.0, 1.0
-for _ in betas:
-    mean, variance = a * mean + b, a * a * variance + v
-told("6. bound - (-log p(x_0)), which is positive", chain + Normal(mean, variance**0.5).log_prob(path[0]))
 print("7. largest difference of the two forms on a path:", (chain - split).abs().max().item())
 
 # %% [markdown]

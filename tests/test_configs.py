@@ -58,3 +58,33 @@ def test_guidance_stages_wrap_in_order():
     config = composed("guidance=[cfg,clip]", "guidance.scale=3")
     outer = guided(build(config["denoiser"], "denoiser"), config["guidance"], 10)
     assert type(outer).__name__ == "Clip" and type(outer.denoiser).__name__ == "ClassifierFree" and outer.denoiser.scale == 3
+
+
+MODELS = {  # document 002: the channels, and the blocks in order
+    "res_conv_64": (128, ["res", "conv", "clsAtn", "chnAtn"]),
+    "res_64": (128, ["res", "clsAtn", "chnAtn"]),
+    "res_res_64": (128, ["res", "res", "clsAtn", "chnAtn"]),
+    "res_res_atn_64": (128, ["res", "res", "clsAtn", "atn", "chnAtn"]),
+    "res_large_64": (192, ["res", "clsAtn", "chnAtn"]),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_models_of_document_002(name):
+    """Its list of settings, "My results", 1 to 14 in order but for the gradient's accumulation, in the run that would be."""
+    config = composed("experiment=res_64", f"network={name}")
+    task = config["task"]
+    network, channels = task["denoiser"]["network"], MODELS[name][0]
+    assert (network["channels"], network["block"]) == MODELS[name] and network["dropout"] == 0
+    assert network["image_size"] == config["dataset"]["image_size"] == 64
+    assert [channels * m for m in network["multipliers"]] == [2 * channels, 4 * channels, 8 * channels]  # doubling, on three levels
+    assert task["denoiser"]["schedule"]["_target_"].endswith(".Cosine") and task["denoiser"]["schedule"]["num_timesteps"] == 1000
+    assert task["objective"] == {"_target_": "diffusion.objectives.Hybrid", "weight": 0.001} and task["denoiser"]["learned_variance"]
+    assert (config["batch_size"], config["accumulate"], config["steps"]) == (1024, 1, 600_000)
+    assert task["optimizer"]["lr"] == 3e-4
+    with torch.device("meta"):
+        built = build(network, "network")
+    assert built.time.out.out_features == built.classes.embedding_dim == 512
+    assert (task["p_uncond"], network["num_classes"]) == (0.2, 1000)
+    assert network["attention"] == ([16] if "atn" in network["block"] else [])
+    assert "scale" in config["guidance"] and config["guidance"]["scale"] == 1  # measured without guidance

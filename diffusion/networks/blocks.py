@@ -62,7 +62,8 @@ def join(skip: Tensor, branch: Tensor, rescale: bool) -> Tensor:
 class ResidualBlock(nn.Module):
     """norm, SiLU, conv, conditioned norm, SiLU, dropout, conv; added to the input (DDPM, app. B).
 
-    `resample`, if given, acts on both branches: BigGAN's up- and down-sampling block (ADM, sec. 3).
+    `resample`, if given, acts on both branches: BigGAN's up- and down-sampling block (ADM, sec. 3). The input goes through a 1x1
+    convolution where the width changes, and with `project` in any case.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class ResidualBlock(nn.Module):
         scale_shift: bool = True,
         resample: nn.Module | None = None,
         rescale: bool = False,
+        project: bool = False,
     ) -> None:
         super().__init__()
         self.rescale = rescale
@@ -83,7 +85,7 @@ class ResidualBlock(nn.Module):
         self.condition = (AdaptiveNorm if scale_shift else AdditiveNorm)(out_channels, embedding_channels)
         self.dropout = nn.Dropout(dropout)
         self.out = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        self.skip = nn.Identity() if in_channels == out_channels and not project else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, given: Given) -> Tensor:
         h = self.conv(self.resample(silu(self.norm(x))))
@@ -254,6 +256,19 @@ class Smooth(nn.Module):
         channels = x.shape[1]
         kernel = self.kernel.to(x.dtype).expand(channels, 1, 4, 4)
         return (conv_transpose2d if self.up else conv2d)(x, kernel, stride=2, padding=1, groups=channels)
+
+
+class SmoothDownsample(nn.Module):
+    """The filter [1, 3, 3, 1], then a 3x3 convolution of stride 2: from one level of NCSN++'s input pyramid to the next (SDE app. H.1)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.smooth, self.conv = Smooth(up=False), nn.Conv2d(in_channels, out_channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        kernel = self.smooth.kernel.to(x.dtype).expand(channels, 1, 4, 4)
+        return self.conv(conv2d(x, kernel, padding=2, groups=channels))
 
 
 class Downsample(nn.Module):

@@ -56,20 +56,9 @@ class DiT(Conditioned):
         self._initialise()
 
     def forward(self, x_t: Tensor, label: Tensor, cond: Tensor | None = None) -> Tensor:
-        """The network's raw prediction.
+        """x_t [b, in_channels, image_size, image_size], label [b], cond -> [b, out_channels, image_size, image_size]: see `Conditioned`.
 
-        Args:
-            x_t: [b, in_channels, image_size, image_size], the noisy image.
-            label: [b] float, the step: 0 .. T - 1 for a discrete schedule, whatever number stands for the time else.
-            cond: [b] long, the classes, of which a negative one is the null class; or [b, n, context_channels] float, the context, of
-                which zeros are the null; None is the null for all.
-
-        Returns:
-            [b, out_channels, image_size, image_size].
-
-        Raises:
-            ValueError: if the image has another size, or the condition is not of the network's kind.
-        """
+        Raises ValueError if the image has another size."""
         if x_t.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(
                 f"This DiT is for images of {self.image_size} x {self.image_size} pixels, and these are {list(x_t.shape[-2:])}."

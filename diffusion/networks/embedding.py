@@ -95,7 +95,15 @@ class ClassEmbedding(nn.Embedding):
 
 
 class Conditioned(nn.Module):
-    """A network's time embedding, and its class embedding or the width of its context: what makes of (label, cond) the blocks' `given`.
+    """A network called as network(x_t, label, cond) -> its raw prediction [b, out_channels, h, w], of
+
+        x_t: [b, in_channels, h, w], the noisy image, as the denoiser scales it;
+        label: [b] float, the step: 0 .. T - 1 for a discrete schedule, whatever number stands for the time else;
+        cond: [b] long, the classes, of which a negative one is the null class; or [b, n, context_channels] float, the context, of
+            which zeros are the null; None is the null for all.
+
+    A condition of the other kind raises ValueError. This is its time embedding, and its class embedding or the width of its context:
+    what makes of (label, cond) the blocks' `given`.
 
     Args:
         time: the time embedding, to embedding_channels.

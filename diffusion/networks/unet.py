@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,10 @@ from diffusion.networks.blocks import (
     ResidualBlock,
     SelfAttention,
     Smooth,
+    SmoothDownsample,
     Upsample,
     group_norm,
+    join,
     zero,
 )
 from diffusion.networks.embedding import Conditioned, FourierTimeEmbedding, TimeEmbedding
@@ -34,8 +37,8 @@ class UNet(Conditioned):
 
     Level i has channels * multipliers[i] channels at resolution image_size / 2^i. A layer of it is a list of blocks, `block`, in the
     words of Mongaras 2023: res (residual), conv (ConvNeXt), atn (self-attention), clsAtn (class attention), chnAtn (efficient channel
-    attention), and ctxAtn (cross-attention to a context sequence). DDPM's and ADM's list is [res, atn]. The options fir, fourier_scale
-    and skip_rescale are those of DDPM++ and NCSN++ (Song et al. 2021, 2011.13456, app. H.1).
+    attention), and ctxAtn (cross-attention to a context sequence). DDPM's and ADM's list is [res, atn]. The options from skip_rescale
+    on are those of DDPM++ and NCSN++ (Song et al. 2021, 2011.13456, app. H.1, and their code).
 
     Args:
         in_channels: channels of x_t.
@@ -58,6 +61,9 @@ class UNet(Conditioned):
         skip_rescale: divide each sum of a block and its input by sqrt(2).
         fir: resample with the filter [1, 3, 3, 1]; needs resample_in_resblock.
         fourier_scale: the time as Gaussian Fourier features of this standard deviation, in cycles to a unit of the label; None for DDPM's.
+        project_skip: a 1x1 convolution on the input of each resampling block.
+        attention_once: on the way up only the last layer of a level has its atn and ctxAtn.
+        input_pyramid: after each halving add x_t, brought to this size and width level by level, which is then what the next begins with.
 
     Raises:
         ValueError: if image_size does not halve as often as there are levels, an attention resolution is never
@@ -87,58 +93,40 @@ class UNet(Conditioned):
         skip_rescale: bool = False,
         fir: bool = False,
         fourier_scale: float | None = None,
+        project_skip: bool = False,
+        attention_once: bool = False,
+        input_pyramid: bool = False,
     ) -> None:
-        if channels % 2 or channels < 4:
-            raise ValueError(f"channels must be even and at least 4, for the time embedding: it is {channels}.")
-        if fir and not resample_in_resblock:
-            raise ValueError("fir=true resamples inside the residual blocks: set resample_in_resblock=true.")
         resolutions = _resolutions(image_size, len(multipliers), attention)
-        widths = [int(channels * multiplier) for multiplier in multipliers]
-        levels = list(zip(widths, resolutions, strict=True))
         embed = embedding_channels or 4 * channels
         time = TimeEmbedding(channels, embed) if fourier_scale is None else FourierTimeEmbedding(channels, embed, fourier_scale)
         super().__init__(time, embed, num_classes, context_channels)
-        _check_words(block, middle, context_channels)
+        _check(channels, block, middle, context_channels, fir and not resample_in_resblock)
 
-        conditioned = dict(embedding_channels=embed, dropout=dropout, scale_shift=scale_shift, rescale=skip_rescale)
+        residual = dict(embedding_channels=embed, dropout=dropout, scale_shift=scale_shift, rescale=skip_rescale)
         looking = dict(heads=heads, head_channels=head_channels, rescale=skip_rescale)
-        make = {
-            "res": partial(ResidualBlock, **conditioned),
-            "conv": partial(ConvNeXt, **conditioned),
-            "atn": _keeping(SelfAttention, **looking),
-            "clsAtn": _keeping(ClassAttention, embedding_channels=embed, rescale=skip_rescale),
-            "chnAtn": _keeping(ChannelAttention),
-            "ctxAtn": _keeping(CrossAttention, context_channels=context_channels, **looking),
-        }
-        blocks = _Blocks(make, tuple(block), frozenset(attention), resample_in_resblock, fir)
-        self.widths = widths
-        self.stem = nn.Conv2d(in_channels, widths[0], 3, padding=1)
+        make = _makers(residual, looking, context_channels)
+        blocks = _Blocks(make, tuple(block), frozenset(attention), resample_in_resblock, fir, project_skip, attention_once)
+        self.rescale, self.widths = skip_rescale, [int(channels * multiplier) for multiplier in multipliers]
+        levels = list(zip(self.widths, resolutions, strict=True))
+        self.stem = nn.Conv2d(in_channels, self.widths[0], 3, padding=1)
         self.down, skips = _down_path(blocks, levels, res_blocks)
-        self.middle = blocks.chain(middle, widths[-1], widths[-1])
+        pyramid = pairwise([in_channels, *self.widths[:-1]]) if input_pyramid else ()
+        self.pyramid = nn.ModuleList(SmoothDownsample(before, width) for before, width in pyramid)
+        self.middle = blocks.chain(middle, self.widths[-1], self.widths[-1])
         self.up = _up_path(blocks, levels, res_blocks, skips)
-        self.norm = group_norm(widths[0])
-        self.out = zero(nn.Conv2d(widths[0], out_channels, 3, padding=1))
+        self.norm = group_norm(self.widths[0])
+        self.out = zero(nn.Conv2d(self.widths[0], out_channels, 3, padding=1))
 
     def forward(self, x_t: Tensor, label: Tensor, cond: Tensor | None = None) -> Tensor:
-        """The network's raw prediction.
-
-        Args:
-            x_t: [b, in_channels, h, w], the noisy image.
-            label: [b] float, the step: 0 .. T - 1 for a discrete schedule, whatever number stands for the time else.
-            cond: [b] long, the classes, of which a negative one is the null class; or [b, n, context_channels] float, the context, of
-                which zeros are the null; None is the null for all.
-
-        Returns:
-            [b, out_channels, h, w].
-
-        Raises:
-            ValueError: if the condition is not of the network's kind.
-        """
+        """x_t [b, in_channels, h, w], label [b], cond -> [b, out_channels, h, w]: see `Conditioned`."""
         given = self.given(label, cond)
-        x = self.stem(x_t)
+        x, image, pyramid = self.stem(x_t), x_t, iter(self.pyramid)
         skips = [x]
         for block in self.down:
             x = block(x, given)
+            if x.shape[-1] < skips[-1].shape[-1] and self.pyramid:
+                x = image = join(next(pyramid)(image), x, self.rescale)
             skips.append(x)
         x = self.middle(x, given)
         for block in self.up:
@@ -151,6 +139,19 @@ LOOK_FAR = ("atn", "ctxAtn")  # their cost grows with the square of the pixels, 
 WORDS = (*CHANGE_WIDTH, *LOOK_FAR, "clsAtn", "chnAtn")
 
 
+def _makers(residual: dict, looking: dict, context_channels: int) -> dict[str, Callable[..., nn.Module]]:
+    """(in_channels, out_channels) -> block, for each word; `residual` are the settings of res and conv, `looking` of atn and ctxAtn."""
+    attending = {key: residual[key] for key in ("embedding_channels", "rescale")}
+    return {
+        "res": partial(ResidualBlock, **residual),
+        "conv": partial(ConvNeXt, **residual),
+        "atn": _keeping(SelfAttention, **looking),
+        "clsAtn": _keeping(ClassAttention, **attending),
+        "chnAtn": _keeping(ChannelAttention),
+        "ctxAtn": _keeping(CrossAttention, context_channels=context_channels, **looking),
+    }
+
+
 def _keeping(block: Callable[..., nn.Module], **settings: object) -> Callable[[int, int], nn.Module]:
     """A block that keeps the width, made like those that can change it."""
     return lambda in_channels, out_channels: block(out_channels, **settings)
@@ -158,30 +159,34 @@ def _keeping(block: Callable[..., nn.Module], **settings: object) -> Callable[[i
 
 @dataclass(frozen=True)
 class _Blocks:
-    """How one U-Net makes its blocks; `make` gives (in_channels, out_channels) -> block for each word."""
+    """How one U-Net makes its blocks, by `make` of each word; the rest are the U-Net's own settings."""
 
     make: dict[str, Callable[..., nn.Module]]
     block: tuple[str, ...]
     attention: frozenset[int]
     resample_in_resblock: bool
     fir: bool
+    project_skip: bool
+    attention_once: bool
 
     def chain(self, words: Sequence[str], in_width: int, width: int) -> Chain:
         in_widths = [in_width] + [width] * (len(words) - 1)
         return Chain(self.make[word](before, width) for word, before in zip(words, in_widths, strict=True))
 
-    def layer(self, in_width: int, width: int, resolution: int) -> Chain:
-        return self.chain([word for word in self.block if resolution in self.attention or word not in LOOK_FAR], in_width, width)
+    def layer(self, in_width: int, width: int, resolution: int, look: bool = True) -> Chain:
+        look = look and resolution in self.attention
+        return self.chain([word for word in self.block if look or word not in LOOK_FAR], in_width, width)
 
     def shrink(self, width: int) -> nn.Module:
-        if self.resample_in_resblock:
-            return self.make["res"](width, width, resample=Smooth(up=False) if self.fir else nn.AvgPool2d(2))
-        return Downsample(width)
+        return self.resampling(width, Smooth(up=False) if self.fir else nn.AvgPool2d(2), Downsample)
 
     def grow(self, width: int) -> nn.Module:
-        if self.resample_in_resblock:
-            return self.make["res"](width, width, resample=Smooth(up=True) if self.fir else nn.Upsample(scale_factor=2.0, mode="nearest"))
-        return Upsample(width)
+        return self.resampling(width, Smooth(up=True) if self.fir else nn.Upsample(scale_factor=2.0, mode="nearest"), Upsample)
+
+    def resampling(self, width: int, resample: nn.Module, otherwise: Callable[[int], nn.Module]) -> nn.Module:
+        if not self.resample_in_resblock:
+            return otherwise(width)
+        return self.make["res"](width, width, resample=resample, project=self.project_skip)
 
 
 def _down_path(blocks: _Blocks, levels: list[tuple[int, int]], res_blocks: int) -> tuple[nn.ModuleList, list[int]]:
@@ -201,8 +206,9 @@ def _up_path(blocks: _Blocks, levels: list[tuple[int, int]], res_blocks: int, sk
     """The way up: each block is given the newest output that the way down left, beside its own input."""
     path, in_width, skips = nn.ModuleList(), levels[-1][0], list(skips)
     for i, (width, resolution) in reversed(list(enumerate(levels))):
-        for _ in range(res_blocks + 1):
-            path.append(blocks.layer(in_width + skips.pop(), width, resolution))
+        for layer in range(res_blocks + 1):
+            look = layer == res_blocks or not blocks.attention_once
+            path.append(blocks.layer(in_width + skips.pop(), width, resolution, look))
             in_width = width
         if i > 0:
             path[-1].append(blocks.grow(width))
@@ -224,8 +230,12 @@ def _resolutions(image_size: int, levels: int, attention: Sequence[int]) -> list
     return resolutions
 
 
-def _check_words(block: Sequence[str], middle: Sequence[str], context_channels: int) -> None:
-    """Raises ValueError for a list of blocks that makes no network."""
+def _check(channels: int, block: Sequence[str], middle: Sequence[str], context_channels: int, lone_fir: bool) -> None:
+    """Raises ValueError for settings that make no network."""
+    if channels % 2 or channels < 4:
+        raise ValueError(f"channels must be even and at least 4, for the time embedding: it is {channels}.")
+    if lone_fir:
+        raise ValueError("fir=true resamples inside the residual blocks: set resample_in_resblock=true.")
     for name, words in (("block", block), ("middle", middle)):
         unknown = [word for word in words if word not in WORDS]
         if unknown or not words:

@@ -25,6 +25,10 @@ class Schedule(ABC):
         """What the network is told of the time; in continuous time, 1000 t."""
         return 1000 * t
 
+    def labelled(self, label: Tensor) -> Tensor:
+        """The time that a label stands for: the inverse of `label`, float64."""
+        return label.double() / 1000
+
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha_t, sigma_t), each of t's shape and dtype."""
         alpha, sigma = self.native(self.log_snr(t.double()))

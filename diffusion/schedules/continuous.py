@@ -68,6 +68,9 @@ class EDM(VESDE):
     def label(self, t: Tensor) -> Tensor:
         return (-self.log_snr(t.double()) / 8).to(t.dtype)
 
+    def labelled(self, label: Tensor) -> Tensor:
+        return self.time(-8 * label.double())
+
 
 @dataclass(frozen=True)
 class VPSDE(Schedule):

@@ -38,6 +38,9 @@ class Discrete(Schedule):
         """T t - 1: the step as the networks of this field count it, 0..T-1; fractional between knots, never below 0."""
         return (self.num_timesteps * t - 1).clamp(min=0)
 
+    def labelled(self, label: Tensor) -> Tensor:
+        return (label.double() + 1) / self.num_timesteps
+
     def log_snr(self, t: Tensor) -> Tensor:
         table, position = _table(self, t.device), self.num_timesteps * t - 1
         low = position.floor().long().clamp(0, self.num_timesteps - 2)

@@ -18,6 +18,10 @@ CASES = {
     "simple with a learned variance": (["objective=simple", "denoiser.learned_variance=true"], ["Simple", "learned_variance=false"]),
     "epsilon where alpha is 0": (["schedule.zero_terminal_snr=true"], ["Epsilon", "parameterization=v"]),
     "bound without steps": (["schedule=flow", "parameterization=v"], ["Hybrid", "objective=simple"]),
+    "importance without steps": (
+        ["schedule=flow", "parameterization=v", "objective=simple", "times=importance"],
+        ["times=importance", "schedule=cosine", "times=uniform"],
+    ),
     "beta above 1": (["schedule=linear", "schedule.num_timesteps=20"], ["num_timesteps=20", "cosine"]),
     "grid with too many steps": (["grid.steps=2000"], ["grid.steps=2000", "1000"]),
     "data that are not there": (["dataset=image_folder", "dataset.root=nowhere", "network=digits"], ["nowhere"]),

@@ -50,6 +50,7 @@ def test_a_network_from_outside_trains_and_samples(outside, tmp_path):
     "own, message",
     [
         (["network._target_=somebodys.Mine", "+network.depth=6"], "network.depth is not a setting of Mine"),
+        ([], "add network._target_=package.Module"),
         (["network._target_=somebodys.Yours"], "_target_=somebodys.Yours cannot be imported"),
     ],
 )

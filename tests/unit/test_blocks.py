@@ -11,12 +11,22 @@ from torch.nn.functional import layer_norm, softmax
 from diffusion.denoiser import Denoiser
 from diffusion.guidance import ClassifierFree
 from diffusion.networks import Encoder, UNet
-from diffusion.networks.blocks import ChannelAttention, ClassAttention, ConvNeXt, CrossAttention, ResidualBlock, SelfAttention, Smooth
+from diffusion.networks.blocks import (
+    ChannelAttention,
+    ClassAttention,
+    ConvNeXt,
+    CrossAttention,
+    ResidualBlock,
+    SelfAttention,
+    Smooth,
+    SmoothDownsample,
+)
 from diffusion.networks.embedding import FourierTimeEmbedding, Given
 from diffusion.parameterization import Epsilon
 from diffusion.schedules import Cosine
 
 TINY = dict(in_channels=1, out_channels=2, image_size=8, channels=8, multipliers=(1, 2), res_blocks=1, attention=(4,), heads=2)
+SONG = dict(resample_in_resblock=True, fir=True, fourier_scale=0.1, skip_rescale=True, project_skip=True)
 
 
 def awake(module):
@@ -153,6 +163,34 @@ def test_smoothing_keeps_a_constant_inside():
     assert Smooth(up=True).state_dict() == {}
 
 
+def test_the_pyramid_s_step_is_the_filter_and_a_convolution():
+    """With a convolution that takes its middle pixel alone it is the filter's own halving."""
+    step, x = SmoothDownsample(2, 2).double(), torch.randn(2, 2, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        step.conv.weight.zero_()[range(2), range(2), 1, 1] = 1
+        torch.testing.assert_close(step(x) - step.conv.bias[:, None, None], Smooth(up=False).double()(x))
+
+
+def test_the_pyramid_brings_the_image_to_each_level():
+    """h <- (h + f(image))/sqrt(2) after the halving, with image x_t; the next halving's image is that h."""
+    net = awake(UNet(**TINY | dict(multipliers=(1, 2, 2)), **SONG, input_pyramid=True))
+    x, label = torch.randn(2, 1, 8, 8, dtype=torch.float64), torch.tensor([3.0, 500.0])
+    shrunk, seen = [], []
+    for i in (1, 3):  # a layer and a halving on each level
+        net.down[i].register_forward_hook(lambda *call: shrunk.append(call[-1]))
+        net.down[i + 1].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    net(x, label)
+    torch.testing.assert_close(seen[0], (shrunk[0] + net.pyramid[0](x)) / 2**0.5)
+    torch.testing.assert_close(seen[1], (shrunk[1] + net.pyramid[1](seen[0])) / 2**0.5)
+
+
+def test_attention_once_a_level_on_the_way_up():
+    """Of the way up's two layers at 4x4 the last attends; the way down attends as ever."""
+    words = [[type(block).__name__ for block in chain] for chain in UNet(**TINY, attention_once=True).up[:2]]
+    assert words == [["ResidualBlock"], ["ResidualBlock", "SelfAttention", "Upsample"]]
+    assert sum(isinstance(m, SelfAttention) for m in UNet(**TINY, attention_once=True).down.modules()) == 1
+
+
 def test_fourier_features_are_gaussian_and_survive_half_precision():
     embed = FourierTimeEmbedding(4096, 8, scale=0.1364)
     label = torch.tensor([0.0, 1.0, 998.5])
@@ -241,7 +279,7 @@ def test_a_context_is_guided_by_its_null(reader):
     torch.testing.assert_close(ClassifierFree(denoiser, 3.0)(x, t, context).eps, free + 3 * (bound - free), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("options", [dict(), dict(resample_in_resblock=True, fir=True, fourier_scale=0.1, skip_rescale=True)])
+@pytest.mark.parametrize("options", [dict(), SONG | dict(attention_once=True, input_pyramid=True)], ids=["plain", "ncsnpp"])
 def test_all_blocks_compile_in_one_graph_and_keep_the_layout(options):
     words = ("res", "conv", "atn", "ctxAtn", "clsAtn", "chnAtn")
     net = awake(UNet(**TINY, context_channels=5, block=words, middle=words, **options)).float().to(memory_format=torch.channels_last)

@@ -31,6 +31,14 @@ def test_means_by_term_and_by_quarter_of_time():
     assert all(isinstance(value, float) for value in means.values())
 
 
+def test_importance_weights_make_the_means_those_over_uniform_t():
+    """Of L = 1 at t = 1/4 and 9 at t = 1, drawn with p = 1/10 and 9/10: 5, not 8.2."""
+    meter, t = Meter(), torch.tensor([0.25, *[1.0] * 9])
+    losses, weight = torch.where(t < 1, 1.0, 9.0), torch.where(t < 1, 5.0, 5 / 9)
+    meter.update({"loss": losses}, t, 0, weight)
+    assert meter.read() == pytest.approx({"loss": 5.0, "loss/t1of4": 1.0, "loss/t4of4": 9.0})
+
+
 def test_reading_starts_again():
     meter = Meter()
     meter.update({"loss": torch.tensor([1.0])}, torch.tensor([0.1]), 0)

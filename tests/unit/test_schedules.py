@@ -123,6 +123,12 @@ def test_ve_is_geometric():
     np.testing.assert_allclose(sigma.numpy(), np.geomspace(0.01, 50, 10), rtol=1e-12)
 
 
+@pytest.mark.parametrize("schedule", EVERY, ids=repr)
+def test_the_time_of_a_label(schedule):
+    t = knots(100)[4:]  # from 0.05: below the first knot, 1/30 at most here, all labels are 0
+    torch.testing.assert_close(schedule.labelled(schedule.label(t)), t, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("shift", [1.0, 3.0, 0.5])
 def test_flow_is_a_straight_path(shift):
     t = torch.linspace(0, 1, 101, **F64)

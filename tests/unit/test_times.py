@@ -178,5 +178,7 @@ def test_importance_needs_its_steps():
     for schedule in (Flow(), Cosine(7)):
         with pytest.raises(ValueError, match="times=importance has 5 steps"):
             Importance(5)(3, schedule)
+    with pytest.raises(ValueError, match="this schedule is in continuous time; use a discrete one"):
+        Importance(None)
     with pytest.raises(ValueError, match=r"times\.history=0"):
         Importance(5, history=0)

@@ -97,6 +97,10 @@ def test_every_parameter_is_used(name):
         ("iddpm_cifar10", 52_546_438),
         # Dhariwal & Nichol 2021: 296 M; 295,904,454 counted likewise, and the null class's 4 * 192.
         ("adm_64", 295_904_454 + 768),
+        # Lin et al. 2025 (2509.15591) state this count of rectified flow's network for CIFAR-10, which is Song et al.'s DDPM++ cont.
+        ("ddpmpp_cifar10", 61_804_419),
+        # The same; its embedding has 128 features more, and the pyramid three convolutions: 3 to 128, 128 to 256, 256 to 256 channels.
+        ("ncsnpp_cifar10", 61_804_419 + 128 * 512 + (3 * 9 + 1) * 128 + (128 * 9 + 1) * 256 + (256 * 9 + 1) * 256),
     ],
 )
 def test_parameter_counts_of_the_papers(name, count):
