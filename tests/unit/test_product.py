@@ -19,7 +19,6 @@ from diffusion.codec import Pixels
 from diffusion.denoiser import Denoiser
 from diffusion.generate import trajectories
 from diffusion.run import guided
-from diffusion.schedules import EDM
 from diffusion.typing import expand
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -60,19 +59,12 @@ class Known(nn.Module):
         self.schedule, self.parameterization, self.learned, self.shift = schedule, parameterization, learned, shift
 
     def forward(self, x, label, cond=None):
-        alpha, sigma = (expand(v, x) for v in self.schedule(self.time(label.double()).clamp(1e-4, 1)))
+        alpha, sigma = (expand(v, x) for v in self.schedule(self.schedule.labelled(label).clamp(1e-4, 1)))
         x0 = torch.asinh(x) / 2
         if cond is not None:
             x0 = x0 + self.shift * (cond[:, None, None, None] + 1)
         out = self.parameterization.target(x0, (x - alpha * x0) / sigma, alpha, sigma)
         return torch.cat([out, 0.2 * torch.tanh(x)], 1) if self.learned else out
-
-    def time(self, label):
-        """The t of a schedule's label."""
-        if isinstance(self.schedule, EDM):
-            return self.schedule.time(-8 * label)
-        total = getattr(self.schedule, "num_timesteps", None)
-        return label / 1000 if total is None else (label + 1) / total
 
 
 class Judge:
