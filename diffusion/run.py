@@ -57,6 +57,8 @@ def train(config: dict, folder: Path, source: str | None = None) -> dict[str, fl
         read(resume)  # refused here with a sentence, not inside the loop
     save_config(config, folder, source)  # all that could be refused has been built
     with job(folder), run_of_its_own():
+        for logger in trainer.loggers:  # what runs are compared by
+            logger.log_hyperparams(config)
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     return module.latest
 

@@ -7,6 +7,7 @@ import struct
 
 import numpy as np
 import pytest
+import yaml
 from commands import SMALL, command, succeeded
 from PIL import Image
 
@@ -81,13 +82,15 @@ def wandb_records(path):
 
 
 def in_wandb(folder):
-    """The ids of its runs, their numbers and images; each row's step is the axis that wandb was told to draw against."""
-    ids, numbers, images = set(), {}, {}
-    for path in folder.glob("wandb/offline-run-*/*.wandb"):
+    """The ids of its runs, their numbers, images and configuration; each row's step is the axis that wandb was told to draw against."""
+    ids, numbers, images, config = set(), {}, {}, {}
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):  # by when they began
         for record in wandb_records(path):
             kind = record.WhichOneof("record_type")
             if kind == "run":
                 ids.add(record.run.run_id)
+            for item in (record.run.config if kind == "run" else record.config).update:
+                config[item.key or item.nested_key[0]] = json.loads(item.value_json)
             if kind == "metric" and record.metric.glob_name:
                 assert (record.metric.glob_name, record.metric.step_metric) == ("*", AT)
             if kind == "history":
@@ -96,7 +99,7 @@ def in_wandb(folder):
                 numbers |= {(key[0], step): value for key, value in row.items() if len(key) == 1 and not key[0].startswith("_")}
                 found = {key[0]: path.parent / "files" / value[0] for key, value in row.items() if key[1:] == ("filenames",)}
                 images |= {(key, step): pixels(file) for key, file in found.items()}
-    return ids, numbers, images
+    return ids, numbers, images, config
 
 
 def assert_agree(folder):
@@ -106,8 +109,11 @@ def assert_agree(folder):
     assert scalars.keys() == numbers.keys()
     assert all(np.float32(value) == np.float32(scalars[key]) for key, value in numbers.items())
     assert images == drawn
-    ids, logged, shown = in_wandb(folder)
+    ids, logged, shown, config = in_wandb(folder)
     assert ids == {folder.name} and logged == numbers and shown == drawn
+    known = yaml.safe_load((folder / "config.yaml").read_text())
+    assert {key: config[key] for key in known} == known  # what a sweep's runs are told apart by
+    assert f"accumulate: {known['accumulate']}\n" in (folder / "tensorboard" / "hparams.yaml").read_text()
 
 
 @pytest.mark.xdist_group("loggers")
