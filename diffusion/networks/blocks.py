@@ -252,10 +252,13 @@ class Smooth(nn.Module):
         # Eighths and quarters: exact in any floating-point type. Each of the four pixels that one becomes is given a full sum of weights.
         self.register_buffer("kernel", torch.outer(taps, taps)[None, None] * (4 if up else 1), persistent=False)
 
+    def filtered(self, x: Tensor, stride: int, padding: int) -> Tensor:
+        """x through the filter, each channel by itself."""
+        kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, 4, 4)
+        return (conv_transpose2d if self.up else conv2d)(x, kernel, stride=stride, padding=padding, groups=x.shape[1])
+
     def forward(self, x: Tensor) -> Tensor:
-        channels = x.shape[1]
-        kernel = self.kernel.to(x.dtype).expand(channels, 1, 4, 4)
-        return (conv_transpose2d if self.up else conv2d)(x, kernel, stride=2, padding=1, groups=channels)
+        return self.filtered(x, stride=2, padding=1)
 
 
 class SmoothDownsample(nn.Module):
@@ -266,9 +269,7 @@ class SmoothDownsample(nn.Module):
         self.smooth, self.conv = Smooth(up=False), nn.Conv2d(in_channels, out_channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        channels = x.shape[1]
-        kernel = self.smooth.kernel.to(x.dtype).expand(channels, 1, 4, 4)
-        return self.conv(conv2d(x, kernel, padding=2, groups=channels))
+        return self.conv(self.smooth.filtered(x, stride=1, padding=2))
 
 
 class Downsample(nn.Module):

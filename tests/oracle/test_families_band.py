@@ -1,20 +1,38 @@
 """Five ways to say the same thing, trained alike on the same digits, sample about alike."""
 
+from functools import lru_cache
+from pathlib import Path
+from tempfile import mkdtemp
+
 import pytest
 from composing import composed
 
 from diffusion.run import train
 
-QUIET = ["steps=600", "eval_every=600", "checkpoint_every=600", "callbacks.distance.at_start=false", "trainer.accelerator=cpu"]
-MEASURED = {"flow": 3.5, "edm": 4.0, "ddpm": 4.4, "v": 5.1, "x0": 5.4}  # fd-digits of 1,000 images after 800 steps, one thread, seed 0
+QUIET = ["steps=400", "eval_every=400", "checkpoint_every=400", "callbacks.distance.at_start=false", "trainer.accelerator=cpu"]
+MEASURED = {"v": 4.98, "flow": 5.02, "ddpm": 5.95, "edm": 6.18, "x0": 8.58}  # fd-digits of 1,000 images after 400 steps, one thread, seed 0
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("families")]  # in one process, which trains each once
 
 
-@pytest.mark.slow
-def test_the_families_lie_within_a_band(tmp_path):
-    """Each below 8, and the worst at most 2.5 times the best; the measured are 1.5 times apart."""
-    found = {}
-    for name in MEASURED:
-        config = composed(f"experiment={name}_digits", *QUIET, f"paths.cache={tmp_path / 'cache'}")
-        (tmp_path / name).mkdir()
-        found[name] = train(config, tmp_path / name)["fd-digits@1k"]
-    assert max(found.values()) < 8 and max(found.values()) < 2.5 * min(found.values()), found
+@lru_cache
+def distance(name: str, tmp: Path) -> float:
+    folder = Path(mkdtemp(dir=tmp))
+    return train(composed(f"experiment={name}_digits", *QUIET, f"paths.cache={tmp / 'cache'}"), folder)["fd-digits@1k"]
+
+
+@pytest.fixture(scope="module")
+def tmp(tmp_path_factory):
+    return tmp_path_factory.mktemp("families")
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_family_reaches_its_distance(name, tmp):
+    """Noise is at about 490; half as much again is left for other machines and versions."""
+    assert distance(name, tmp) < 1.5 * MEASURED[name]
+
+
+def test_the_families_lie_within_a_band(tmp):
+    """The worst at most 2.5 times the best; the measured are 1.7 times apart."""
+    found = {name: distance(name, tmp) for name in MEASURED}
+    assert max(found.values()) < 2.5 * min(found.values()), found
