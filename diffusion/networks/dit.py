@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from diffusion.networks.blocks import Look, attend, count_heads, zero
+from diffusion.networks.attention import Look, attend, count_heads
+from diffusion.networks.blocks import zero
 from diffusion.networks.embedding import Conditioned, Given, TimeEmbedding
 
 

@@ -9,23 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from diffusion.networks.blocks import (
-    Chain,
-    ChannelAttention,
-    ClassAttention,
-    ConvNeXt,
-    CrossAttention,
-    Downsample,
-    ResidualBlock,
-    SelfAttention,
-    Smooth,
-    SmoothDownsample,
-    Upsample,
-    group_norm,
-    join,
-    zero,
-)
+from diffusion.networks.attention import ChannelAttention, ClassAttention, CrossAttention, SelfAttention
+from diffusion.networks.blocks import Chain, ConvNeXt, ResidualBlock, group_norm, join, zero
 from diffusion.networks.embedding import Conditioned, FourierTimeEmbedding, TimeEmbedding
+from diffusion.networks.resampling import Downsample, Smooth, SmoothDownsample, Upsample
 
 
 class UNet(Conditioned):

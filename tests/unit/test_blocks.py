@@ -11,17 +11,10 @@ from torch.nn.functional import layer_norm, softmax
 from diffusion.denoiser import Denoiser
 from diffusion.guidance import ClassifierFree
 from diffusion.networks import Encoder, UNet
-from diffusion.networks.blocks import (
-    ChannelAttention,
-    ClassAttention,
-    ConvNeXt,
-    CrossAttention,
-    ResidualBlock,
-    SelfAttention,
-    Smooth,
-    SmoothDownsample,
-)
+from diffusion.networks.attention import ChannelAttention, ClassAttention, CrossAttention, SelfAttention
+from diffusion.networks.blocks import ConvNeXt, ResidualBlock
 from diffusion.networks.embedding import FourierTimeEmbedding, Given
+from diffusion.networks.resampling import Smooth, SmoothDownsample
 from diffusion.parameterization import Epsilon
 from diffusion.schedules import Cosine
 
