@@ -39,6 +39,8 @@ class TrainSchema:
     grad_clip: float | None = MISSING
     log_every: int = MISSING
     eval_every: int = MISSING
+    milestone_every: int | None = None
+    milestone_n: int = MISSING
     checkpoint_every: int = MISSING
     sample_batch_size: int = MISSING
     matmul_precision: str = MISSING

@@ -36,9 +36,10 @@ def train(config: dict, folder: Path, source: str | None = None) -> dict[str, fl
     module = build(config["task"], "task")
     data = DataModule(dataset, config["batch_size"], config["seed"], **config["data"])
     module.recipes = recipes(config, module.denoiser, module.codec)
-    callbacks = build_stages(without(config["callbacks"], "distance"), "callbacks")
-    if "distance" in config["callbacks"] and (metrics := usable(config["metric"])):
-        callbacks["distance"] = build(config["callbacks"]["distance"], "callbacks.distance", metrics=metrics)
+    callbacks = build_stages(without(config["callbacks"], "distance", "milestones"), "callbacks")
+    for name, metric in measured(config).items():
+        if name in config["callbacks"] and (metrics := usable(metric)):
+            callbacks[name] = build(config["callbacks"][name], f"callbacks.{name}", metrics=metrics)
     if config["compile"]:
         module.denoiser.network.compile()
     trainer = build(
@@ -92,6 +93,15 @@ def guided(denoiser: Denoiser, stages: dict, num_classes: int) -> object:
     return denoiser
 
 
+def measured(config: dict) -> dict[str, dict]:
+    """What each measuring callback measures: the metrics, and at milestones, if there are any, those of images again, of more images."""
+    found = {"distance": config["metric"]}
+    if config.get("milestone_every"):
+        of_images = {k: v for k, v in config["metric"].items() if not isinstance(v, dict) or "n" in v}
+        found["milestones"] = {k: v | {"n": config["milestone_n"]} if isinstance(v, dict) else v for k, v in of_images.items()}
+    return found
+
+
 def usable(metric: dict) -> dict:
     """The metrics of the configuration; none, and a line in the log, if they cannot be had and `required` is false."""
     try:
@@ -103,9 +113,9 @@ def usable(metric: dict) -> dict:
         return {}
 
 
-def without(node: dict, name: str) -> dict:
-    """A mapping less one key."""
-    return {k: v for k, v in node.items() if k != name}
+def without(node: dict, *names: str) -> dict:
+    """A mapping less some keys."""
+    return {k: v for k, v in node.items() if k not in names}
 
 
 def save_config(config: dict, folder: Path, source: str | None) -> None:

@@ -34,3 +34,13 @@ def test_metrics_are_recorded_and_change_nothing(tiny, tmp_path):
     assert abs(sum(bound["nll-vlb@4/terms"]) + bound["nll-vlb@4/prior"] - bound["nll-vlb@4"]) < 1e-4 * bound["nll-vlb@4"]
     assert bound["passport"]["settings"]["clip"] is True and bound["passport"]["n"] == 4
     assert len(list((tmp_path / "with/samples").glob("memorized-digits@70-step=*.png"))) == 2
+
+
+def test_milestones_have_more_images(tiny, tmp_path):
+    """The cheap number at each evaluation; the full one, under its own name, at milestones and at the end; a likelihood once."""
+    words = ["metric=[fd,nll_vlb]", "metric.n=40", "metric.extractor=DigitsClassifier", "metric.groups=2", "metric.nll_vlb.images=4"]
+    short = ["steps=5", "eval_every=2", "milestone_every=4", "milestone_n=60", "schedule.num_timesteps=10"]
+    lines = recorded(tiny(*short, *words), tmp_path)
+    steps = {name: [line["step"] for line in lines if name in line] for name in ("fd-digits@40", "fd-digits@60", "nll-vlb@4")}
+    assert steps == {"fd-digits@40": [0, 2, 4, 5], "fd-digits@60": [4, 5], "nll-vlb@4": [0, 2, 4, 5]}
+    assert {line["passport"]["n"] for line in lines if "fd-digits@60" in line} == {60}
