@@ -47,6 +47,8 @@ class Exploding(Schedule):
         return torch.ones_like(log_snr), (-log_snr / 2).exp()
 
 
-def ends(a: float, b: float) -> tuple[Tensor, Tensor]:
-    """A pair of numbers for torch.lerp, float64."""
-    return torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)
+def between(start: float, end: float, weight: Tensor) -> Tensor:
+    """start + weight (end - start), exact at both ends, on the device of `weight`.
+
+    torch.lerp rounds alike, but of two CPU scalars and a CUDA tensor it refuses."""
+    return torch.where(weight < 0.5, start + weight * (end - start), end - (end - start) * (1 - weight))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from diffusion.schedules.base import Exploding, Schedule, ends
+from diffusion.schedules.base import Exploding, Schedule, between
 
 INF = float("inf")
 
@@ -30,7 +30,7 @@ class VESDE(Exploding):
 
     def log_sigma(self, t: Tensor) -> Tensor:
         """log sigma for t in [first, 1]."""
-        return torch.lerp(*ends(log(self.sigma_min), log(self.sigma_max)), t)
+        return between(log(self.sigma_min), log(self.sigma_max), t)
 
     def inverse(self, log_sigma: Tensor) -> Tensor:
         """The inverse of `log_sigma`."""
@@ -58,8 +58,8 @@ class EDM(VESDE):
     first: ClassVar[float] = 1e-3
 
     def log_sigma(self, t: Tensor) -> Tensor:
-        low, high = ends(self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho))
-        return self.rho * torch.lerp(low, high, (t - self.first) / (1 - self.first)).log()
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        return self.rho * between(low, high, (t - self.first) / (1 - self.first)).log()
 
     def inverse(self, log_sigma: Tensor) -> Tensor:
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
