@@ -8,15 +8,16 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.build import build
 from diffusion.checkpoint import load
-from diffusion.config import begin, register, shell
+from diffusion.config import register
 from diffusion.editing import edited, interpolate
-from diffusion.errors import UserError
-from diffusion.files import atomic
 from diffusion.generate import Recipe, trajectories
-from diffusion.images import save_gif, save_png, tile
-from diffusion.run import guided
+from diffusion.pictures import save_gif, save_png, tile
+from diffusion.shell import begin, shell
+from diffusion.support.build import build
+from diffusion.support.errors import UserError
+from diffusion.support.files import atomic
+from diffusion.training.run import guided
 
 log = logging.getLogger(__name__)
 register()

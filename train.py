@@ -7,7 +7,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from diffusion.config import begin, register, resolved, shell
+from diffusion.config import register, resolved
+from diffusion.shell import begin, shell
 
 log = logging.getLogger(__name__)
 register()
@@ -17,7 +18,7 @@ register()
 def main(cfg: DictConfig) -> None:
     """One run; under -m, each of the sweep's."""
     with begin(folder := Path(HydraConfig.get().runtime.output_dir)):
-        from diffusion.run import train  # see `begin` for why here
+        from diffusion.training.run import train  # see `begin` for why here
 
         config, source = resolved(cfg, folder)
         log.info("run folder %s", folder)

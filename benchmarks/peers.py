@@ -15,7 +15,6 @@ from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 
 from diffusion.denoiser import Denoiser
-from diffusion.ema import EMA
 from diffusion.generate import generate
 from diffusion.grids import Leading
 from diffusion.networks import UNet
@@ -24,6 +23,7 @@ from diffusion.parameterization import Epsilon
 from diffusion.samplers import DDIM, DDPM
 from diffusion.schedules import Linear
 from diffusion.times import Uniform
+from diffusion.training.ema import EMA
 
 
 def peer_network(channels):

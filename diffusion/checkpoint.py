@@ -7,11 +7,11 @@ import torch
 import yaml
 from torch import nn
 
-from diffusion.build import build
 from diffusion.classifier import NoisyClassifier
-from diffusion.codec import Pixels
+from diffusion.codecs import Pixels
 from diffusion.denoiser import Denoiser
-from diffusion.errors import UserError
+from diffusion.support.build import build
+from diffusion.support.errors import UserError
 
 
 class Loaded(NamedTuple):

@@ -1,24 +1,17 @@
 """The Hydra shell: the schema of plain keys, the resolvers that conf/ uses, and errors as one sentence with an exit code."""
 
-import logging
 import os
 import re
-import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from diffusion.errors import TRACEBACK, UserError, one_sentence
+from diffusion.support.errors import UserError
 
 
 @dataclass
@@ -143,55 +136,3 @@ def _resumed(cfg: DictConfig, folder: Path) -> DictConfig:
         OmegaConf.update(before, key, OmegaConf.select(cfg, key), force_add=True)
     before.name = folder.name
     return before
-
-
-def shell(main: Callable[[], None]) -> None:
-    """Run a Hydra main: what the user can mend is one sentence on standard error and exit code 1; HYDRA_FULL_ERROR=1 for a traceback."""
-    if TRACEBACK:
-        return main()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them; see `begin`
-    with one_sentence(HydraException, OmegaConfBaseException, say=plainly):
-        main()
-
-
-def plainly(error: Exception) -> str:
-    """A composition error with its cause, without Hydra's advice and search path."""
-    text, cause = str(error).split("Config search path")[0], error.__cause__
-    text = text.split("To append to your config")[0].strip().rstrip(".")
-    if cause is not None:
-        text += f": {str(cause).strip().splitlines()[0]}"
-    known = HydraException in type(error).__mro__ or OmegaConfBaseException in type(error).__mro__
-    return f"{text}; `python {Path(sys.argv[0]).name} --help` lists the groups and keys." if known else text
-
-
-@contextmanager
-def begin(folder: Path | None = None) -> Iterator[None]:
-    """The inside of a Hydra main: errors as a sentence, Lightning's messages in Hydra's log, and no empty folder left behind.
-
-    What is slow to import is imported from here on, so that --help and a mistyped word answer at once."""
-    from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
-
-    if not TRACEBACK:
-        os.environ.pop("HYDRA_FULL_ERROR", None)
-    quiet()
-    try:
-        with one_sentence(MisconfigurationException, ModuleNotFoundError):
-            yield
-    except SIGTERMException:
-        sys.exit(143)
-    finally:
-        if folder is not None:
-            with suppress(OSError):  # it has something in it
-                folder.rmdir()
-
-
-def quiet() -> None:
-    """Lightning's messages to the run's log, without its advertisements and its warnings about itself."""
-    warnings.filterwarnings("ignore", module="pytorch_lightning.utilities._pytree")
-    if int(os.environ.get("RANK", 0)):  # under torchrun the first rank speaks for all
-        logging.getLogger().setLevel(logging.WARNING)
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True
-        logger.setLevel(logging.WARNING)

@@ -11,12 +11,12 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from diffusion.build import build
-from diffusion.errors import UserError
 from diffusion.generate import Conditioned, Recipe, SeededNoise
 from diffusion.posterior import shrink
 from diffusion.samplers import DDIMInversion, State, last
 from diffusion.schedules import Schedule
+from diffusion.support.build import build
+from diffusion.support.errors import UserError
 from diffusion.typing import Noise
 
 

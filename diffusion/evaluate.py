@@ -19,18 +19,19 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion import table
-from diffusion.build import build, build_stages
 from diffusion.checkpoint import find
-from diffusion.config import begin, register, shell
-from diffusion.errors import UserError
+from diffusion.config import register
+from diffusion.evaluation import tables as table
+from diffusion.evaluation.measure import measure
+from diffusion.evaluation.subjects import EXACT, Drawn, Subject, exact, trained
 from diffusion.generate import Recipe
-from diffusion.images import save_png
-from diffusion.measure import measure
 from diffusion.metrics import Metric, write_metrics
-from diffusion.metrics.ranks import rank_and_world, sum_over_ranks
-from diffusion.run import guided
-from diffusion.subject import EXACT, Drawn, Subject, exact, trained
+from diffusion.pictures import save_png
+from diffusion.shell import begin, shell
+from diffusion.support.build import build, build_stages
+from diffusion.support.errors import UserError
+from diffusion.support.ranks import rank_and_world, sum_over_ranks
+from diffusion.training.run import guided
 
 CELL = ("ckpt", "averaged", "seed", "dataset", "schedule", "metric")  # with the sampler's, all that a number depends on
 SAMPLER = ("sampler", "grid", "guidance")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 import torch
 from torch import Tensor
 
-from diffusion.codec import Pixels
+from diffusion.codecs import Pixels
 from diffusion.denoiser import Estimate
 from diffusion.samplers import State
 

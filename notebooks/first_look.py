@@ -54,10 +54,10 @@ for axis, (sampler, steps) in zip(axes, [(DDIM(), 5), (DDIM(), 50), (DDPM(), 50)
 # %%
 from sklearn.datasets import load_digits
 
-from diffusion.codec import Pixels
+from diffusion.codecs import Pixels
 from diffusion.generate import generate
-from diffusion.images import tile
 from diffusion.oracles import EmpiricalDistribution
+from diffusion.pictures import tile
 
 digits = torch.from_numpy(load_digits().images * 255 / 16).round().to(torch.uint8)[..., None]
 exact = EmpiricalDistribution(Pixels().encode(digits), Cosine(), labels=torch.from_numpy(load_digits().target))

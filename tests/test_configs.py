@@ -6,8 +6,8 @@ import pytest
 import torch
 from composing import ROOT, composed
 
-from diffusion.build import build
-from diffusion.run import guided, train
+from diffusion.support.build import build
+from diffusion.training.run import guided, train
 
 CONF = ROOT / "conf"
 SKIP = {"hydra"}

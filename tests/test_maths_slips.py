@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from diffusion import lr_schedules
 from diffusion.denoiser import Denoiser, Estimate
 from diffusion.generate import trajectories
 from diffusion.grids import Karras, Leading, Linspace, Trailing
@@ -21,6 +20,7 @@ from diffusion.parameterization import Epsilon
 from diffusion.posterior import posterior, step
 from diffusion.samplers import DDIM, DDPM, EulerAncestral, last
 from diffusion.schedules import VE, Cosine, Linear, Schedule
+from diffusion.training import lr_schedules
 
 F64 = {"dtype": torch.float64}
 T = 1000

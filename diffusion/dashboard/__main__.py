@@ -6,8 +6,8 @@ from pathlib import Path
 from diffusion.dashboard.page import Pictures, contents, html
 from diffusion.dashboard.read import Reader
 from diffusion.dashboard.serve import server
-from diffusion.errors import one_sentence
-from diffusion.files import atomic
+from diffusion.support.errors import one_sentence
+from diffusion.support.files import atomic
 
 MIB = 2**20
 

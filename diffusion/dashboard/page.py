@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion.dashboard.read import Run, Series
-from diffusion.errors import UserError
+from diffusion.support.errors import UserError
 
 HERE = Path(__file__).parent
 CURVES = 2_000_000  # numbers in the page, beyond which curves that are not metrics are thinned

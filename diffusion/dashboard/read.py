@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from diffusion.errors import UserError
+from diffusion.support.errors import UserError
 
 AXES = ("step", "images", "time")
 NUMBER = (int, float, type(None))  # None is a number that was not finite

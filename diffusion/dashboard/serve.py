@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from diffusion.dashboard.page import contents, html, plain
 from diffusion.dashboard.read import Reader, Run
-from diffusion.errors import UserError
+from diffusion.support.errors import UserError
 
 
 class Live:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from diffusion.data.cache import Chunk, ImageSet, open_cached
-from diffusion.errors import UserError
+from diffusion.support.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffusion.errors import UserError
-from diffusion.files import atomic, lock, temporaries
+from diffusion.support.errors import UserError
+from diffusion.support.files import atomic, lock, temporaries
 
 if TYPE_CHECKING:
     from diffusion.data.base import Dataset

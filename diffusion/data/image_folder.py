@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from diffusion.data.base import Dataset
 from diffusion.data.cache import Chunk
-from diffusion.errors import UserError
+from diffusion.support.errors import UserError
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 _MODES = {1: "L", 3: "RGB"}

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from diffusion.data.base import Dataset
 from diffusion.data.cache import ImageSet
 from diffusion.data.stream import Batch, Stream
-from diffusion.errors import UserError
+from diffusion.support.errors import UserError
 
 
 @dataclass(frozen=True)

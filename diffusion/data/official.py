@@ -14,8 +14,8 @@ from torchvision.datasets.utils import download_url
 
 from diffusion.data.base import Dataset
 from diffusion.data.cache import Chunk
-from diffusion.errors import UserError
-from diffusion.files import atomic
+from diffusion.support.errors import UserError
+from diffusion.support.files import atomic
 
 _DAMAGE = (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError)
 

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from diffusion.errors import UserError
-
-_GAMMA = 0x9E3779B97F4A7C15
+from diffusion.support.errors import UserError
+from diffusion.support.seeds import splitmix64
 
 
 class Batch(NamedTuple):
@@ -20,28 +19,6 @@ class Batch(NamedTuple):
 
     images: Tensor
     labels: Tensor | None
-
-
-def splitmix64(seed: int, n: int, device: torch.device | str = "cpu") -> Tensor:
-    """The first n outputs of SplitMix64 (Steele et al. 2014, fig. 17) seeded with `seed`, as int64 [n].
-
-    Integer arithmetic only, so every device gives the same bits, which torch's generators do not. Outputs of one seed
-    are distinct, the output function being a bijection of 64-bit words.
-    """
-    z = torch.arange(1, n + 1, dtype=torch.int64, device=device) * _signed(_GAMMA) + _signed(seed)
-    z = (z ^ _shift(z, 30)) * _signed(0xBF58476D1CE4E5B9)
-    z = (z ^ _shift(z, 27)) * _signed(0x94D049BB133111EB)
-    return z ^ _shift(z, 31)
-
-
-def _signed(word: int) -> int:
-    """The int64 with the same 64 bits."""
-    return (word + 2**63) % 2**64 - 2**63
-
-
-def _shift(z: Tensor, bits: int) -> Tensor:
-    """Shift right filling with zeros; torch's shift of an int64 fills with the sign."""
-    return (z >> bits) & (2 ** (64 - bits) - 1)
 
 
 @lru_cache(maxsize=2)

@@ -8,7 +8,7 @@ import numpy as np
 
 from diffusion.data.base import Dataset
 from diffusion.data.cache import Chunk
-from diffusion.data.stream import splitmix64
+from diffusion.support.seeds import splitmix64
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from diffusion.errors import UserError
 from diffusion.metrics.base import FeatureMetric
 from diffusion.metrics.reference import ImageSet
+from diffusion.support.errors import UserError
 
 
 class ClassAccuracy(FeatureMetric):

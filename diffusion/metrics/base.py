@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from diffusion.metrics.extractors import Extractor
-from diffusion.metrics.ranks import gather_dealt, rank_and_world
 from diffusion.metrics.reference import ImageSet, facts
+from diffusion.support.ranks import gather_dealt, rank_and_world
 
 Numbers = float | dict[str, float]
 

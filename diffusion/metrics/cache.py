@@ -4,13 +4,12 @@ import hashlib
 import os
 import pickle
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
-from diffusion.files import atomic
+from diffusion.support.files import atomic, lock
 
 Tensors = dict[str, torch.Tensor]
 
@@ -58,23 +57,10 @@ def load(path: str | Path) -> Tensors | None:
     return None
 
 
-@contextmanager
-def locked(path: str | Path) -> Iterator[None]:
-    """Hold an exclusive lock named after `path`, so that of several processes one makes the file and the rest wait."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(path.name + ".lock"), "w") as file:
-        # Where there is no flock (Windows, some network file systems) the file is made more than once, never torn.
-        with suppress(ImportError, OSError):
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # closing the file releases the lock, as does the death of the process
-
-
 def load_or_make(path: str | Path, make: Callable[[], Tensors]) -> Tensors:
     """The tensors cached at `path`, made by `make()` and cached if they are not there."""
-    with locked(path):
+    path = Path(path)
+    with lock(path.with_name(path.name + ".lock")):
         tensors = load(path)
         if tensors is None:
             tensors = make()

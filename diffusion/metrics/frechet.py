@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from diffusion.metrics.ranks import rank_and_world, sum_over_ranks
+from diffusion.support.ranks import rank_and_world, sum_over_ranks
 
 
 class Moments:

@@ -13,9 +13,9 @@ from diffusion.guidance import Clip
 from diffusion.likelihood import bin_width, bits_per_dimension, dequantised, flow_log_likelihood, variational_bound
 from diffusion.metrics.base import Metric, abbreviated
 from diffusion.metrics.plots import bound_plot
-from diffusion.metrics.ranks import gather_dealt, rank_and_world
 from diffusion.metrics.reference import ImageSet, facts
 from diffusion.samplers import RK45
+from diffusion.support.ranks import gather_dealt, rank_and_world
 
 
 class BitsPerDimension(Metric):

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.images import tile
 from diffusion.metrics.base import FeatureMetric, Numbers, on_float64
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.neighbours import squared_distances
-from diffusion.metrics.ranks import gather_dealt
 from diffusion.metrics.reference import ImageSet, batches, reference_features
+from diffusion.pictures import tile
+from diffusion.support.ranks import gather_dealt
 
 
 def two_nearest(rows: Tensor, known: Tensor, points: Tensor, first: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from diffusion.metrics import cache
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.frechet import Moments
-from diffusion.metrics.ranks import gather_rows, rank_and_world, sum_over_ranks
+from diffusion.support.ranks import gather_rows, rank_and_world, sum_over_ranks
 
 
 class ImageSet(Protocol):

@@ -6,8 +6,8 @@ import pytest
 from commands import SMALL, command, succeeded
 from composing import composed
 
-from diffusion.build import build
 from diffusion.checkpoint import load
+from diffusion.support.build import build
 
 MODULE = """
 import torch

@@ -8,7 +8,7 @@ from commands import SMALL, command, succeeded
 from PIL import Image
 
 from diffusion.checkpoint import classifier, denoiser
-from diffusion.errors import UserError
+from diffusion.support.errors import UserError
 
 SMALL = [word for word in SMALL if not word.startswith("callbacks")]
 

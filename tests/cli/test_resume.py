@@ -7,8 +7,8 @@ import pytest
 import torch
 from pytorch_lightning import Callback
 
-import diffusion.run
-from diffusion.run import train
+import diffusion.training.run
+from diffusion.training.run import train
 
 
 class Stop(Exception):
@@ -23,18 +23,18 @@ def run(config, folder, monkeypatch, stop_at=None):
             if trainer.global_step == stop_at:
                 raise Stop
 
-    real = diffusion.run.build_stages
+    real = diffusion.training.run.build_stages
 
     def with_stop(node, key=""):
         return real(node, key) | ({"stop": StopAt()} if key == "callbacks" else {})
 
-    monkeypatch.setattr(diffusion.run, "build_stages", with_stop)
+    monkeypatch.setattr(diffusion.training.run, "build_stages", with_stop)
     folder.mkdir(exist_ok=True)
     try:
         train(config, folder)
     except Stop:
         assert stop_at is not None
-    monkeypatch.setattr(diffusion.run, "build_stages", real)
+    monkeypatch.setattr(diffusion.training.run, "build_stages", real)
 
 
 def content(folder):

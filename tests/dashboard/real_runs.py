@@ -2,7 +2,7 @@
 
 from composing import TINY, composed
 
-from diffusion.run import train
+from diffusion.training.run import train
 
 DISTANCES = ("fd-digits@70", "fd-infinity-digits@70", "kd-digits@70")
 BOUND = "nll-vlb@4"

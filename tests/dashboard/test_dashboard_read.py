@@ -7,7 +7,7 @@ import pytest
 from made_runs import config, distance, losses, passport, write_run
 
 from diffusion.dashboard.read import Reader, flat, read_run
-from diffusion.errors import UserError
+from diffusion.support.errors import UserError
 
 
 def values(run, key):

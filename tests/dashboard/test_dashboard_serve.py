@@ -8,7 +8,7 @@ import pytest
 from made_runs import losses, png, sweep, write_run
 
 from diffusion.dashboard.serve import server
-from diffusion.errors import UserError
+from diffusion.support.errors import UserError
 
 pytest.importorskip("plotly", reason="the dashboard draws with plotly: pip install -e .[dashboard]")
 

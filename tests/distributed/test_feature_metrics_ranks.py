@@ -7,7 +7,7 @@ import pytest
 import torch
 from processes import two_ranks
 
-from diffusion.codec import Pixels as PixelCodec
+from diffusion.codecs import Pixels as PixelCodec
 from diffusion.metrics import (
     ClassAccuracy,
     DensityCoverage,

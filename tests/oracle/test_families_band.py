@@ -7,7 +7,7 @@ from tempfile import mkdtemp
 import pytest
 from composing import composed
 
-from diffusion.run import train
+from diffusion.training.run import train
 
 QUIET = ["steps=400", "eval_every=400", "checkpoint_every=400", "callbacks.distance.at_start=false", "trainer.accelerator=cpu"]
 MEASURED = {"v": 4.98, "flow": 5.02, "ddpm": 5.95, "edm": 6.18, "x0": 8.58}  # fd-digits of 1,000 images after 400 steps, one thread, seed 0

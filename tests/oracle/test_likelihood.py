@@ -6,7 +6,7 @@ from math import log, pi, sqrt
 import pytest
 import torch
 
-from diffusion.codec import Pixels
+from diffusion.codecs import Pixels
 from diffusion.denoiser import Estimate
 from diffusion.likelihood import bin_width, bits_per_dimension, dequantised, flow_log_likelihood, prior_term, variational_bound
 from diffusion.oracles import GaussianMixture

@@ -6,10 +6,10 @@ import pytest
 import torch
 from composing import composed
 
-from diffusion.build import build
 from diffusion.networks import DiT
 from diffusion.networks.dit import positions
 from diffusion.networks.embedding import sinusoidal
+from diffusion.support.build import build
 
 diffusers = pytest.importorskip("diffusers")
 SMALL = dict(width=48, depth=3, heads=4, patch=2, image_size=8, in_channels=4, out_channels=8)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from diffusion.errors import UserError
 from diffusion.metrics import InceptionV3
+from diffusion.support.errors import UserError
 
 fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
 

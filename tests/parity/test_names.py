@@ -5,7 +5,7 @@ import re
 import pytest
 from composing import ROOT, composed
 
-from diffusion.build import build
+from diffusion.support.build import build
 
 TEXT = (ROOT / "docs/names.md").read_text()
 ROWS = [[cell.strip() for cell in line.split("|")[1:4]] for line in TEXT.splitlines() if line.startswith("| `")]

@@ -6,11 +6,11 @@ from functools import partial
 import pytest
 import torch
 
-from diffusion.build import build, build_stages, locate
 from diffusion.guidance import ClassifierFree
 from diffusion.objectives import Hybrid
 from diffusion.samplers import DDIM
 from diffusion.schedules import VE, Cosine
+from diffusion.support.build import build, build_stages, locate
 
 HERE = f"{__name__}."
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion.errors import UserError
 from diffusion.metrics import DigitsClassifier, FrechetDistance, Moments, frechet_distance, reference_moments
 from diffusion.metrics.extractors.digits import digits
 from diffusion.metrics.reference import reference_path
+from diffusion.support.errors import UserError
 
 
 @dataclass

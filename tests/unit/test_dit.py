@@ -4,8 +4,8 @@ import pytest
 import torch
 from composing import composed
 
-from diffusion.build import build
 from diffusion.networks import DiT
+from diffusion.support.build import build
 
 TINY = dict(in_channels=3, out_channels=6, image_size=8, patch=2, width=32, depth=2, heads=4)
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from diffusion.editing import FromImage, Inpaint, Reconstruct, SlerpNoise, edited, interpolate, noised, slerp
-from diffusion.errors import UserError
 from diffusion.generate import Recipe, SeededNoise, generate
 from diffusion.grids import Trailing
 from diffusion.oracles import GaussianMixture
 from diffusion.samplers import DDIM, DDPM, DDIMInversion
 from diffusion.schedules import VE, Cosine, Flow
+from diffusion.support.errors import UserError
 
 PLUS = torch.full((1, 2, 2), 0.6)
 DENOISER = GaussianMixture(torch.stack([PLUS, -PLUS]), torch.tensor([0.1, 0.1]))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion.ema import EMA
+from diffusion.training.ema import EMA
 
 
 class Model(nn.Module):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion.errors import UserError
 from diffusion.metrics import DigitsClassifier, ResNet56
 from diffusion.metrics.extractors import digits as digits_module
+from diffusion.support.errors import UserError
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 WEIGHTS = DATA / "resnet_cifar10" / "resnet56-4bfd9763.th"

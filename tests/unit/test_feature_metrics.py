@@ -10,8 +10,6 @@ import pytest
 import torch
 from composing import composed
 
-from diffusion.build import build_stages
-from diffusion.errors import UserError
 from diffusion.metrics import (
     ClassAccuracy,
     DensityCoverage,
@@ -39,6 +37,8 @@ from diffusion.metrics.base import dealt
 from diffusion.metrics.distance import intercept
 from diffusion.metrics.extractors.digits import digits
 from diffusion.metrics.kernel import blocks
+from diffusion.support.build import build_stages
+from diffusion.support.errors import UserError
 
 
 @dataclass

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion.images import save_gif, save_png, tile
+from diffusion.pictures import save_gif, save_png, tile
 
 
 def images(n: int, size: int = 2, channels: int = 3) -> torch.Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffusion.meter import Meter
+from diffusion.training.loss_meter import Meter
 
 
 def test_means_by_term_and_by_quarter_of_time():

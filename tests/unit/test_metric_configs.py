@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from composing import composed
 
-from diffusion.build import build_stages
-from diffusion.errors import UserError
-from diffusion.run import usable
+from diffusion.support.build import build_stages
+from diffusion.support.errors import UserError
+from diffusion.training.run import usable
 
 WEIGHTS = Path(__file__).parents[3] / "shared" / "data" / "resnet_cifar10" / "resnet56-4bfd9763.th"
 

@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from diffusion.run import train
+from diffusion.training.run import train
 
 
 def recorded(config, folder):

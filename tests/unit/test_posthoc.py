@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion.posthoc import PostHoc, coefficients, exponent, inner_product
-from diffusion.reconstruct import reconstruct, write
+from diffusion.average import reconstruct, write
+from diffusion.training.power_ema import PostHoc, coefficients, exponent, inner_product
 
 
 @pytest.mark.parametrize(("std", "gamma"), [(0.05, 16.97), (0.10, 6.94)])

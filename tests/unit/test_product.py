@@ -14,11 +14,11 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from diffusion import checkpoint
-from diffusion.build import build
-from diffusion.codec import Pixels
+from diffusion.codecs import Pixels
 from diffusion.denoiser import Denoiser
 from diffusion.generate import trajectories
-from diffusion.run import guided
+from diffusion.support.build import build
+from diffusion.training.run import guided
 from diffusion.typing import expand
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

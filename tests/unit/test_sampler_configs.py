@@ -8,11 +8,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from diffusion import grids, samplers
-from diffusion.build import build
 from diffusion.config import register
 from diffusion.denoiser import Estimate
 from diffusion.samplers import last
 from diffusion.schedules import Linear
+from diffusion.support.build import build
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 GRIDS = {

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion.codec import Pixels
+from diffusion.codecs import Pixels
 from diffusion.denoiser import Denoiser, Estimate
 from diffusion.generate import Conditioned, Recipe, SeededNoise, describe, generate, trajectories
 from diffusion.grids import Leading, Linspace, Trailing

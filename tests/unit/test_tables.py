@@ -10,11 +10,11 @@ from composing import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from diffusion import table
 from diffusion.config import register
-from diffusion.errors import UserError
 from diffusion.evaluate import evaluate, made, plain
-from diffusion.subject import Drawn, exact
+from diffusion.evaluation import tables as table
+from diffusion.evaluation.subjects import Drawn, exact
+from diffusion.support.errors import UserError
 
 DIGITS = ["ckpt=exact", "dataset=digits", "metric.n=60"]
 

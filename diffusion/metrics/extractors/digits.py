@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion.errors import UserError
 from diffusion.metrics.cache import load_or_make
 from diffusion.metrics.extractors.base import Extractor, own_random_state
+from diffusion.support.errors import UserError
 
 RECIPE = 1  # part of the cache file's name: raise it when the network or its training changes
 HELD_OUT = 360

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion.errors import UserError
-from diffusion.metrics.cache import UNREADABLE, locked
+from diffusion.metrics.cache import UNREADABLE
 from diffusion.metrics.extractors.base import Extractor, own_random_state
+from diffusion.support.errors import UserError
+from diffusion.support.files import lock
 
 ARCHITECTURE = "vit_large_patch14_dinov2.lvd142m"
 
@@ -47,7 +48,7 @@ class DINOv2(Extractor):
             raise UserError(f"There is no file {weights}: give the DINOv2 weights by metric.weights=PATH.")
         source = {} if weights is None else {"pretrained_cfg_overlay": {"file": str(weights)}}
         try:
-            with own_random_state(), locked(Path(cache) / "extractors" / "dinov2"):
+            with own_random_state(), lock(Path(cache) / "extractors" / "dinov2.lock"):
                 network = timm.create_model(ARCHITECTURE, pretrained=True, num_classes=0, img_size=224, **source)
         except UNREADABLE as error:
             where = weights or "timm's download"

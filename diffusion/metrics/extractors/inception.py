@@ -6,9 +6,10 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
-from diffusion.errors import UserError
-from diffusion.metrics.cache import UNREADABLE, locked
+from diffusion.metrics.cache import UNREADABLE
 from diffusion.metrics.extractors.base import Extractor, own_random_state
+from diffusion.support.errors import UserError
+from diffusion.support.files import lock
 
 
 class WithSpatial(nn.Module):
@@ -54,7 +55,7 @@ class InceptionV3(Extractor):
             check_weights(weights)
         try:
             # The lock lets one process of a machine download and the others find the file.
-            with own_random_state(), locked(Path(cache) / "extractors" / "inception"):
+            with own_random_state(), lock(Path(cache) / "extractors" / "inception.lock"):
                 network = FeatureExtractorInceptionV3(
                     "inception-v3-compat",
                     ["2048", "logits_unbiased"],

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from diffusion.errors import UserError
 from diffusion.metrics.extractors.base import Extractor
+from diffusion.support.errors import UserError
 
 
 class Flat(nn.Module):

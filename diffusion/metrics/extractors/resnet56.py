@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion.errors import UserError
 from diffusion.metrics.cache import UNREADABLE
 from diffusion.metrics.extractors.base import Extractor, own_random_state
+from diffusion.support.errors import UserError
 
 
 class Block(nn.Module):

@@ -13,8 +13,8 @@ import pytest
 
 from diffusion.data import Synthetic
 from diffusion.data.cache import cache_folder
-from diffusion.errors import UserError
-from diffusion.files import atomic, lock
+from diffusion.support.errors import UserError
+from diffusion.support.files import atomic, lock
 
 
 def visible(folder):
@@ -146,7 +146,7 @@ def test_of_several_processes_one_makes_and_all_read(slow):
 
 
 def test_a_lock_is_exclusive_and_its_holders_death_frees_it(tmp_path):
-    code = "import sys, time, diffusion.files as f\nwith f.lock(sys.argv[1]): print(1, flush=True); time.sleep(60)"
+    code = "import sys, time, diffusion.support.files as f\nwith f.lock(sys.argv[1]): print(1, flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code, tmp_path / "l"], stdout=subprocess.PIPE)
     holder.stdout.readline()
     waiter = subprocess.Popen([sys.executable, "-c", code, tmp_path / "l"], stdout=subprocess.PIPE)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from composing import composed
 
-from diffusion.build import build
+from diffusion.support.build import build
 
 FILES = sorted((Path(__file__).parents[3] / "conf" / "dataset").glob("*.yaml"))
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from diffusion.data import ImageFolder
 from diffusion.data.image_folder import fit_square
-from diffusion.errors import UserError
+from diffusion.support.errors import UserError
 
 
 def save(path, colour, size=(20, 12)):

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 
 from diffusion.data import CIFAR10, DataModule, Digits, Synthetic
-from diffusion.errors import UserError
+from diffusion.support.errors import UserError
 
 
 class Recorder(pl.LightningModule):

@@ -13,7 +13,7 @@ import pytest
 from diffusion.data import CIFAR10, CIFAR100, MNIST
 from diffusion.data.cifar import _parse_python
 from diffusion.data.official import Download, Form
-from diffusion.errors import UserError
+from diffusion.support.errors import UserError
 
 
 def md5(content):

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torchvision import datasets as reference
 
 from diffusion.data import CIFAR10, MNIST, Digits, FashionMNIST
-from diffusion.errors import UserError
+from diffusion.support.errors import UserError
 
 GREY = [(MNIST, reference.MNIST), (FashionMNIST, reference.FashionMNIST)]
 

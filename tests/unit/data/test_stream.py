@@ -7,8 +7,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from diffusion.data import Stream, flip
-from diffusion.data.stream import permutation, splitmix64
-from diffusion.errors import UserError
+from diffusion.data.stream import permutation
+from diffusion.support.errors import UserError
+from diffusion.support.seeds import splitmix64
 
 N, BATCH, PER_EPOCH = 53, 12, 4
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
-from diffusion.callbacks.periodic import Periodic
-from diffusion.files import atomic
+from diffusion.support.files import atomic
+from diffusion.training.callbacks.periodic import Periodic
 
 
 class Snapshots(Periodic):
     """checkpoints/ema/step=N.pt every `every` steps and at the end: a post-hoc EMA's averages in float16 (2312.02696, sec. 3.2), from
-    which `diffusion.reconstruct` makes an average of any length. Raises UserError in place of keeping what is not finite."""
+    which `diffusion.average` makes an average of any length. Raises UserError in place of keeping what is not finite."""
 
     def act(self, trainer: Trainer, module: LightningModule) -> None:
         module.require_finite(weights=True)

@@ -8,8 +8,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from diffusion.callbacks.periodic import Periodic
-from diffusion.files import atomic
+from diffusion.support.files import atomic
+from diffusion.training.callbacks.periodic import Periodic
 
 
 class AtomicIO(TorchCheckpointIO):

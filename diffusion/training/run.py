@@ -1,6 +1,6 @@
 """One training run: from a resolved configuration, plain data, to a folder with checkpoints, samples and metrics.jsonl.
 
-`python -m diffusion.run FOLDER` runs a rank of the run whose config.yaml is in FOLDER; Lightning starts the other ranks so.
+`python -m diffusion.training.run FOLDER` runs a rank of the run whose config.yaml is in FOLDER; Lightning starts the other ranks so.
 """
 
 import logging
@@ -10,17 +10,17 @@ from pathlib import Path
 import torch
 import yaml
 
-from diffusion.build import build, build_stages
-from diffusion.callbacks.checkpoints import AtomicIO
 from diffusion.checkpoint import find, read
 from diffusion.data import DataModule
 from diffusion.denoiser import Denoiser
-from diffusion.errors import UserError, one_sentence
-from diffusion.files import atomic
 from diffusion.generate import Recipe
-from diffusion.launch import job
-from diffusion.loggers import run_of_its_own
-from diffusion.module import mix
+from diffusion.support.build import build, build_stages
+from diffusion.support.errors import UserError, one_sentence
+from diffusion.support.files import atomic
+from diffusion.support.seeds import mixed
+from diffusion.training.callbacks.checkpoints import AtomicIO
+from diffusion.training.launch import job
+from diffusion.training.loggers import run_of_its_own
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def train(config: dict, folder: Path, source: str | None = None) -> dict[str, fl
     torch.set_float32_matmul_precision(config["matmul_precision"])
     dataset = build(config["dataset"], "dataset")
     dataset.load()  # on every rank: one makes the cache, and all refuse with the same sentence
-    torch.manual_seed(mix(config["seed"]))  # of the network's first weights, the same on every rank
+    torch.manual_seed(mixed(config["seed"]))  # of the network's first weights, the same on every rank
     module = build(config["task"], "task")
     data = DataModule(dataset, config["batch_size"], config["seed"], **config["data"])
     module.recipes = recipes(config, module.denoiser, module.codec)

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from diffusion.build import build
 from diffusion.checkpoint import load, read
-from diffusion.codec import Pixels
+from diffusion.codecs import Pixels
 from diffusion.data.cache import ImageSet
-from diffusion.errors import UserError
+from diffusion.evaluation.tables import FLOOR
 from diffusion.oracles import EmpiricalDistribution
-from diffusion.table import FLOOR
+from diffusion.support.build import build
+from diffusion.support.errors import UserError
 
 EXACT = "exact"
 

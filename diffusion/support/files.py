@@ -1,11 +1,10 @@
 """Files that are either whole or absent, and locks that die with their holder."""
 
-import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -41,12 +40,18 @@ def temporaries(path: str | Path) -> list[Path]:
 
 @contextmanager
 def lock(path: str | Path) -> Iterator[None]:
-    """Hold the exclusive lock `path` between processes, waiting for it; the kernel frees it if the holder dies."""
+    """Hold the exclusive lock `path` between processes, waiting for it; the kernel frees it if the holder dies.
+
+    Where there is no flock (Windows, some network file systems) nothing is locked: what is guarded is then made more than once, and
+    never torn, since it is written by `atomic`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield  # closing the file frees the lock
 
 
 def _fsync(path: Path) -> None:

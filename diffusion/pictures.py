@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion.files import atomic
+from diffusion.support.files import atomic
 
 CELL = 32  # smaller images are enlarged by a whole factor to about this many pixels, so that one can see them
 

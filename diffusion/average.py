@@ -1,4 +1,4 @@
-"""An average of any length from a run with ema=posthoc, afterwards: `python -m diffusion.reconstruct runs/NAME 0.07`.
+"""An average of any length from a run with ema=posthoc, afterwards: `python -m diffusion.average runs/NAME 0.07`.
 
 It writes runs/NAME/checkpoints/ema=0.07.ckpt, which `sample.py ckpt=...` takes like any checkpoint of the run.
 """
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from diffusion.checkpoint import find, read
-from diffusion.errors import UserError, one_sentence
-from diffusion.files import atomic
-from diffusion.posthoc import coefficients
+from diffusion.support.errors import UserError, one_sentence
+from diffusion.support.files import atomic
+from diffusion.training.power_ema import coefficients
 
 
 def reconstruct(run: str | Path, std: float, step: int | None = None) -> tuple[int, dict[str, Tensor]]:
@@ -46,7 +46,7 @@ def write(run: str | Path, std: float, step: int | None = None) -> Path:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m diffusion.reconstruct", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m diffusion.average", description=__doc__.splitlines()[0])
     parser.add_argument("run", help="a run's folder, trained with ema=posthoc")
     parser.add_argument("std", type=float, help="the average's relative length, such as 0.07: the profile's standard deviation")
     parser.add_argument("--step", type=int, help="as of the latest snapshot up to this step; by default the latest of all")

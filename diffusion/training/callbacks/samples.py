@@ -6,9 +6,9 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning import LightningModule, Trainer
 
-from diffusion.callbacks.periodic import Evaluation
-from diffusion.images import save_png, tile
-from diffusion.metrics.ranks import rank_and_world
+from diffusion.pictures import save_png, tile
+from diffusion.support.ranks import rank_and_world
+from diffusion.training.callbacks.periodic import Evaluation
 
 
 class Samples(Evaluation):

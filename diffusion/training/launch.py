@@ -14,7 +14,7 @@ ENVIRONMENT = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_P
 
 @contextmanager
 def job(folder: Path) -> Iterator[None]:
-    """One training job in `folder`: ranks that Lightning starts run `diffusion.run` on the folder's config.yaml.
+    """One training job in `folder`: ranks that Lightning starts run `diffusion.training.run` on the folder's config.yaml.
 
     Stock Lightning re-runs the command line in them, which under a sweep would start the sweep again. Afterwards the process group
     and the environment are as before, so that a sweep's next job starts clean; torchrun's group serves all the jobs, since its store
@@ -34,4 +34,4 @@ def job(folder: Path) -> Iterator[None]:
 
 
 def _command(folder: Path) -> tuple[list[str], str]:
-    return [sys.executable, "-m", "diffusion.run", str(folder)], os.getcwd()
+    return [sys.executable, "-m", "diffusion.training.run", str(folder)], os.getcwd()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from diffusion.metrics import Metric, Passport, code_version
-from diffusion.metrics.ranks import rank_and_world
+from diffusion.support.ranks import rank_and_world
 
 FIRST_SEED = 1_000_000  # apart from those of the sample grids
 MODEL_ALONE = {"sampler": {"name": "none"}, "nfe": 0, "guidance": None}  # a recipe's part of the passport of what no image was made for

@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from diffusion.ema import EMA
+from diffusion.training.ema import EMA
 
 
 def exponent(std: float) -> float:

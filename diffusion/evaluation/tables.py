@@ -6,7 +6,7 @@ import json
 import logging
 from pathlib import Path
 
-from diffusion.files import atomic
+from diffusion.support.files import atomic
 
 FLOOR = "the data set itself"
 log = logging.getLogger(__name__)

@@ -8,13 +8,14 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
-from diffusion.codec import Pixels
+from diffusion.codecs import Pixels
 from diffusion.data import flip
 from diffusion.denoiser import Denoiser, null
-from diffusion.ema import EMA
-from diffusion.errors import UserError
 from diffusion.generate import Recipe
-from diffusion.meter import Meter
+from diffusion.support.errors import UserError
+from diffusion.support.seeds import mixed
+from diffusion.training.ema import EMA
+from diffusion.training.loss_meter import Meter
 
 
 class DiffusionModule(LightningModule):
@@ -55,7 +56,7 @@ class DiffusionModule(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> Tensor:
         """The mean over the batch of the objective at x_t = alpha_t x_0 + sigma_t eps."""
         number = self.trainer.datamodule.consumed
-        torch.manual_seed(mix(self.seed, self.global_rank, number))
+        torch.manual_seed(mixed(self.seed, self.global_rank, number))
         images, labels = batch
         x0 = self.codec.encode(flip(images) if self.mirror else images)
         cond = self.drop(labels)
@@ -131,14 +132,3 @@ def check(denoiser: Denoiser, objective: Callable) -> None:
             f"objective {name} is a bound over discrete time steps, and {type(denoiser.schedule).__name__} has none; "
             "use objective=simple or a schedule such as cosine."
         )
-
-
-def mix(*numbers: int) -> int:
-    """One 63-bit seed from several numbers, each change of any of which changes all of it (splitmix64)."""
-    state = 0
-    for number in numbers:
-        state = (state ^ number) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
-        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
-        state = (state ^ state >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
-        state ^= state >> 31
-    return state >> 1

@@ -6,10 +6,10 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from diffusion.callbacks.periodic import Evaluation, record
-from diffusion.callbacks.samples import log_image
-from diffusion.images import save_png
-from diffusion.measure import measure
+from diffusion.evaluation.measure import measure
+from diffusion.pictures import save_png
+from diffusion.training.callbacks.periodic import Evaluation, record
+from diffusion.training.callbacks.samples import log_image
 
 
 class Distance(Evaluation):

@@ -4,7 +4,7 @@ import time
 
 from pytorch_lightning import LightningModule, Trainer
 
-from diffusion.callbacks.periodic import Periodic, record
+from diffusion.training.callbacks.periodic import Periodic, record
 
 
 class Losses(Periodic):

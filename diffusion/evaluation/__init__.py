@@ -1,0 +1,1 @@
+"""Evaluation: what is measured, measuring it, and tables of what was measured."""

@@ -1,0 +1,10 @@
+"""What happens every so many steps: reading the losses, sample grids, distances, checkpoints, the progress bar."""
+
+from diffusion.training.callbacks.checkpoints import Checkpoints
+from diffusion.training.callbacks.distance import Distance
+from diffusion.training.callbacks.losses import Losses
+from diffusion.training.callbacks.progress import Progress
+from diffusion.training.callbacks.samples import Samples
+from diffusion.training.callbacks.snapshots import Snapshots
+
+__all__ = ["Checkpoints", "Distance", "Losses", "Progress", "Samples", "Snapshots"]
