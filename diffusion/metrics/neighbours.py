@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffusion.metrics.base import FeatureMetric, on_float64
-from diffusion.metrics.cache import tensors_hash
+from diffusion.support.hashes import tensors_hash
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.reference import ImageSet, reference_features
 

@@ -10,6 +10,7 @@ import torch
 from diffusion.metrics import cache
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.frechet import Moments
+from diffusion.support.hashes import tensors_hash
 from diffusion.support.ranks import gather_rows, rank_and_world, sum_over_ranks
 
 
@@ -110,4 +111,4 @@ def batches(start: int, stop: int, size: int) -> list[tuple[int, int]]:
 
 def statistics_hash(moments: Moments) -> str:
     """A hash of the statistics themselves; it differs by rounding between machines and numbers of processes."""
-    return cache.tensors_hash(moments.to_dict())
+    return tensors_hash(moments.to_dict())

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from diffusion.metrics.cache import tensors_hash
+from diffusion.support.hashes import tensors_hash
 from diffusion.metrics.extractors.base import Extractor
 from diffusion.support.errors import UserError
 

@@ -1,0 +1,3 @@
+"""placeholder until merged"""
+def vet(*a, **k): return None
+def vet_source(*a, **k): return None
