@@ -15,6 +15,7 @@ from diffusion.objectives import variational_term
 from diffusion.samplers import RK45
 from diffusion.samplers.blend import log_ratio
 from diffusion.schedules import Schedule
+from diffusion.schedules.base import CONTINUOUS_STEPS
 from diffusion.typing import Noise, expand, per_sample_mean
 
 
@@ -35,7 +36,7 @@ def variational_bound(denoiser: Callable, x0: Tensor, cond: Tensor | None = None
 
     Every L_t has one draw of x_t ~ q(x_t | x_0), from `noise`, called T times. Raises ValueError for a schedule in continuous time."""
     schedule = denoiser.schedule
-    total = getattr(schedule, "num_timesteps", None)
+    total = schedule.num_timesteps
     if total is None:
         raise ValueError(f"The variational bound is a sum over time steps, and {type(schedule).__name__} has none; use metric=nll_ode.")
     terms, fractions = [], []
@@ -78,7 +79,7 @@ def flow_log_likelihood(
     of deviation sigma/alpha there; t_min is 1/T, the first time a model is trained at (1/1000 in continuous time), unless it is given.
     log p has the error of the solver's tolerances and, through v, a random one without bias."""
     schedule, shape = denoiser.schedule, x.shape
-    start = torch.tensor(t_min or 1 / getattr(schedule, "num_timesteps", 1000), dtype=torch.float64, device=x.device)
+    start = torch.tensor(t_min or 1 / (schedule.num_timesteps or CONTINUOUS_STEPS), dtype=torch.float64, device=x.device)
     end = torch.ones_like(start)
     probe = noise(x).sign()
 

@@ -19,7 +19,7 @@ from diffusion.schedules import Discrete
 from diffusion.typing import expand, per_sample_mean
 from diffusion.weightings import Weighting
 
-Losses = dict[str, Tensor]
+LossTerms = dict[str, Tensor]
 
 
 def simple(denoiser: Denoiser, estimate: Estimate, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def simple(denoiser: Denoiser, estimate: Estimate, x0: Tensor, t: Tensor, eps: T
     return per_sample_mean((target(estimate.x0, estimate.eps, alpha, sigma) - target(x0, eps, alpha, sigma)) ** 2)
 
 
-def noised(denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None) -> tuple[Tensor, Estimate]:
+def noise_and_denoise(denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None) -> tuple[Tensor, Estimate]:
     """x_t = alpha_t x_0 + sigma_t eps, and the denoiser's estimate at it."""
     alpha, sigma = (expand(v, x0) for v in denoiser.schedule(t))
     x_t = alpha * x0 + sigma * eps
@@ -77,8 +77,8 @@ class Simple:
 
     learned_variance: ClassVar[bool] = False
 
-    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Losses:
-        _, estimate = noised(denoiser, x0, t, eps, cond)
+    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> LossTerms:
+        _, estimate = noise_and_denoise(denoiser, x0, t, eps, cond)
         loss = simple(denoiser, estimate, x0, t, eps)
         if self.weighting is None:
             return {"loss": loss, "simple": loss}
@@ -91,8 +91,8 @@ class VLB:
 
     learned_variance: ClassVar[bool] = True
 
-    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Losses:
-        x_t, estimate = noised(denoiser, x0, t, eps, cond)
+    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> LossTerms:
+        x_t, estimate = noise_and_denoise(denoiser, x0, t, eps, cond)
         term = variational_term(denoiser.schedule, estimate, x0, x_t, t)
         return {"loss": denoiser.schedule.num_timesteps * term, "vlb": term}
 
@@ -107,8 +107,8 @@ class Hybrid:
 
     learned_variance: ClassVar[bool] = True
 
-    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Losses:
-        x_t, estimate = noised(denoiser, x0, t, eps, cond)
+    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> LossTerms:
+        x_t, estimate = noise_and_denoise(denoiser, x0, t, eps, cond)
         mse = simple(denoiser, estimate, x0, t, eps)
         term = variational_term(denoiser.schedule, estimate._replace(x0=estimate.x0.detach()), x0, x_t, t)
         return {"loss": mse + self.weight * denoiser.schedule.num_timesteps * term, "simple": mse, "vlb": term}
@@ -124,8 +124,8 @@ class DSM:
 
     learned_variance: ClassVar[bool] = False
 
-    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Losses:
-        _, estimate = noised(denoiser, x0, t, eps, cond)
+    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> LossTerms:
+        _, estimate = noise_and_denoise(denoiser, x0, t, eps, cond)
         sigma = denoiser.schedule(t)[1].to(x0)
         # with s = -eps_hat/sigma and (x_t - alpha x_0)/sigma^2 = eps/sigma, both over 1/sigma: finite at the smallest levels
         loss = 0.5 * sigma ** (self.power - 2) * per_sample_mean((estimate.eps - eps) ** 2)
@@ -160,7 +160,7 @@ class SSM:
 
     learned_variance: ClassVar[bool] = False
 
-    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Losses:
+    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> LossTerms:
         x_t, score, weight = score_at(denoiser, x0, t, eps, cond)
         terms = []
         for _ in range(self.projections):
@@ -179,7 +179,7 @@ class ExactScoreMatching:
 
     learned_variance: ClassVar[bool] = False
 
-    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Losses:
+    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> LossTerms:
         x_t, score, weight = score_at(denoiser, x0, t, eps, cond)
         basis = torch.eye(x0[0].numel(), dtype=x0.dtype, device=x0.device)
         rows = (times_jacobian(e.reshape(x0[0].shape).expand_as(x_t), score, x_t).flatten(1) @ e for e in basis)
@@ -193,7 +193,7 @@ class Uncertainty(nn.Module):
     So every level counts alike whatever its own loss. u is one linear layer on random Fourier features of c_noise =
     log(sigma/alpha)/4, starts at 0, is trained with the network by the same optimizer, and plays no part in sampling."""
 
-    def __init__(self, objective: Callable[..., Losses], channels: int = 128) -> None:
+    def __init__(self, objective: Callable[..., LossTerms], channels: int = 128) -> None:
         super().__init__()
         self.objective, self.learned_variance = objective, objective.learned_variance
         self.register_buffer("frequencies", 2 * pi * torch.randn(channels))
@@ -207,6 +207,6 @@ class Uncertainty(nn.Module):
         features = 2**0.5 * (c_noise[:, None] * self.frequencies + self.phases).cos()
         return self.out(features).squeeze(1)
 
-    def forward(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Losses:
+    def forward(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> LossTerms:
         losses, u = self.objective(denoiser, x0, t, eps, cond), self.log_variance(denoiser.schedule.log_snr(t.double()))
         return losses | {"loss": losses["loss"] / u.exp() + u, "weighted": losses["loss"], "log_variance": u}

@@ -47,7 +47,7 @@ def of_x0(schedule: Schedule, x0: Tensor, x_t: Tensor, t: Tensor, frac: Tensor |
     return Estimate(x0, (x_t - alpha * x0) / sigma, frac)
 
 
-def between(start: Estimate, end: Estimate, scale: Tensor | float) -> Estimate:
+def lerp_estimates(start: Estimate, end: Estimate, scale: Tensor | float) -> Estimate:
     """start + scale (end - start), in x_0 and in eps; the variance is end's. `scale` is a number or shaped to multiply x_t."""
     x0, eps = (a + scale * (b - a) for a, b in ((start.x0, end.x0), (start.eps, end.eps)))
     return Estimate(x0, eps, end.frac)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import Denoiser, Estimate, null
-from diffusion.guidance.base import Guidance, between
+from diffusion.guidance.base import Guidance, lerp_estimates
 from diffusion.typing import expand
 
 
@@ -46,7 +46,7 @@ class ClassifierFree(Guidance):
         other = null(cond) if self.negative is None else torch.as_tensor(self.negative).to(cond).expand_as(cond)
         both = self.denoiser(torch.cat([x_t, x_t]), t.repeat(2) if t.ndim else t, torch.cat([cond, other]))
         positive, negative = (Estimate(*half) for half in zip(*map(halves, both), strict=True))
-        return between(negative, positive, self.strength(x_t, t)), positive
+        return lerp_estimates(negative, positive, self.strength(x_t, t)), positive
 
 
 def halves(both: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -99,7 +99,7 @@ class Autoguidance(Guidance):
 
     def pair(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> tuple[Estimate, Estimate]:
         good, bad = self.denoiser(x_t, t, cond), at(self.bad, x_t)(x_t, t, cond)
-        return between(bad, good, self.weight), good
+        return lerp_estimates(bad, good, self.weight), good
 
 
 def at(model: Callable, x: Tensor) -> Callable:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import Estimate
-from diffusion.guidance.base import Guidance, between, of_x0
+from diffusion.guidance.base import Guidance, lerp_estimates, of_x0
 from diffusion.typing import expand
 
 
@@ -86,7 +86,7 @@ class Interval(Guidance):
         if inside.all():
             return self.denoiser(x_t, t, cond)
         plain = self.unguided(x_t, t, cond)
-        return between(plain, self.denoiser(x_t, t, cond), expand(inside.to(x_t), x_t)) if inside.any() else plain
+        return lerp_estimates(plain, self.denoiser(x_t, t, cond), expand(inside.to(x_t), x_t)) if inside.any() else plain
 
     def inside(self, t: Tensor) -> Tensor:
         """Whether t's noise level is in the interval."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.reference import ImageSet, facts
-from diffusion.support.ranks import gather_dealt, rank_and_world
+from diffusion.support.ranks import gather_dealt
 
 Numbers = float | dict[str, float]
 
@@ -226,14 +226,8 @@ def dealt(numbers: Tensor, n: int, classes: int) -> Tensor:
 
     Dealt from that row, groups of images share out every class evenly. Dealt in their own order, ten groups of images of ten classes would
     be the classes, and what they differ in no error of chance."""
-    label = numbers % classes
-    return label * (n // classes) + label.clamp(max=n % classes) + numbers // classes
-
-
-def numbered(count: int, rows: int) -> Tensor:
-    """The numbers of this rank's images count .. count + rows - 1 among those of all ranks."""
-    rank, world = rank_and_world()
-    return (count + torch.arange(rows)) * world + rank
+    kind = numbers % classes
+    return kind * (n // classes) + kind.clamp(max=n % classes) + numbers // classes
 
 
 def on_float64(tensor: Tensor) -> Tensor:

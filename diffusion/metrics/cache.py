@@ -27,15 +27,15 @@ UNREADABLE = (
 )
 
 
-def save(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
+def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write `tensors` and their hash to `path`, whole or not at all."""
     tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     with atomic(path) as temporary, open(temporary, "wb") as file:  # a path would put its own name into the file
         torch.save({"tensors": tensors, "hash": tensors_hash(tensors)}, file)
 
 
-def load(path: str | Path) -> Tensors | None:
-    """Read what `save` wrote. None if there is no such file; None and a warning if it is damaged."""
+def load_tensors(path: str | Path) -> Tensors | None:
+    """Read what `save_tensors` wrote. None if there is no such file; None and a warning if it is damaged."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if tensors_hash(content["tensors"]) == content["hash"]:
@@ -52,10 +52,10 @@ def load_or_make(path: str | Path, make: Callable[[], Tensors]) -> Tensors:
     """The tensors cached at `path`, made by `make()` and cached if they are not there."""
     path = Path(path)
     with lock(path.with_name(path.name + ".lock")):
-        tensors = load(path)
+        tensors = load_tensors(path)
         if tensors is None:
             tensors = make()
-            save(path, tensors)
+            save_tensors(path, tensors)
     return tensors
 
 

@@ -81,13 +81,13 @@ def reference_features(imageset: ImageSet, extractor: Extractor, directory: str 
 
 def made_once(path: Path, make: Callable[[], cache.Tensors], device: torch.device) -> cache.Tensors:
     """The tensors at `path` if every rank finds them there, else `make()`, called by all ranks together and saved once a machine."""
-    stored = cache.load(path)
+    stored = cache.load_tensors(path)
     missing = torch.tensor(int(stored is None), device=device)
     if not int(sum_over_ranks(missing)):  # the vote: a rank that reads while another computes would never be joined
         return stored
     tensors = make()
     if stored is None and cache.is_first_on_this_machine():
-        cache.save(path, tensors)
+        cache.save_tensors(path, tensors)
     return tensors
 
 

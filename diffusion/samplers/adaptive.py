@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffusion.posterior import step
 from diffusion.samplers.base import State
-from diffusion.samplers.blend import log_ratio, mix
+from diffusion.samplers.blend import log_ratio, weighted_sum
 from diffusion.schedules import Schedule
 from diffusion.typing import Noise, expand
 
@@ -86,15 +86,20 @@ class RK45(Adaptive):
             h = torch.where(size.abs() < left.abs(), size, left)
             slopes = [first]
             for node, row in zip(NODES[1:], STAGES, strict=True):
-                moved = z + expand(h, z) * mix(row, slopes)
+                moved = z + expand(h, z) * weighted_sum(row, slopes)
                 slopes.append(slope(phi + node * h, moved))
             scale = self.atol + self.rtol * torch.maximum(z.abs(), moved.abs())
-            error = (expand(h, z) * mix(ERROR, slopes) / scale).flatten(1).double().square().mean(1).sqrt().nan_to_num(nan=torch.inf)
+            error = _rms(expand(h, z) * weighted_sum(ERROR, slopes) / scale).nan_to_num(nan=torch.inf)
             good = error < 1
             phi = torch.where(good, torch.where(h == left, end, phi + h), phi)
             z, first = torch.where(expand(good, z).bool(), moved, z), torch.where(expand(good, z).bool(), slopes[-1], first)
             size = torch.where(left == 0, size, h * (0.9 * error ** (-1 / 5)).clamp(0.2, 10))
         return z
+
+
+def _rms(x: Tensor) -> Tensor:
+    """The root mean square of each sample, [b] float64."""
+    return x.flatten(1).double().square().mean(1).sqrt()
 
 
 def _norm(t: Tensor, schedule: Schedule) -> Tensor:
@@ -146,7 +151,7 @@ class DPMAdaptive(Adaptive):
             h = torch.minimum(size, left)
             low, high = (self.pair_12 if self.order == 2 else self.pair_23)(eps, y, value, h)
             scale = (self.rtol * torch.maximum(low.abs(), before.abs())).clamp(min=self.atol)
-            error = ((low - high) / scale).flatten(1).double().square().mean(1).sqrt()
+            error = _rms((low - high) / scale)
             factor = 1 + torch.atan((error + 1e-8) ** (-1 / self.order) - 1)
             factor = torch.where(error.isfinite(), factor, 0.1)
             good = (factor >= 0.81) & (left != 0)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusion.posterior import step
 from diffusion.samplers.base import State
-from diffusion.samplers.blend import Known, curved, exponential, flat, hold_eps, log_ratio, mix, require_order, weights
+from diffusion.samplers.blend import Known, constant, curved, exponential, hold_eps, log_ratio, require_order, weighted_sum, weights
 from diffusion.schedules import Schedule
 from diffusion.typing import Noise
 
@@ -47,8 +47,8 @@ class LMS(Multistep):
     order: int = 4
 
     def x0(self, past: Sequence[Known], s: Tensor, schedule: Schedule) -> Tensor:
-        w = weights([log_ratio(t, schedule).exp() for t, _ in past], log_ratio(s, schedule).exp(), flat)
-        return hold_eps(mix(w, [estimate.eps for _, estimate in past]), past[0], schedule)
+        w = weights([log_ratio(t, schedule).exp() for t, _ in past], log_ratio(s, schedule).exp(), constant)
+        return hold_eps(weighted_sum(w, [estimate.eps for _, estimate in past]), past[0], schedule)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class DEIS(Multistep):
 
     def x0(self, past: Sequence[Known], s: Tensor, schedule: Schedule) -> Tensor:
         w = weights([log_ratio(t, schedule) for t, _ in past], log_ratio(s, schedule), exponential)
-        return hold_eps(mix(w, [estimate.eps for _, estimate in past]), past[0], schedule)
+        return hold_eps(weighted_sum(w, [estimate.eps for _, estimate in past]), past[0], schedule)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class IPNDM(Multistep):
 def adams_bashforth(values: Sequence[Tensor]) -> Tensor:
     """The average over the next step of the polynomial through `values`, newest first, one step apart."""
     nodes = -torch.arange(len(values), dtype=torch.float64)
-    return mix(weights(list(nodes), torch.ones((), dtype=torch.float64), flat), values)
+    return weighted_sum(weights(list(nodes), torch.ones((), dtype=torch.float64), constant), values)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _runge_kutta(denoise, x: Tensor, known: Known, s: Tensor) -> Tensor:  # noqa
     for stop in ((known[0] + s) / 2, (known[0] + s) / 2, s):
         x0 = hold_eps(slopes[-1], known, denoise.schedule)
         slopes.append(denoise(step(x, x0, known[0], stop, denoise.schedule), stop).eps)
-    return mix((1 / 6, 1 / 3, 1 / 3, 1 / 6), slopes)
+    return weighted_sum((1 / 6, 1 / 3, 1 / 3, 1 / 6), slopes)
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class DPMPP2M(Multistep):
     order: ClassVar[int] = 2
     solver: str = "midpoint"
 
-    choices: ClassVar = {"midpoint": flat, "heun": exponential}
+    choices: ClassVar = {"midpoint": constant, "heun": exponential}
 
     def __post_init__(self) -> None:
         if self.solver not in self.choices:
@@ -137,7 +137,7 @@ class DPMPP2M(Multistep):
 
     def x0(self, past: Sequence[Known], s: Tensor, schedule: Schedule) -> Tensor:
         w = weights([-log_ratio(t, schedule) for t, _ in past], -log_ratio(s, schedule), self.choices[self.solver])
-        return mix(w, [estimate.x0 for _, estimate in past])
+        return weighted_sum(w, [estimate.x0 for _, estimate in past])
 
 
 @dataclass(frozen=True)
@@ -150,4 +150,4 @@ class DPMPP3M(Multistep):
 
     def x0(self, past: Sequence[Known], s: Tensor, schedule: Schedule) -> Tensor:
         w = weights([-log_ratio(t, schedule) for t, _ in past], -log_ratio(s, schedule), exponential)
-        return mix(w, [estimate.x0 for _, estimate in past])
+        return weighted_sum(w, [estimate.x0 for _, estimate in past])

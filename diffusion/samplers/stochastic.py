@@ -119,7 +119,7 @@ def correlation(t: Tensor, m: Tensor, s: Tensor, schedule: Schedule) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Multistep(ABC):
+class _MultistepSDE(ABC):
     eta: float = 1.0
     s_noise: float = 1.0
 
@@ -145,7 +145,7 @@ class _Multistep(ABC):
 
 
 @dataclass(frozen=True)
-class DPMPP2MSDE(_Multistep):
+class DPMPP2MSDE(_MultistepSDE):
     """SDE-DPM-Solver++(2M) (2211.01095, sec. 5 and app. B.2; k-diffusion's midpoint form): effective x_0 = x_0 + h/(2 h_1) (x_0 - x_0')."""
 
     def extrapolate(self, h: Tensor, past: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -156,7 +156,7 @@ class DPMPP2MSDE(_Multistep):
 
 
 @dataclass(frozen=True)
-class DPMPP3MSDE(_Multistep):
+class DPMPP3MSDE(_MultistepSDE):
     """SDE-DPM-Solver++(3M) (k-diffusion's sample_dpmpp_3m_sde; the expansion of 2211.01095, eq. 3.7, for the SDE).
 
     With H = (1 + eta) h, phi_1 = 1 - e^-H, phi_2 = 1 - phi_1/H, phi_3 = phi_2/H - 1/2, and d_1, d_2 the first two derivatives of x_0 in

@@ -127,7 +127,7 @@ def check(denoiser: Denoiser, objective: Callable) -> None:
         wanted = "true" if objective.learned_variance else "false"
         why = "trains a learned variance" if objective.learned_variance else "leaves a learned variance untrained"
         raise ValueError(f"objective {name} {why}, so it needs denoiser.learned_variance={wanted}; leave that key to the objective.")
-    if objective.learned_variance and not hasattr(denoiser.schedule, "num_timesteps"):
+    if objective.learned_variance and denoiser.schedule.num_timesteps is None:
         raise ValueError(
             f"objective {name} is a bound over discrete time steps, and {type(denoiser.schedule).__name__} has none; "
             "use objective=simple or a schedule such as cosine."
