@@ -141,15 +141,20 @@ def words() -> dict[str, str]:
     return {key.split("@")[0]: value for key, _, value in split}
 
 
+def known(cfg: DictConfig, schema: type) -> None:
+    """Raises UserError for a key that the command does not know, as +KEY=VALUE can add."""
+    names = [f.name for f in fields(schema)]
+    for key in cfg:
+        if key not in names:
+            raise UserError(f"{key} is not a key of this command; its keys are {', '.join(sorted(names))}.")
+
+
 def plain(cfg: DictConfig, typed: Collection[str] = (), schema: type = TrainSchema) -> dict[str, Any]:
     """A composed configuration as plain data, not resolved, in which each stage has its own settings.
 
     Raises UserError for a key that no command knows, and for a short form that no stage takes or that is not clear."""
+    known(cfg, schema)
     content = OmegaConf.to_container(cfg, resolve=False)
-    known = [f.name for f in fields(schema)]
-    for key in content:
-        if key not in known:
-            raise UserError(f"{key} is not a key of this command; its keys are {', '.join(sorted(known))}.")
     for group, alike in STAGED.items():
         if group in content:
             content[group] = spread(content[group] or {}, group, typed, alike)

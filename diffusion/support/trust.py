@@ -1,3 +1,0 @@
-"""placeholder until merged"""
-def vet(*a, **k): return None
-def vet_source(*a, **k): return None
