@@ -18,7 +18,7 @@ register()
 @hydra.main(version_base="1.3", config_path="conf", config_name="sample")
 def main(cfg: DictConfig) -> None:
     """One call of the command."""
-    with begin():
+    with begin(trust=cfg.trust):
         known(cfg, SampleSchema)
         if cfg.n < 1:
             raise UserError(f"n={cfg.n} images cannot be made; say at least 1.")
@@ -27,14 +27,15 @@ def main(cfg: DictConfig) -> None:
 
 def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
     """Load, generate, write. Image i has seed SEED + i, and is asked for as in the run's own grids unless `classes` says what."""
-    import torch  # these are slow to import, so that --help and a mistyped word have been answered by now
+    import numpy as np  # these are slow to import, so that --help and a mistyped word have been answered by now
+    import torch
 
     from diffusion.checkpoint import load
     from diffusion.editing import edited, interpolated
     from diffusion.generate import trajectories
     from diffusion.pictures import save_gif, save_images, show
 
-    model = load(cfg.ckpt, cfg.averaged, trust=cfg.trust)
+    model = load(cfg.ckpt, cfg.averaged)
     model.denoiser.to(cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     run, way = model.config, own(model.config, cfg, typed)
     recipe = model.recipe(
@@ -52,7 +53,7 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
     images = interpolated(recipe, cfg.between, cfg.n, cond) if cfg.between else recipe(seeds, cond).images
     folder = Path(cfg.out or model.path.parent.parent / "samples" / f"{model.path.stem}-seed={cfg.seed}")
     columns = cfg.columns or max(1, round(cfg.n**0.5))
-    save_images(images, folder, columns, seeds=seeds, labels=cond)
+    save_images(images, folder, columns, seeds=np.array(seeds), labels=None if cond is None else cond.numpy())
     if cfg.trajectory:
         with recipe.computing():
             states = trajectories(recipe.denoiser, recipe.sampler, recipe.grid, recipe.shape, seeds, cond)

@@ -17,7 +17,7 @@ register()
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     """One run; under -m, each of the sweep's."""
-    with begin(folder := Path(HydraConfig.get().runtime.output_dir)):
+    with begin(folder := Path(HydraConfig.get().runtime.output_dir), cfg.trust):
         config, source = configuration(cfg, folder)
         log.info("run folder %s", folder)
         if along := brought(cfg):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
 from diffusion.classifier import NoisyClassifier
@@ -15,7 +14,10 @@ from diffusion.model import Model, assemble
 from diffusion.support.errors import UserError
 from diffusion.support.hashes import tensors_hash
 from diffusion.support.moved import brought_up
-from diffusion.support.trust import vet
+from diffusion.support.trust import parsed, trusting, vet
+
+# The groups of a run's configuration that make its model and its ways to sample.
+MODEL = ("codec", "conditions", "task", "network", "schedule", "parameterization", "objective", "sampler", "grid", "guidance", "samplers")
 
 
 def find(path: str | Path) -> tuple[Path, Path]:
@@ -38,14 +40,14 @@ def read(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} cannot be read as a checkpoint ({type(error).__name__}); it is damaged or of another kind.") from error
 
 
-def read_config(folder: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
-    """A run's resolved configuration, as today's code names things. Raises UserError if it would build what is not trusted."""
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    if not isinstance(config, dict) or "dataset" not in config:
-        raise UserError(f"{folder / 'config.yaml'} is not the configuration of a run.")
-    config = brought_up(config)
-    vet(config, trust, where=str(folder / "config.yaml"))
-    return config
+def read_config(folder: Path) -> dict[str, Any]:
+    """A run's resolved configuration, as today's code names things; nothing of it is built. Raises UserError if it is not one."""
+    file = folder / "config.yaml"
+    config = parsed(file.read_text(), str(file))
+    try:
+        return brought_up(config)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is not the configuration of a run ({type(error).__name__}: {error}).") from error
 
 
 def load(path: str | Path, averaged: bool = True, kind: type[nn.Module] = Denoiser, trust: Sequence[str] = ()) -> Model:
@@ -56,8 +58,11 @@ def load(path: str | Path, averaged: bool = True, kind: type[nn.Module] = Denois
     Raises UserError if there is no such checkpoint, it does not fit the run's config.yaml, it is another kind of model, or its
     configuration names a class that is not trusted."""
     folder, file = find(path)
-    config, checkpoint = read_config(folder, trust), read(file)
-    model = assemble(config)
+    config = read_config(folder)
+    with trusting(trust):
+        vet({group: config.get(group) for group in MODEL}, where=str(folder / "config.yaml"))
+        model = assemble(config)
+    checkpoint = read(file)
     if not isinstance(model.denoiser, kind):
         raise UserError(f"{file} holds a {type(model.denoiser).__name__} where a {kind.__name__} is needed; give another run.")
     prefix = "denoiser."
@@ -78,23 +83,23 @@ def weights_hash(module: nn.Module) -> str:
     return tensors_hash({name: p for name, p in module.named_parameters() if p.is_floating_point()})
 
 
-def denoiser(ckpt: str | None = None, trust: Sequence[str] = ()) -> Denoiser:
+def denoiser(ckpt: str | None = None) -> Denoiser:
     """A second run's denoiser, for guidance. Raises UserError if there is none."""
-    return second(ckpt, Denoiser, trust)
+    return second(ckpt, Denoiser)
 
 
-def classifier(ckpt: str | None = None, trust: Sequence[str] = ()) -> NoisyClassifier:
+def classifier(ckpt: str | None = None) -> NoisyClassifier:
     """A second run's classifier, for guidance. Raises UserError if there is none, or the run is not one of task=classifier."""
-    return second(ckpt, NoisyClassifier, trust)
+    return second(ckpt, NoisyClassifier)
 
 
-def second(ckpt: str | None, kind: type[nn.Module], trust: Sequence[str]) -> Any:
+def second(ckpt: str | None, kind: type[nn.Module]) -> Any:
     """A second run's model, which the passports of what it guides name by its weights.
 
     Raises UserError if the path was left out, or as `load` does."""
     if ckpt is None:
         raise UserError("This guidance takes a second run: say which by guidance.ckpt=runs/NAME.")
-    model = load(ckpt, kind=kind, trust=trust)
+    model = load(ckpt, kind=kind)
     model.denoiser.weights_hash = model.weights
-    model.denoiser.conditions = model.conditions
+    model.denoiser.conditions = model.conditions  # of a classifier, what it tells apart
     return model.denoiser

@@ -1,8 +1,8 @@
 """What a model is told of the image it is to make: nothing, or a class.
 
-A condition is a tensor whose first dimension is the batch: classes are int64 [b], of which -1 is the null condition (`diffusion.denoiser.null`
-knows the null of any). An object of this module is the one place that knows how many kinds there are, which of them image number i is asked
-for, and how words typed on the command line are read.
+A condition is a tensor whose first dimension is the batch: classes are int64 [b], of which -1 is the null condition, and
+`diffusion.denoiser.null` makes the null of any. An object of this module is the one place that knows how many kinds there are, which of
+them image number i is asked for, and how words typed on the command line are read.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ class Unconditional:
     """No condition; the labels of a data set, if it has any, are not looked at."""
 
     num_classes: ClassVar[int] = 0
+    period: ClassVar[int] = 1
 
     def network(self) -> dict[str, int]:
         """What a network is told of the condition when it is built."""
@@ -68,6 +69,11 @@ class Classes:
             return
         if len(weights) != self.num_classes or min(weights) < 0 or not 0 < sum(weights) < float("inf"):
             raise ValueError(f"conditions.frequencies should be {self.num_classes} weights, none below 0 and not all 0.")
+
+    @property
+    def period(self) -> int:
+        """Image i is asked for the same as image i + period; 1 where that is left to chance, or nothing is asked for."""
+        return self._known() or 1 if self.frequencies is None else 1
 
     def network(self) -> dict[str, int]:
         """What a network is told of the condition when it is built."""

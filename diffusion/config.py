@@ -16,7 +16,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from diffusion.support.build import spread
 from diffusion.support.errors import UserError
 from diffusion.support.moved import brought_up
-from diffusion.support.trust import vet_source
+from diffusion.support.trust import parsed, vet_source
 
 STAGED = {"metric": ("n", "groups", "extractor"), "guidance": ()}  # groups of stages, and the settings that all of them may be told at once
 
@@ -180,8 +180,8 @@ def configuration(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], str]:
 def _resumed(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if not (folder / "source.yaml").is_file():
         raise UserError(f"resume={cfg.resume} is not a run's folder: it has no source.yaml.")
-    source = yaml.safe_load((folder / "source.yaml").read_text())
-    vet_source(source, cfg.trust, where=str(folder / "source.yaml"))
+    source = parsed((folder / "source.yaml").read_text(), str(folder / "source.yaml"))
+    vet_source(source, str(folder / "source.yaml"))
     before, typed = OmegaConf.create(brought_up(source)), words()
     for key in typed:
         if key != "trust" and OmegaConf.is_config(OmegaConf.select(before, key)):

@@ -15,7 +15,6 @@ from typing import Any
 import hydra
 import torch
 import torch.distributed as dist
-from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -41,7 +40,7 @@ register()
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).resolve().parents[1] / "conf"), config_name="evaluate")
 def main(cfg: DictConfig) -> None:
     """One cell; under -m or with a sweep, each of the table's."""
-    with begin():
+    with begin(trust=cfg.trust):
         known(cfg, EvaluateSchema)
         evaluate(cfg, words())
 

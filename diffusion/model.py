@@ -29,6 +29,13 @@ class Model:
     weights: str | None = None
     ema: Mapping[str, Any] | None = None
 
+    def size(self, height: int | None, width: int | None) -> tuple[int, int] | None:
+        """(height, width), one of which may be left to the model's own; None where both are."""
+        if height is None and width is None:
+            return None
+        own_height, own_width = self.codec.sized(1, 1) and self.codec.shape[1:]
+        return height or own_height, width or own_width
+
     def recipe(
         self,
         sampler: Any,

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion.support.errors import TRACEBACK, UserError, one_sentence
+from diffusion.support.trust import trusting
 
 
 def shell(main: Callable[[], None]) -> None:
@@ -46,14 +47,14 @@ def plainly(error: Exception) -> str:
 
 
 @contextmanager
-def begin(folder: Path | None = None) -> Iterator[None]:
-    """The inside of a Hydra main: errors, Lightning's too, as a sentence, and no empty folder left behind."""
+def begin(folder: Path | None = None, trust: Sequence[str] = ()) -> Iterator[None]:
+    """The inside of a Hydra main: errors, Lightning's too, as a sentence, packages that are trusted, and no empty folder left behind."""
     if not TRACEBACK:
         os.environ.pop("HYDRA_FULL_ERROR", None)
     if int(os.environ.get("RANK", 0)):  # under torchrun the first rank speaks for all
         logging.getLogger().setLevel(logging.WARNING)
     try:
-        with one_sentence(ModuleNotFoundError), lightning_s_errors():
+        with one_sentence(ModuleNotFoundError), lightning_s_errors(), trusting(trust):
             yield
     finally:
         if folder is not None:

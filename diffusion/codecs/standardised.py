@@ -25,7 +25,7 @@ class Standardised:
 
     def __post_init__(self) -> None:
         if self.std is not None and not all(s > 0 for s in self.std):
-            raise ValueError(f"codec.std={list(self.std)} should be above 0 in every channel: one that never changes cannot be standardised.")
+            raise ValueError(f"codec.std={list(self.std)} should be above 0: a channel that never changes cannot be standardised.")
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from diffusion.model import Model, completed
 from diffusion.oracles import EmpiricalDistribution
 from diffusion.support.build import build
 from diffusion.support.errors import UserError
+from diffusion.support.trust import vet
 from diffusion.typing import Conditions
 
 EXACT = "exact"
@@ -45,8 +46,10 @@ class Subject(NamedTuple):
 
 def trained(config: Mapping[str, Any], device: torch.device) -> Subject:
     """A run's model. Raises UserError where there is none."""
-    model = load(config["ckpt"], config["averaged"], trust=config["trust"])
-    data, run = build(config["dataset"] or model.config["dataset"], "dataset").load(), model.config
+    model = load(config["ckpt"], config["averaged"])
+    run = model.config
+    vet({group: run.get(group) for group in ("dataset", "metric")}, where=f"the run's config.yaml, {config['ckpt']}")
+    data = build(config["dataset"] or run["dataset"], "dataset").load()
     model.denoiser.to(device)
     return Subject(model, data, {"step": model.step, "images": model.step * run["batch_size"] * run["accumulate"]})
 

@@ -8,6 +8,8 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import date
 from importlib import import_module
 from typing import Any
@@ -19,7 +21,6 @@ FUNCTIONS = (
     "diffusion.checkpoint.classifier",
     "diffusion.checkpoint.denoiser",
     "diffusion.classifier.of_unet",
-    "diffusion.conditions.classes",
 )  # of this package, which may be built beside its classes
 NAMESPACES = ("torch.nn", "torch.optim", "torchvision.transforms", "torchvision.transforms.v2")  # classes found in one and defined below it
 CLASSES = (
@@ -35,6 +36,7 @@ CALL = re.compile(r"\$\{\s*([^\s:}$]*)\s*([:}]?)\s*([^},$]*)")  # ${name} or ${n
 DEPTH, VALUES, CHARACTERS = 60, 100_000, 2_000_000  # of any configuration; those of this repository have 7, 500 and 10,000
 PLAIN = (str, int, float, bytes, date, type(None))
 
+SAID: ContextVar[tuple[str, ...]] = ContextVar("trusted packages", default=())
 Path = tuple["Path", object] | None  # the keys from the innermost out
 
 
@@ -43,8 +45,9 @@ def vet(config: Any, trust: str | Sequence[str] | None = (), where: str = "the c
 
     Built are: classes defined in this package and its FUNCTIONS; the classes of NAMESPACES and CLASSES; and all of a package, or of a
     module of one, that `trust` names ("my_package", "my_package.sub"). The extractor Function needs trust in the package of its
-    `weights`, and TorchScript, whose file is a program, the word "torchscript" in `trust`. `where` is the file, for the message."""
-    trust = packages(trust)
+    `weights`, and TorchScript, whose file is a program, the word "torchscript" in `trust`. What is trusted inside `trusting` is trusted
+    too. `where` is the file, for the message."""
+    trust = (*packages(trust), *SAID.get())
     for path, node in _walk(config, where):
         if not isinstance(node, dict) or "_target_" not in node:
             continue
@@ -61,6 +64,16 @@ def vet(config: Any, trust: str | Sequence[str] | None = (), where: str = "the c
             raise UserError(f"{say} reads a TorchScript file, which is a program: if you trust that file, say trust=torchscript.")
         if found == FUNCTION:
             _vet_function(node.get("weights"), trust, f"{where}: {_key((path, 'weights'))}={_shown(node.get('weights'))}")
+
+
+@contextmanager
+def trusting(trust: str | Sequence[str] | None) -> Iterator[None]:
+    """Within the context these packages are trusted, by the runs that runs refer to as well."""
+    before = SAID.set((*SAID.get(), *packages(trust)))
+    try:
+        yield
+    finally:
+        SAID.reset(before)
 
 
 def vet_source(source: Any, where: str = "source.yaml") -> None:

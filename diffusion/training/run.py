@@ -5,7 +5,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from diffusion.model import Model, assemble, completed, ways
 from diffusion.support.build import build, build_stages
 from diffusion.support.errors import UserError, one_sentence
 from diffusion.support.seeds import mixed
-from diffusion.support.trust import vet
+from diffusion.support.trust import trusting, vet
 from diffusion.training.callbacks.checkpoints import AtomicIO
 from diffusion.training.callbacks.record import Record
 from diffusion.training.launch import job
@@ -34,10 +34,15 @@ def train(config: Mapping[str, Any], folder: Path, source: str | None = None, tr
 
     Nothing of the run's folder is touched before all that can refuse has been tried. Raises UserError or ValueError with one sentence for
     what the user can mend."""
+    with trusting(trust):
+        return _train(config, folder, source, trust)
+
+
+def _train(config: Mapping[str, Any], folder: Path, source: str | None, trust: Sequence[str]) -> dict[str, float]:
     quiet()
     torch.set_float32_matmul_precision(config["matmul_precision"])
     if config["resume"]:
-        vet(config, trust, where=f"resume={config['resume']}")
+        vet(config, where=f"resume={config['resume']}")
     elif (folder / "checkpoints" / "last.ckpt").exists():
         raise UserError(f"{folder} holds a run already; give another name=..., or go on with it by resume={folder}.")
     dataset = build(config["dataset"], "dataset")

@@ -21,7 +21,9 @@ class Distance(Evaluation):
     Each rank makes and measures its share, and image i is asked for as the recipe's conditions say. Each number is recorded with its
     passport."""
 
-    def __init__(self, every: int | None, metrics: Callable[[int | None], list[Metric]], n: int | None = None, at_start: bool = True) -> None:
+    def __init__(
+        self, every: int | None, metrics: Callable[[int | None], list[Metric]], n: int | None = None, at_start: bool = True
+    ) -> None:
         super().__init__(every, at_start)
         self.metrics = [] if every is None else metrics(n)
 

@@ -7,7 +7,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from diffusion.pictures import save_png, tile
+from diffusion.pictures import save_png, show
 from diffusion.support.ranks import gather_dealt, rank_and_world
 from diffusion.training.callbacks.periodic import Evaluation
 
@@ -30,7 +30,7 @@ class Samples(Evaluation):
             made = recipe((mine + self.seed).tolist(), recipe.conditions.ask(mine // self.columns))
             images = gather_dealt(made.images)
             if trainer.is_global_zero:
-                picture = tile(images, self.columns)
+                picture = show(images, self.columns)
                 save_png(picture, Path(trainer.default_root_dir) / "samples" / f"{name}-step={trainer.global_step:08d}.png")
                 for logger in trainer.loggers:
                     log_image(logger, f"samples/{name}", picture, trainer.global_step)
