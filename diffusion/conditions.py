@@ -23,6 +23,7 @@ class Unconditional:
 
     num_classes: ClassVar[int] = 0
     period: ClassVar[int] = 1
+    given: ClassVar[bool] = False
 
     def network(self) -> dict[str, int]:
         """What a network is told of the condition when it is built."""
@@ -69,6 +70,11 @@ class Classes:
             return
         if len(weights) != self.num_classes or min(weights) < 0 or not 0 < sum(weights) < float("inf"):
             raise ValueError(f"conditions.frequencies should be {self.num_classes} weights, none below 0 and not all 0.")
+
+    @property
+    def given(self) -> bool:
+        """Whether there is a condition at all."""
+        return self._known() > 0
 
     @property
     def period(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from diffusion.generate import Recipe
+from diffusion.guidance import Guidance
 from diffusion.support.build import build
 from diffusion.typing import Codec, Conditions, Denoise
 
@@ -60,7 +61,7 @@ class Model:
         for name, stage in stages.items():
             key = f"guidance.{name}"
             denoiser = build(stage, key, offered, denoiser=denoiser) if isinstance(stage, Mapping) else stage(denoiser)
-        conditions = getattr(denoiser, "conditions", None) or self.conditions
+        conditions = denoiser.asks(self.conditions) if isinstance(denoiser, Guidance) else self.conditions
         return Recipe(denoiser, sampler, grid, codec.shape, codec, conditions, batch_size, precision)
 
 

@@ -61,8 +61,8 @@ class Passport:
     intervals: Mapping[str, str] | None = None
 
     # An adaptive sampler's calls follow from the sampler and the weights.
-    # One curve has many steps, each with its weights, and may outlive a commit or move to another machine; statistics differ by
-    # rounding from machine to machine, and what determines them is in `extractor` and `reference`. An interval says how well a number is known, not which number it is.
+    # One curve has many steps, each with its weights, and may outlive a commit or move to another machine. Statistics differ by rounding
+    # from machine to machine; what determines them is in `extractor` and `reference`. An interval says how well a number is known.
     NOT_IN_ID: ClassVar[tuple[str, ...]] = ("step", "code", "statistics", "nfe", "intervals", "weights", "device")
 
     @property
