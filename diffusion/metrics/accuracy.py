@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from diffusion.metrics.base import FeatureMetric
-from diffusion.metrics.reference import ImageSet
+from diffusion.metrics.reference import RealImages
 from diffusion.support.errors import UserError
 
 
@@ -17,7 +17,7 @@ class ClassAccuracy(FeatureMetric):
     words = ("accuracy",)
     layer = "logits"
 
-    def refer(self, imageset: ImageSet) -> int:
+    def refer(self, imageset: RealImages) -> int:
         classes, self.width = self.width, 1  # a row for each image: right or wrong
         if classes != imageset.num_classes:
             raise UserError(

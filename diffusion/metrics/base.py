@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffusion.metrics.extractors import Extractor
-from diffusion.metrics.reference import ImageSet, facts
+from diffusion.metrics.reference import RealImages, facts
 from diffusion.support.ranks import gather_dealt, rank_and_world
 
 Numbers = float | dict[str, float]
@@ -31,7 +31,7 @@ class Metric(ABC):
     n: int
 
     @abstractmethod
-    def setup(self, imageset: ImageSet, device: torch.device | str) -> None:
+    def setup(self, imageset: RealImages, device: torch.device | str) -> None:
         """Move to `device` and get what the real images have to give; all ranks must call it."""
 
     @abstractmethod
@@ -130,7 +130,7 @@ class FeatureMetric(Metric):
         self.store, self.width, self.num_classes = None, 0, 0  # until setup
         self.reset()
 
-    def setup(self, imageset: ImageSet, device: torch.device | str) -> None:
+    def setup(self, imageset: RealImages, device: torch.device | str) -> None:
         """Move to `device` and get the reference statistics; all ranks must call it.
 
         Raises UserError if the extractor cannot take images of this shape or has not the layer that is asked for."""
@@ -143,7 +143,7 @@ class FeatureMetric(Metric):
         self.reset()
 
     @abstractmethod
-    def refer(self, imageset: ImageSet) -> int:
+    def refer(self, imageset: RealImages) -> int:
         """Get what the statistic compares with, set `statistics` to its hash, and return the number of real images in it."""
 
     @abstractmethod

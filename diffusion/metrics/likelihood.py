@@ -13,7 +13,7 @@ from diffusion.guidance import Clip
 from diffusion.likelihood import bin_width, bits_per_dimension, dequantised, flow_log_likelihood, variational_bound
 from diffusion.metrics.base import Metric, abbreviated
 from diffusion.metrics.plots import bound_plot
-from diffusion.metrics.reference import ImageSet, facts
+from diffusion.metrics.reference import RealImages, facts
 from diffusion.samplers import RK45
 from diffusion.support.ranks import gather_dealt, rank_and_world
 
@@ -34,7 +34,7 @@ class BitsPerDimension(Metric):
         self.images, self.batch_size, self.seed = images, batch_size, seed
         self.denoiser, self.codec = None, None
 
-    def setup(self, imageset: ImageSet, device: torch.device | str) -> None:
+    def setup(self, imageset: RealImages, device: torch.device | str) -> None:
         """Choose the images. Raises ValueError for a set without images."""
         total = len(imageset.images)
         count = min(self.images or total, total)
