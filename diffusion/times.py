@@ -108,6 +108,9 @@ class Importance(nn.Module, Times):
 
     Raises ValueError if the schedule has not `num_timesteps` knots; None stands for the knots of a schedule that has none."""
 
+    losses: Tensor  # [T, history]
+    counts: Tensor  # [T], the draws so far
+
     def __init__(self, num_timesteps: int | None, history: int = 10, uniform: float = 0.001) -> None:
         super().__init__()
         if num_timesteps is None:

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusion.denoiser import Denoiser, Estimate
+from diffusion.denoiser import Estimate
 from diffusion.schedules import Schedule
-from diffusion.typing import Conditions, expand
+from diffusion.typing import Conditions, Denoise, expand
 
 
 @dataclass(frozen=True)
 class Guidance(ABC):
     """The contract: a frozen wrapper with the schedule and device of the denoiser inside."""
 
-    denoiser: "Denoiser | Guidance"
+    denoiser: Denoise
 
     @property
     def schedule(self) -> Schedule:
@@ -24,11 +24,11 @@ class Guidance(ABC):
 
     @property
     def device(self) -> torch.device:
-        """The innermost denoiser's device."""
-        return self.denoiser.device
+        """The innermost denoiser's device; the CPU if it does not say."""
+        return getattr(self.denoiser, "device", torch.device("cpu"))
 
     @property
-    def unguided(self) -> "Denoiser | Guidance":
+    def unguided(self) -> Denoise:
         """The conditional model that is guided: what is left where the guidance is switched off."""
         return getattr(self.denoiser, "unguided", self.denoiser)
 

@@ -26,15 +26,16 @@ class Classifier(Guidance):
     shifts by scale (b2/a) grad: alg. 1 with Sigma = beta_t / sqrt(1 - beta_t), fixed_large but for the root. With a smaller Sigma, alg. 1
     guides as much less, at t = 1/T not at all."""
 
-    classifier: Callable
+    classifier: Callable[[Tensor, Tensor], Tensor]
     scale: float = 1.0
 
     def __post_init__(self) -> None:
         if isinstance(self.classifier, Denoiser):
             raise ValueError("guidance.ckpt is a run that trained a denoiser; train a classifier with `python train.py task=classifier`.")
-        if getattr(self.classifier, "schedule", self.schedule) != self.schedule:
+        noise = getattr(self.classifier, "schedule", self.schedule)
+        if noise != self.schedule:
             raise ValueError(
-                f"The classifier was trained on the noise of {self.classifier.schedule}, and the model is of {self.schedule}; train it "
+                f"The classifier was trained on the noise of {noise}, and the model is of {self.schedule}; train it "
                 "again with the model's schedule."
             )
 

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from diffusion.denoiser import Denoiser, Estimate, null
+from diffusion.denoiser import Estimate, null
 from diffusion.guidance.base import Guidance, lerp_estimates
-from diffusion.typing import Conditions, expand
+from diffusion.schedules import Schedule
+from diffusion.typing import Conditions, Denoise, expand
+
+Model = TypeVar("Model")
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class CFGPlusPlus(ClassifierFree):
     0, the strength is `scale`; before, it is larger."""
 
     scale: float = 0.6
-    grid: Callable | None = None
+    grid: Callable[[Schedule], Tensor] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,6 +95,7 @@ class CFGPlusPlus(ClassifierFree):
             raise ValueError(f"CFG++'s scale is between 0 and 1, not {self.scale}; a scale beyond 1 is ClassifierFree's (guidance=cfg).")
 
     def strength(self, x_t: Tensor, t: Tensor) -> Tensor:
+        assert self.grid is not None  # see __post_init__
         times = self.grid(self.schedule).flip(0).to(t.device)
         i = torch.searchsorted(times, t.contiguous() * (1 - 1e-9)).clamp(1, len(times) - 1)  # rounding keeps a grid time on the grid
         start, end = self.schedule.log_snr(times[i]), self.schedule.log_snr(times[i - 1])
@@ -106,7 +110,7 @@ class Autoguidance(Guidance):
 
     weight = 1 is the good model. Raises ValueError if the two models' noise schedules differ."""
 
-    bad: Denoiser
+    bad: Denoise
     weight: float = 2.0
 
     def __post_init__(self) -> None:
@@ -121,6 +125,8 @@ class Autoguidance(Guidance):
         return lerp_estimates(bad, good, self.weight), good
 
 
-def at(model: Callable, x: Tensor) -> Callable:
+def at(model: Model, x: Tensor) -> Model:
     """A second model on x's device: it is not part of the module that was moved there."""
-    return model.to(x.device) if isinstance(model, torch.nn.Module) else model
+    if isinstance(model, torch.nn.Module):
+        model.to(x.device)  # in place
+    return model

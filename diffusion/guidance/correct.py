@@ -7,7 +7,7 @@ from torch import Tensor
 
 from diffusion.denoiser import Estimate
 from diffusion.guidance.base import Guidance, lerp_estimates, of_x0
-from diffusion.typing import expand
+from diffusion.typing import Denoise, expand
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Clip(Guidance):
             raise ValueError(f"{type(self).__name__} needs a range, and x_0 has none in this space; leave the stage out of guidance.")
 
     @property
-    def unguided(self) -> Guidance:
+    def unguided(self) -> Denoise:
         """Clipping is no guidance: it stays."""
         return replace(self, denoiser=super().unguided)
 
@@ -65,6 +65,7 @@ class Rescale(Guidance):
     phi x_0 std(x_0(c)) / std(x_0) + (1 - phi) x_0, and eps derived again. The paper rescales the output of its v-predictor, which is the
     same at alpha = 0, where it matters most. Raises ValueError around a denoiser that is not guided."""
 
+    denoiser: Guidance
     phi: float = 0.7
 
     def __post_init__(self) -> None:

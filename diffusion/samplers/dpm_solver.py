@@ -10,7 +10,7 @@ from diffusion.posterior import step
 from diffusion.samplers.base import State
 from diffusion.samplers.blend import Known, constant, exponential, hold_eps, log_ratio, require_order, weighted_sum, weights
 from diffusion.schedules import Schedule
-from diffusion.typing import Noise
+from diffusion.typing import Denoise, Noise
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class DPMSolver:
         full, rest = divmod(steps - 1, self.order)
         return [self.order] * full + [rest] * (rest > 0) + [1]
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         schedule, i = denoise.schedule, 0
-        from_noise = log_ratio(times[0], schedule).isinf().item() and len(times) > 2
+        from_noise = bool(log_ratio(times[0], schedule).isinf()) and len(times) > 2
         for order in [1] * from_noise + self.orders(len(times) - 1 - from_noise):
             start, t, known = x, times[i], []
             for stage in range(1, order + 1):

@@ -14,13 +14,16 @@ from diffusion.posterior import step
 from diffusion.samplers.base import State
 from diffusion.samplers.blend import Known, constant, curved, exponential, hold_eps, log_ratio, require_order, weighted_sum, weights
 from diffusion.schedules import Schedule
-from diffusion.typing import Noise
+from diffusion.typing import Denoise, Noise
 
 
 class Multistep(ABC):
-    """The loop. A subclass has an `order`, 1 to 4, how many estimates it keeps, and says how they make the x_0 of the next move."""
+    """The loop. A subclass has an `order`, 1 to 4, and says how its estimates make the x_0 of the next move."""
 
-    order: int
+    @property
+    @abstractmethod
+    def order(self) -> int:
+        """How many estimates a move is made with, at most."""
 
     def __post_init__(self) -> None:
         require_order(self.order, 4)
@@ -29,8 +32,8 @@ class Multistep(ABC):
     def x0(self, past: Sequence[Known], s: Tensor, schedule: Schedule) -> Tensor:
         """The x_0 for the move from past[0]'s time to s; `past` is newest first."""
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
-        past = deque(maxlen=self.order)
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
+        past: deque[Known] = deque(maxlen=self.order)
         for t, s in pairwise(times):
             estimate = denoise(x, t)
             past.appendleft((t, estimate))
@@ -92,8 +95,9 @@ class PNDM:
 
     skip_prk_steps: bool = False
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
-        schedule, past = denoise.schedule, deque(maxlen=4)
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
+        schedule = denoise.schedule
+        past: deque[Tensor] = deque(maxlen=4)
         warm_up = (_heun,) if self.skip_prk_steps else (_runge_kutta,) * 3
         for i, (t, s) in enumerate(pairwise(times)):
             estimate = denoise(x, t)
@@ -106,12 +110,12 @@ class PNDM:
             yield State(x, estimate.x0, s)
 
 
-def _heun(denoise, x: Tensor, known: Known, s: Tensor) -> Tensor:  # noqa: ANN001
+def _heun(denoise: Denoise, x: Tensor, known: Known, s: Tensor) -> Tensor:
     t, estimate = known
     return (estimate.eps + denoise(step(x, estimate.x0, t, s, denoise.schedule), s).eps) / 2
 
 
-def _runge_kutta(denoise, x: Tensor, known: Known, s: Tensor) -> Tensor:  # noqa: ANN001
+def _runge_kutta(denoise: Denoise, x: Tensor, known: Known, s: Tensor) -> Tensor:
     slopes = [known[1].eps]
     for stop in ((known[0] + s) / 2, (known[0] + s) / 2, s):
         x0 = hold_eps(slopes[-1], known, denoise.schedule)

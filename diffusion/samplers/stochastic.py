@@ -19,7 +19,7 @@ from torch import Tensor
 from diffusion.posterior import shrink, step
 from diffusion.samplers.base import State
 from diffusion.schedules import Schedule
-from diffusion.typing import Noise
+from diffusion.typing import Denoise, Noise
 
 
 def gap(t: Tensor, s: Tensor, schedule: Schedule) -> Tensor:
@@ -60,7 +60,7 @@ class DPM2Ancestral(_Ancestral):
 
     x_m = x_t moved along eps(x_t, t); then all the way from x_t along eps(x_m, m): the effective x_0 is (x_t - sigma_t eps_m)/alpha_t."""
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         schedule = denoise.schedule
         for t, s in pairwise(times):
             estimate = denoise(x, t)
@@ -77,7 +77,7 @@ class DPMPP2SAncestral(_Ancestral):
     """DPM-Solver++(2S) (2211.01095, alg. 1, r = 1/2) down to sigma_down, then noise up to sigma_s (k-diffusion's
     sample_dpmpp_2s_ancestral): the move is made with the x_0 estimated at the middle."""
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         for t, s in pairwise(times):
             estimate = denoise(x, t)
             x0, middle = estimate.x0, self.middle(t, s, denoise.schedule)
@@ -98,7 +98,7 @@ class DPMPPSDE(_Ancestral):
 
     r: float = 0.5
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         schedule, noise = denoise.schedule, scaled(noise, self.s_noise)
         for t, s in pairwise(times):
             estimate = denoise(x, t)
@@ -132,7 +132,7 @@ class _MultistepSDE(ABC):
         """The effective x_0 of a move by h, from the estimates of x_0 so far, each with the h of the move made after it; the newest,
         whose move this is, first."""
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         past: list[tuple[Tensor, Tensor]] = []
         for t, s in pairwise(times):
             x0, h = denoise(x, t).x0, gap(t, s, denoise.schedule)

@@ -13,7 +13,7 @@ from diffusion.posterior import step
 from diffusion.samplers.base import State
 from diffusion.samplers.blend import Known, Quadrature, constant, exponential, log_ratio, require_order, weighted_sum, weights
 from diffusion.schedules import Schedule
-from diffusion.typing import Noise
+from diffusion.typing import Denoise, Noise
 
 
 def bh1(delta: Tensor, k: int) -> Tensor:
@@ -45,8 +45,10 @@ class UniPC:
         if self.variant not in self.choices:
             raise ValueError(f"sampler.variant={self.variant} is not one of {', '.join(self.choices)}.")
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
-        schedule, past, used, start = denoise.schedule, deque(maxlen=self.order), [], x
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
+        schedule, start = denoise.schedule, x
+        past: deque[Known] = deque(maxlen=self.order)
+        used: list[Known] = []
         for left, (t, s) in zip(range(len(times) - 1, 0, -1), pairwise(times), strict=True):
             estimate = denoise(x, t)
             if used:  # UniC: the move that led here once more
