@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from diffusion.config import register
+from diffusion.config import plain, register, resolved
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -32,4 +32,4 @@ def composed(*overrides: str, name: str = "train") -> dict:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose(name, ["name=test", "logger=none", *overrides] if name == "train" else list(overrides))
-        return OmegaConf.to_container(cfg, resolve=True)
+        return resolved(plain(cfg)) if name == "train" else OmegaConf.to_container(cfg, resolve=True)
