@@ -7,7 +7,7 @@ ARGS ?=
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help train sample test test-slow lint format notebooks benchmark clean
+.PHONY: help train sample test test-slow lint types format notebooks benchmark clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -18,7 +18,7 @@ train: .venv/.base  ## train the embedded default and sample from it; ARGS="data
 sample: .venv/.base  ## sample from a run; ARGS="ckpt=runs/NAME n=64"
 	$(BIN)/python sample.py $(ARGS)
 
-test: .venv/.dev lint  ## lint and the fast tests (under 15 minutes on 2 cores)
+test: .venv/.dev lint types  ## lint, types and the fast tests (under 15 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-slow: .venv/.dev  ## the slow tests
@@ -27,6 +27,9 @@ test-slow: .venv/.dev  ## the slow tests
 lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: .venv/.dev  ## check the types
+	$(BIN)/mypy
 
 format: .venv/.dev  ## ruff, fixing what it can
 	$(BIN)/ruff check --fix .
@@ -39,7 +42,7 @@ benchmark: .venv/.dev  ## ratios against peers on the same work
 	$(BIN)/python benchmarks/peers.py $(ARGS)
 
 clean:  ## remove what the tools leave behind, not runs/ or data/
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from diffusion.parameterization import Parameterization
 from diffusion.schedules import Schedule
-from diffusion.typing import expand
+from diffusion.typing import Network, expand
 
 
 class Estimate(NamedTuple):
@@ -28,7 +28,7 @@ class Denoiser(nn.Module):
 
     Raises ValueError where the output cannot determine x_0: an epsilon- or score-predictor on a schedule with alpha(1) = 0."""
 
-    def __init__(self, network: nn.Module, schedule: Schedule, parameterization: Parameterization, learned_variance: bool = False) -> None:
+    def __init__(self, network: Network, schedule: Schedule, parameterization: Parameterization, learned_variance: bool = False) -> None:
         super().__init__()
         if parameterization.needs_signal and schedule.reaches_noise:
             raise ValueError(

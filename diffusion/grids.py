@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from diffusion.schedules import Schedule
-
-CONTINUOUS_STEPS = 1000  # a continuous schedule is cut into as many knots as DDPM has
+from diffusion.schedules.base import CONTINUOUS_STEPS
 
 
 def _knots(schedule: Schedule, steps: int) -> int:
-    total = getattr(schedule, "num_timesteps", CONTINUOUS_STEPS)
+    total = schedule.num_timesteps or CONTINUOUS_STEPS
     if not 1 <= steps <= total:
         raise ValueError(f"grid.steps={steps} is not between 1 and the schedule's {total} time steps.")
     return total
@@ -109,7 +108,7 @@ class Beta:
 
 def ends(schedule: Schedule) -> tuple[float, float]:
     """(s at the first knot, s at t = 1 or at the last knot before it if alpha(1) = 0): the ends of every ladder."""
-    total = getattr(schedule, "num_timesteps", CONTINUOUS_STEPS)
+    total = schedule.num_timesteps or CONTINUOUS_STEPS
     last = total - 1 if schedule.reaches_noise else total
     low, high = (-schedule.log_snr(torch.tensor([1, last], dtype=torch.float64) / total) / 2).exp().tolist()
     return low, high

@@ -4,7 +4,6 @@ Both work in the model's space, where `bin_width` says how wide one of the 256 l
 Whether x_0 is clipped is the denoiser's affair: `Clip(denoiser)` clips, and the number of the bound is then another (usually lower).
 """
 
-from collections.abc import Callable
 from math import log, pi
 from typing import NamedTuple
 
@@ -15,7 +14,8 @@ from diffusion.objectives import variational_term
 from diffusion.samplers import RK45
 from diffusion.samplers.blend import log_ratio
 from diffusion.schedules import Schedule
-from diffusion.typing import Noise, expand, per_sample_mean
+from diffusion.schedules.base import CONTINUOUS_STEPS
+from diffusion.typing import Codec, Denoise, Noise, expand, per_sample_mean
 
 
 class Bound(NamedTuple):
@@ -30,12 +30,12 @@ class Bound(NamedTuple):
 
 
 @torch.no_grad()
-def variational_bound(denoiser: Callable, x0: Tensor, cond: Tensor | None = None, noise: Noise = torch.randn_like) -> Bound:
+def variational_bound(denoiser: Denoise, x0: Tensor, cond: Tensor | None = None, noise: Noise = torch.randn_like) -> Bound:
     """-log2 p(x_0) / D <= L_0 + L_1 + ... + L_T of images x0 [b, ...], each of the T + 1 terms evaluated (DDPM eq. 5; IDDPM eq. 4).
 
     Every L_t has one draw of x_t ~ q(x_t | x_0), from `noise`, called T times. Raises ValueError for a schedule in continuous time."""
     schedule = denoiser.schedule
-    total = getattr(schedule, "num_timesteps", None)
+    total = schedule.num_timesteps
     if total is None:
         raise ValueError(f"The variational bound is a sum over time steps, and {type(schedule).__name__} has none; use metric=nll_ode.")
     terms, fractions = [], []
@@ -45,9 +45,10 @@ def variational_bound(denoiser: Callable, x0: Tensor, cond: Tensor | None = None
         x_t = alpha * x0 + sigma * noise(x0)
         estimate = denoiser(x_t, t, cond)
         terms.append(variational_term(schedule, estimate, x0, x_t, t))
-        fractions.append(None if estimate.frac is None else estimate.frac.mean())
+        if estimate.frac is not None:
+            fractions.append(estimate.frac.mean())
     bits, prior = torch.stack(terms, 1), prior_term(schedule, x0)
-    return Bound(bits.sum(1) + prior, bits, prior, None if fractions[0] is None else torch.stack(fractions))
+    return Bound(bits.sum(1) + prior, bits, prior, torch.stack(fractions) if fractions else None)
 
 
 def prior_term(schedule: Schedule, x0: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ def prior_term(schedule: Schedule, x0: Tensor) -> Tensor:
 
 @torch.no_grad()
 def flow_log_likelihood(
-    denoiser: Callable,
+    denoiser: Denoise,
     x: Tensor,
     cond: Tensor | None = None,
     noise: Noise = torch.randn_like,
@@ -78,7 +79,7 @@ def flow_log_likelihood(
     of deviation sigma/alpha there; t_min is 1/T, the first time a model is trained at (1/1000 in continuous time), unless it is given.
     log p has the error of the solver's tolerances and, through v, a random one without bias."""
     schedule, shape = denoiser.schedule, x.shape
-    start = torch.tensor(t_min or 1 / getattr(schedule, "num_timesteps", 1000), dtype=torch.float64, device=x.device)
+    start = torch.tensor(t_min or 1 / (schedule.num_timesteps or CONTINUOUS_STEPS), dtype=torch.float64, device=x.device)
     end = torch.ones_like(start)
     probe = noise(x).sign()
 
@@ -102,7 +103,7 @@ def flow_log_likelihood(
     return -0.5 * (z.square().sum(1) + z.shape[1] * log(2 * pi)) + change + z.shape[1] * scale.log()
 
 
-def bin_width(codec: object) -> float:
+def bin_width(codec: Codec) -> float:
     """How far apart neighbouring 8-bit levels lie in the model's space: 1/127.5 for x = u / 127.5 - 1.
 
     Raises ValueError for a codec whose levels are not evenly spaced, such as one into latents: there is no density of pixels."""

@@ -4,10 +4,9 @@ x0, eps [b, ...]; t [b]; the module averages over the batch. `learned_variance` 
 (FM eq. 23) is `Simple` with the velocity parameterization on straight paths.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import log, pi
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +14,22 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffusion.denoiser import Denoiser, Estimate
 from diffusion.posterior import posterior
-from diffusion.schedules import Discrete
+from diffusion.schedules import Schedule
 from diffusion.typing import expand, per_sample_mean
 from diffusion.weightings import Weighting
 
-Losses = dict[str, Tensor]
+LossTerms = dict[str, Tensor]
+
+
+class Objective(Protocol):
+    """The contract; see above."""
+
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the objective trains a learned variance, which the denoiser then has."""
+
+    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None, /) -> LossTerms:
+        """The loss and each of its terms by name, [b]."""
 
 
 def simple(denoiser: Denoiser, estimate: Estimate, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
@@ -29,21 +39,31 @@ def simple(denoiser: Denoiser, estimate: Estimate, x0: Tensor, t: Tensor, eps: T
     return per_sample_mean((target(estimate.x0, estimate.eps, alpha, sigma) - target(x0, eps, alpha, sigma)) ** 2)
 
 
-def noised(denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None) -> tuple[Tensor, Estimate]:
+def noise_and_denoise(denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None) -> tuple[Tensor, Estimate]:
     """x_t = alpha_t x_0 + sigma_t eps, and the denoiser's estimate at it."""
     alpha, sigma = (expand(v, x0) for v in denoiser.schedule(t))
     x_t = alpha * x0 + sigma * eps
     return x_t, denoiser(x_t, t, cond)
 
 
-def variational_term(schedule: Discrete, estimate: Estimate, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+def time_steps(schedule: Schedule) -> int:
+    """T, the steps over which the variational bound is a sum. Raises ValueError in continuous time, which has none."""
+    if schedule.num_timesteps is None:
+        raise ValueError(
+            f"The variational bound is a sum over time steps, and {type(schedule).__name__} has none; "
+            "use a discrete schedule such as schedule=cosine."
+        )
+    return schedule.num_timesteps
+
+
+def variational_term(schedule: Schedule, estimate: Estimate, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """One term of the variational bound (DDPM eq. 5), mean over dimensions, in bits per dimension, [b].
 
     For t > 1/T it is L_t = KL(q(x_s | x_t, x_0) || p(x_s | x_t)), s = t - 1/T; for t = 1/T it is L_0 = -log p(x_0 | x_t) of 8-bit
     data under the discretised Gaussian (DDPM eq. 13). p has the posterior's form at the estimated x_0, and the learned variance
     exp(v log large + (1 - v) log small) (IDDPM eq. 15), or the larger one where none is learned. log small at t = 1/T, where the
     posterior's variance is 0, is replaced by its value at 2/T."""
-    knot = 1 / schedule.num_timesteps
+    knot = 1 / time_steps(schedule)
     s = ((t / knot).round() - 1) * knot
     true_mean, _, large = posterior(x_t, x0, t, s, schedule)
     mean, _, _ = posterior(x_t, estimate.x0, t, s, schedule)
@@ -77,8 +97,8 @@ class Simple:
 
     learned_variance: ClassVar[bool] = False
 
-    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Losses:
-        _, estimate = noised(denoiser, x0, t, eps, cond)
+    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> LossTerms:
+        _, estimate = noise_and_denoise(denoiser, x0, t, eps, cond)
         loss = simple(denoiser, estimate, x0, t, eps)
         if self.weighting is None:
             return {"loss": loss, "simple": loss}
@@ -91,10 +111,10 @@ class VLB:
 
     learned_variance: ClassVar[bool] = True
 
-    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Losses:
-        x_t, estimate = noised(denoiser, x0, t, eps, cond)
+    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> LossTerms:
+        x_t, estimate = noise_and_denoise(denoiser, x0, t, eps, cond)
         term = variational_term(denoiser.schedule, estimate, x0, x_t, t)
-        return {"loss": denoiser.schedule.num_timesteps * term, "vlb": term}
+        return {"loss": time_steps(denoiser.schedule) * term, "vlb": term}
 
 
 @dataclass(frozen=True)
@@ -107,11 +127,11 @@ class Hybrid:
 
     learned_variance: ClassVar[bool] = True
 
-    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Losses:
-        x_t, estimate = noised(denoiser, x0, t, eps, cond)
+    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> LossTerms:
+        x_t, estimate = noise_and_denoise(denoiser, x0, t, eps, cond)
         mse = simple(denoiser, estimate, x0, t, eps)
         term = variational_term(denoiser.schedule, estimate._replace(x0=estimate.x0.detach()), x0, x_t, t)
-        return {"loss": mse + self.weight * denoiser.schedule.num_timesteps * term, "simple": mse, "vlb": term}
+        return {"loss": mse + self.weight * time_steps(denoiser.schedule) * term, "simple": mse, "vlb": term}
 
 
 @dataclass(frozen=True)
@@ -124,8 +144,8 @@ class DSM:
 
     learned_variance: ClassVar[bool] = False
 
-    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Losses:
-        _, estimate = noised(denoiser, x0, t, eps, cond)
+    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> LossTerms:
+        _, estimate = noise_and_denoise(denoiser, x0, t, eps, cond)
         sigma = denoiser.schedule(t)[1].to(x0)
         # with s = -eps_hat/sigma and (x_t - alpha x_0)/sigma^2 = eps/sigma, both over 1/sigma: finite at the smallest levels
         loss = 0.5 * sigma ** (self.power - 2) * per_sample_mean((estimate.eps - eps) ** 2)
@@ -160,7 +180,7 @@ class SSM:
 
     learned_variance: ClassVar[bool] = False
 
-    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Losses:
+    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> LossTerms:
         x_t, score, weight = score_at(denoiser, x0, t, eps, cond)
         terms = []
         for _ in range(self.projections):
@@ -179,7 +199,7 @@ class ExactScoreMatching:
 
     learned_variance: ClassVar[bool] = False
 
-    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Losses:
+    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> LossTerms:
         x_t, score, weight = score_at(denoiser, x0, t, eps, cond)
         basis = torch.eye(x0[0].numel(), dtype=x0.dtype, device=x0.device)
         rows = (times_jacobian(e.reshape(x0[0].shape).expand_as(x_t), score, x_t).flatten(1) @ e for e in basis)
@@ -193,7 +213,10 @@ class Uncertainty(nn.Module):
     So every level counts alike whatever its own loss. u is one linear layer on random Fourier features of c_noise =
     log(sigma/alpha)/4, starts at 0, is trained with the network by the same optimizer, and plays no part in sampling."""
 
-    def __init__(self, objective: Callable[..., Losses], channels: int = 128) -> None:
+    frequencies: Tensor
+    phases: Tensor
+
+    def __init__(self, objective: Objective, channels: int = 128) -> None:
         super().__init__()
         self.objective, self.learned_variance = objective, objective.learned_variance
         self.register_buffer("frequencies", 2 * pi * torch.randn(channels))
@@ -207,6 +230,6 @@ class Uncertainty(nn.Module):
         features = 2**0.5 * (c_noise[:, None] * self.frequencies + self.phases).cos()
         return self.out(features).squeeze(1)
 
-    def forward(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Losses:
+    def forward(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> LossTerms:
         losses, u = self.objective(denoiser, x0, t, eps, cond), self.log_variance(denoiser.schedule.log_snr(t.double()))
         return losses | {"loss": losses["loss"] / u.exp() + u, "weighted": losses["loss"], "log_variance": u}

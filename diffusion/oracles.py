@@ -14,6 +14,13 @@ from diffusion.schedules import Cosine, Schedule
 from diffusion.typing import expand
 
 
+def _same_class(cond: Tensor, classes: Tensor | None) -> Tensor:
+    """Whether cond [b] is null (-1) or one of classes [n], [b, n]. Raises ValueError if there are no classes."""
+    if classes is None:
+        raise ValueError("A condition was given to an exact denoiser whose data have no classes: give it their classes, or no condition.")
+    return (cond[:, None] < 0) | (cond[:, None] == classes.to(cond)[None])
+
+
 class GaussianMixture:
     """x_0 ~ sum_k w_k N(mean_k, std_k^2 I): then x_t ~ sum_k w_k N(alpha mean_k, v_k I), v_k = alpha^2 std_k^2 + sigma^2.
 
@@ -41,16 +48,18 @@ class GaussianMixture:
         square = gap.flatten(2).square().sum(2)
         logits = self.weights.to(x).log() - 0.5 * (square / variance + x[0].numel() * (variance.log() + log(2 * pi)))
         if cond is not None:
-            mine = (cond[:, None] < 0) | (cond[:, None] == self.classes.to(cond)[None])
-            logits = logits.masked_fill(~mine, -torch.inf)
+            logits = logits.masked_fill(~self.of_class(cond), -torch.inf)
             logits = logits - self.log_class_weight(cond)[:, None].to(x)
         pull = (alpha[:, None] * stds**2).to(x) / variance
         return logits, means + expand(pull.flatten(), gap.flatten(0, 1)).reshape(*pull.shape, *[1] * (x.ndim - 1)) * gap
 
+    def of_class(self, cond: Tensor) -> Tensor:
+        """Whether each component is of each condition's class, [b, k]; all are of the null condition."""
+        return _same_class(cond, self.classes)
+
     def log_class_weight(self, cond: Tensor) -> Tensor:
         """log p(c) for each condition [b]; 0 for the null condition."""
-        mine = (cond[:, None] < 0) | (cond[:, None] == self.classes.to(cond)[None])
-        return (mine.to(self.weights) * self.weights.to(cond.device)).sum(1).log()
+        return (self.of_class(cond).to(self.weights) * self.weights.to(cond.device)).sum(1).log()
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
         """The exact E[x_0 | x_t, c] and E[eps | x_t, c] = -sigma score."""
@@ -73,7 +82,7 @@ class GaussianMixture:
         """n exact samples of x_0 [n, *shape], float64; with cond [n], of those classes."""
         weights = self.weights.expand(n, -1)
         if cond is not None:
-            weights = weights * ((cond[:, None] < 0) | (cond[:, None] == self.classes[None]))
+            weights = weights * self.of_class(cond)
         k = torch.multinomial(weights, 1, generator=generator).squeeze(1)
         z = torch.randn(n, *self.means.shape[1:], dtype=torch.float64, generator=generator, device=self.device)
         return self.means[k] + expand(self.stds[k], z) * z
@@ -104,7 +113,7 @@ class EmpiricalDistribution:
             rows = self.data[i : i + self.chunk].to(x)
             logits = (alpha * x @ rows.T - 0.5 * alpha**2 * self.squares[i : i + self.chunk].to(x)) / sigma**2
             if cond is not None:
-                mine = (cond[:, None] < 0) | (cond[:, None] == self.labels[None, i : i + self.chunk])
+                mine = _same_class(cond, None if self.labels is None else self.labels[i : i + self.chunk])
                 logits = logits.masked_fill(~mine, -torch.inf)
             new = torch.maximum(top, logits.amax(1, keepdim=True))
             kept = torch.where(top.isinf(), 0.0, (top - new).exp())

@@ -30,7 +30,9 @@ def posterior(x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor, schedule: Schedule)
     return mean, expand(sigma_s**2 * fresh, x_t), expand(sigma_t**2 * fresh, x_t)
 
 
-def step(x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor, schedule: Schedule, eta: float = 0.0, noise: Noise = torch.randn_like) -> Tensor:
+def step(
+    x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor, schedule: Schedule, eta: float | Tensor = 0.0, noise: Noise = torch.randn_like
+) -> Tensor:
     """One move from time t to an earlier time s given an estimate of x_0 (DDIM eq. 12, in native coordinates).
 
     x_s = alpha_s x_0 + keep (x_t - alpha_t x_0) + std z, with keep = sqrt(sigma_s^2 - std^2) / sigma_t and

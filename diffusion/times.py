@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from diffusion.schedules import Schedule
+from diffusion.support.ranks import gather_even
 
 
 class Draw(NamedTuple):
@@ -34,7 +34,7 @@ class Times(ABC):
 def _on(schedule: Schedule, u: Tensor) -> Draw:
     """u in [0, 1) as t: 1 - u in continuous time, so that it is never 0; on a discrete schedule the knot at which 1 - u or the next
     is, so that a uniform u makes all knots equally likely."""
-    total = getattr(schedule, "num_timesteps", None)
+    total = schedule.num_timesteps
     t = 1 - u if total is None else ((1 - u) * total).ceil().clamp(1, total) / total
     return Draw(t, torch.ones(len(u), device=u.device))
 
@@ -48,7 +48,7 @@ class Uniform(Times):
     """Every knot of a discrete schedule is equally likely (DDPM alg. 1); in continuous time t is uniform on (0, 1]."""
 
     def __call__(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
-        total = getattr(schedule, "num_timesteps", None)
+        total = schedule.num_timesteps
         if total is None:
             return _on(schedule, _rand(n, device))
         t = torch.randint(1, total + 1, (n,), device=device).double() / total
@@ -108,6 +108,9 @@ class Importance(nn.Module, Times):
 
     Raises ValueError if the schedule has not `num_timesteps` knots; None stands for the knots of a schedule that has none."""
 
+    losses: Tensor  # [T, history]
+    counts: Tensor  # [T], the draws so far
+
     def __init__(self, num_timesteps: int | None, history: int = 10, uniform: float = 0.001) -> None:
         super().__init__()
         if num_timesteps is None:
@@ -129,7 +132,7 @@ class Importance(nn.Module, Times):
         return (1 - self.uniform) * p + self.uniform / self.num_timesteps
 
     def forward(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
-        if getattr(schedule, "num_timesteps", None) != self.num_timesteps:
+        if schedule.num_timesteps != self.num_timesteps:
             raise ValueError(
                 f"times=importance has {self.num_timesteps} steps and {type(schedule).__name__} has not; set times.num_timesteps to the "
                 "steps of a discrete schedule such as cosine, or use times=uniform."
@@ -141,7 +144,7 @@ class Importance(nn.Module, Times):
     @torch.no_grad()
     def observe(self, t: Tensor, loss: Tensor) -> None:
         """Keep each knot's latest losses, those of all ranks in the order of rank and sample."""
-        index, loss = _gathered((t * self.num_timesteps).round().long() - 1), _gathered(loss.double())
+        index, loss = gather_even((t * self.num_timesteps).round().long() - 1), gather_even(loss.double())
         rows, size = self.losses.shape
         order = index.argsort(stable=True)
         index, loss = index[order], loss[order]
@@ -153,12 +156,3 @@ class Importance(nn.Module, Times):
         spare[torch.where(kept, index, rows), slot] = loss.to(spare.dtype)
         self.losses.copy_(spare[:rows])
         self.counts += drawn
-
-
-def _gathered(x: Tensor) -> Tensor:
-    """The rows of all ranks, in their order; each rank has as many."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return x
-    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, x.contiguous())
-    return torch.cat(parts)

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusion.denoiser import Denoiser, Estimate
+from diffusion.denoiser import Estimate
 from diffusion.schedules import Schedule
-from diffusion.typing import expand
+from diffusion.typing import Conditions, Denoise, expand
 
 
 @dataclass(frozen=True)
 class Guidance(ABC):
     """The contract: a frozen wrapper with the schedule and device of the denoiser inside."""
 
-    denoiser: "Denoiser | Guidance"
+    denoiser: Denoise
 
     @property
     def schedule(self) -> Schedule:
@@ -24,13 +24,17 @@ class Guidance(ABC):
 
     @property
     def device(self) -> torch.device:
-        """The innermost denoiser's device."""
-        return self.denoiser.device
+        """The innermost denoiser's device; the CPU if it does not say."""
+        return getattr(self.denoiser, "device", torch.device("cpu"))
 
     @property
-    def unguided(self) -> "Denoiser | Guidance":
+    def unguided(self) -> Denoise:
         """The conditional model that is guided: what is left where the guidance is switched off."""
         return getattr(self.denoiser, "unguided", self.denoiser)
+
+    def asks(self, conditions: Conditions) -> Conditions:
+        """What images are asked for, where the model knows `conditions`. Raises ValueError if this guidance needs others."""
+        return self.denoiser.asks(conditions) if isinstance(self.denoiser, Guidance) else conditions
 
     @abstractmethod
     def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
@@ -47,7 +51,7 @@ def of_x0(schedule: Schedule, x0: Tensor, x_t: Tensor, t: Tensor, frac: Tensor |
     return Estimate(x0, (x_t - alpha * x0) / sigma, frac)
 
 
-def between(start: Estimate, end: Estimate, scale: Tensor | float) -> Estimate:
+def lerp_estimates(start: Estimate, end: Estimate, scale: Tensor | float) -> Estimate:
     """start + scale (end - start), in x_0 and in eps; the variance is end's. `scale` is a number or shaped to multiply x_t."""
     x0, eps = (a + scale * (b - a) for a, b in ((start.x0, end.x0), (start.eps, end.eps)))
     return Estimate(x0, eps, end.frac)

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffusion.denoiser import Denoiser, Estimate
 from diffusion.guidance.base import Guidance
-from diffusion.guidance.contrast import at
-from diffusion.typing import expand
+from diffusion.guidance.contrast import Unconditional, at
+from diffusion.typing import Conditions, expand
 
 
 @dataclass(frozen=True)
@@ -25,17 +26,30 @@ class Classifier(Guidance):
     shifts by scale (b2/a) grad: alg. 1 with Sigma = beta_t / sqrt(1 - beta_t), fixed_large but for the root. With a smaller Sigma, alg. 1
     guides as much less, at t = 1/T not at all."""
 
-    classifier: Callable
+    classifier: Callable[[Tensor, Tensor], Tensor]
     scale: float = 1.0
 
     def __post_init__(self) -> None:
         if isinstance(self.classifier, Denoiser):
             raise ValueError("guidance.ckpt is a run that trained a denoiser; train a classifier with `python train.py task=classifier`.")
-        if getattr(self.classifier, "schedule", self.schedule) != self.schedule:
+        noise = getattr(self.classifier, "schedule", self.schedule)
+        if noise != self.schedule:
             raise ValueError(
-                f"The classifier was trained on the noise of {self.classifier.schedule}, and the model is of {self.schedule}; train it "
+                f"The classifier was trained on the noise of {noise}, and the model is of {self.schedule}; train it "
                 "again with the model's schedule."
             )
+
+    def asks(self, conditions: Conditions) -> Conditions:
+        """The model's conditions; of a model without any, the classes that the classifier tells apart."""
+        asked = super().asks(conditions)
+        if asked.given:
+            return asked
+        inner: Any = self.denoiser
+        while isinstance(inner, Guidance) and not isinstance(inner, Unconditional):
+            inner = inner.denoiser
+        if not isinstance(inner, Unconditional):
+            raise ValueError("This model has no classes, so a classifier guides it as guidance=[unconditional,classifier].")
+        return getattr(self.classifier, "conditions", asked)
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
         return self.denoiser(x_t, t, cond) if self.scale == 0 else self.pair(x_t, t, cond)[0]

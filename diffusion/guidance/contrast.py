@@ -1,14 +1,18 @@
 """Guidance away from a worse estimate: the model without its condition, or a worse model."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from diffusion.denoiser import Denoiser, Estimate, null
-from diffusion.guidance.base import Guidance, between
-from diffusion.typing import expand
+from diffusion.denoiser import Estimate, null
+from diffusion.guidance.base import Guidance, lerp_estimates
+from diffusion.schedules import Schedule
+from diffusion.typing import Conditions, Denoise, expand
+
+Model = TypeVar("Model")
 
 
 @dataclass(frozen=True)
@@ -23,11 +27,27 @@ class Unconditional(Guidance):
 class ClassifierFree(Guidance):
     """eps = eps(null) + scale (eps(c) - eps(null)) (CFG eq. 6, whose w is scale - 1), both halves in one batched call.
 
-    scale = 1 is the conditional model (one call's cost), 0 the unconditional one. `negative` takes the null condition's place: a class, or
-    a condition that broadcasts to cond. Raises ValueError when scale is not 1 and there is no condition to guide towards."""
+    scale = 1 is the conditional model (one call's cost), 0 the unconditional one. `negative` takes the null condition's place: a condition
+    that broadcasts to cond, or the words for one, such as a class, as `conditions` reads them. Raises ValueError when scale is not 1 and
+    there is no condition to guide towards, and for words that `conditions` does not know."""
 
     scale: float = 1.0
-    negative: int | Tensor | None = None
+    negative: Any = None
+    conditions: Conditions | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.other()
+
+    def asks(self, conditions: Conditions) -> Conditions:
+        if self.scale != 1 and not conditions.given:
+            raise ValueError(f"guidance.scale={self.scale} needs a conditional model, and this one has no condition; set guidance.scale=1.")
+        return super().asks(conditions)
+
+    def other(self) -> Tensor | None:
+        """The negative condition, to be broadcast; None for the null condition."""
+        if self.negative is None or isinstance(self.negative, Tensor):
+            return self.negative
+        return torch.as_tensor(self.negative) if self.conditions is None else self.conditions.parse(self.negative)
 
     def strength(self, x_t: Tensor, t: Tensor) -> Tensor | float:
         """The scale at time t, a number or shaped to multiply x_t."""
@@ -43,10 +63,11 @@ class ClassifierFree(Guidance):
         """`pair` with both halves asked."""
         if cond is None:
             raise ValueError(f"guidance.scale={self.scale} needs a conditional model and a condition; set guidance.scale=1 for neither.")
-        other = null(cond) if self.negative is None else torch.as_tensor(self.negative).to(cond).expand_as(cond)
+        negative = self.other()
+        other = null(cond) if negative is None else negative.to(cond).expand_as(cond)
         both = self.denoiser(torch.cat([x_t, x_t]), t.repeat(2) if t.ndim else t, torch.cat([cond, other]))
         positive, negative = (Estimate(*half) for half in zip(*map(halves, both), strict=True))
-        return between(negative, positive, self.strength(x_t, t)), positive
+        return lerp_estimates(negative, positive, self.strength(x_t, t)), positive
 
 
 def halves(both: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -64,15 +85,17 @@ class CFGPlusPlus(ClassifierFree):
     0, the strength is `scale`; before, it is larger."""
 
     scale: float = 0.6
-    grid: Callable | None = None
+    grid: Callable[[Schedule], Tensor] | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.grid is None:
-            raise ValueError("CFGPlusPlus needs the sampler's grid: guidance.cfg_plus_plus.grid=${grid}.")
+            raise ValueError("CFGPlusPlus needs the sampler's grid: CFGPlusPlus(denoiser, grid=...).")
         if not 0 <= self.scale <= 1:
             raise ValueError(f"CFG++'s scale is between 0 and 1, not {self.scale}; a scale beyond 1 is ClassifierFree's (guidance=cfg).")
 
     def strength(self, x_t: Tensor, t: Tensor) -> Tensor:
+        assert self.grid is not None  # see __post_init__
         times = self.grid(self.schedule).flip(0).to(t.device)
         i = torch.searchsorted(times, t.contiguous() * (1 - 1e-9)).clamp(1, len(times) - 1)  # rounding keeps a grid time on the grid
         start, end = self.schedule.log_snr(times[i]), self.schedule.log_snr(times[i - 1])
@@ -87,7 +110,7 @@ class Autoguidance(Guidance):
 
     weight = 1 is the good model. Raises ValueError if the two models' noise schedules differ."""
 
-    bad: Denoiser
+    bad: Denoise
     weight: float = 2.0
 
     def __post_init__(self) -> None:
@@ -99,9 +122,11 @@ class Autoguidance(Guidance):
 
     def pair(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> tuple[Estimate, Estimate]:
         good, bad = self.denoiser(x_t, t, cond), at(self.bad, x_t)(x_t, t, cond)
-        return between(bad, good, self.weight), good
+        return lerp_estimates(bad, good, self.weight), good
 
 
-def at(model: Callable, x: Tensor) -> Callable:
+def at(model: Model, x: Tensor) -> Model:
     """A second model on x's device: it is not part of the module that was moved there."""
-    return model.to(x.device) if isinstance(model, torch.nn.Module) else model
+    if isinstance(model, torch.nn.Module):
+        model.to(x.device)  # in place
+    return model

@@ -6,19 +6,25 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import Estimate
-from diffusion.guidance.base import Guidance, between, of_x0
-from diffusion.typing import expand
+from diffusion.guidance.base import Guidance, lerp_estimates, of_x0
+from diffusion.typing import Denoise, expand
 
 
 @dataclass(frozen=True)
 class Clip(Guidance):
-    """x_0 clipped to the data's range, and eps = (x_t - alpha x_0) / sigma derived again from it."""
+    """x_0 clipped to the data's range, and eps = (x_t - alpha x_0) / sigma derived again from it.
 
-    low: float = -1.0
-    high: float = 1.0
+    Raises ValueError where there is no range (None), as a codec of latents or of vectors has none."""
+
+    low: float | None = -1.0
+    high: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        if self.low is None or self.high is None:
+            raise ValueError(f"{type(self).__name__} needs a range, and x_0 has none in this space; leave the stage out of guidance.")
 
     @property
-    def unguided(self) -> Guidance:
+    def unguided(self) -> Denoise:
         """Clipping is no guidance: it stays."""
         return replace(self, denoiser=super().unguided)
 
@@ -42,6 +48,7 @@ class DynamicThreshold(Clip):
     percentile: float = 0.995
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.percentile <= 1:
             raise ValueError(f"percentile={self.percentile} is a share of the pixels, above 0 and at most 1.")
 
@@ -58,6 +65,7 @@ class Rescale(Guidance):
     phi x_0 std(x_0(c)) / std(x_0) + (1 - phi) x_0, and eps derived again. The paper rescales the output of its v-predictor, which is the
     same at alpha = 0, where it matters most. Raises ValueError around a denoiser that is not guided."""
 
+    denoiser: Guidance
     phi: float = 0.7
 
     def __post_init__(self) -> None:
@@ -86,7 +94,7 @@ class Interval(Guidance):
         if inside.all():
             return self.denoiser(x_t, t, cond)
         plain = self.unguided(x_t, t, cond)
-        return between(plain, self.denoiser(x_t, t, cond), expand(inside.to(x_t), x_t)) if inside.any() else plain
+        return lerp_estimates(plain, self.denoiser(x_t, t, cond), expand(inside.to(x_t), x_t)) if inside.any() else plain
 
     def inside(self, t: Tensor) -> Tensor:
         """Whether t's noise level is in the interval."""

@@ -1,6 +1,5 @@
 """Tensors kept on disk between runs: written atomically, checked by hash when read, made once by many processes."""
 
-import hashlib
 import os
 import pickle
 import warnings
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 
 from diffusion.support.files import atomic, lock
+from diffusion.support.hashes import tensors_hash
 
 Tensors = dict[str, torch.Tensor]
 
@@ -27,24 +27,15 @@ UNREADABLE = (
 )
 
 
-def tensors_hash(tensors: Mapping[str, torch.Tensor]) -> str:
-    """The first 16 hex digits of the sha256 of names, types, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
-
-
-def save(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
+def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write `tensors` and their hash to `path`, whole or not at all."""
     tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     with atomic(path) as temporary, open(temporary, "wb") as file:  # a path would put its own name into the file
         torch.save({"tensors": tensors, "hash": tensors_hash(tensors)}, file)
 
 
-def load(path: str | Path) -> Tensors | None:
-    """Read what `save` wrote. None if there is no such file; None and a warning if it is damaged."""
+def load_tensors(path: str | Path) -> Tensors | None:
+    """Read what `save_tensors` wrote. None if there is no such file; None and a warning if it is damaged."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if tensors_hash(content["tensors"]) == content["hash"]:
@@ -61,10 +52,10 @@ def load_or_make(path: str | Path, make: Callable[[], Tensors]) -> Tensors:
     """The tensors cached at `path`, made by `make()` and cached if they are not there."""
     path = Path(path)
     with lock(path.with_name(path.name + ".lock")):
-        tensors = load(path)
+        tensors = load_tensors(path)
         if tensors is None:
             tensors = make()
-            save(path, tensors)
+            save_tensors(path, tensors)
     return tensors
 
 

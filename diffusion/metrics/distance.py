@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.metrics.base import FeatureMetric, numbered
+from diffusion.metrics.base import FeatureMetric
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.frechet import Moments, frechet_distance, merged, root
 from diffusion.metrics.reference import RealImages, reference_moments, statistics_hash
+from diffusion.support.ranks import dealt_numbers
 
 
 class FrechetDistance(FeatureMetric):
@@ -35,7 +36,7 @@ class FrechetDistance(FeatureMetric):
         if len(images) == 0:
             return
         rows = self.store(images)[self.layer]
-        group = self.group(numbered(self.count, len(rows)))
+        group = self.group(dealt_numbers(self.count, len(rows)))
         for g, part in enumerate(self.parts):
             part.update(rows[group == g] if len(self.parts) > 1 else rows)
         self.count += len(rows)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from diffusion.metrics.base import FeatureMetric, Numbers, on_float64
-from diffusion.metrics.cache import tensors_hash
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.reference import RealImages, reference_features
+from diffusion.support.hashes import tensors_hash
 
 
 def kernel_sum(a: Tensor, b: Tensor, chunk: int = 4096) -> Tensor:
@@ -35,7 +35,7 @@ def mmd2(x: Tensor, y: Tensor) -> Tensor:
     return within(x) + within(y) - 2 * kernel_sum(x, y) / (len(x) * len(y))
 
 
-class Block(NamedTuple):
+class GroupSums(NamedTuple):
     """Sums of the kernel of one group of n images: with every group, [G], without pairs of an image with itself; with the real images."""
 
     number: int
@@ -44,13 +44,13 @@ class Block(NamedTuple):
     across: Tensor
 
 
-def blocks(parts: Sequence[Tensor], real: Tensor) -> list[Block]:
-    """A block for each of the G groups [n_g, d], from which the MMD of any of the groups together follows."""
+def group_sums(parts: Sequence[Tensor], real: Tensor) -> list[GroupSums]:
+    """The sums of each of the G groups [n_g, d], from which the MMD of any of the groups together follows."""
     parts, real, found = [on_float64(part) for part in parts], on_float64(real), []
     for g, part in enumerate(parts):
         among = torch.stack([kernel_sum(part, other) for other in parts])
         among[g] -= own_sum(part)
-        found.append(Block(g, len(part), among, kernel_sum(part, real)))
+        found.append(GroupSums(g, len(part), among, kernel_sum(part, real)))
     return found
 
 
@@ -100,12 +100,12 @@ class KernelDistance(FeatureMetric):
         self.require_room(len(self.reference), "real")
         return len(self.reference)
 
-    def gathered(self) -> tuple[list[Tensor], list[Block]]:
+    def gathered(self) -> tuple[list[Tensor], list[GroupSums]]:
         """All images' features, and each group's sums."""
         whole, parts = super().gathered()
-        return whole, blocks(parts, self.reference)
+        return whole, group_sums(parts, self.reference)
 
-    def statistic(self, parts: list[Block]) -> Tensor:
+    def statistic(self, parts: list[GroupSums]) -> Tensor:
         """The MMD of these groups together but for the real images' own term, which is the same for all."""
         n, numbers = sum(part.n for part in parts), [part.number for part in parts]
         among, across = sum(part.among[numbers].sum() for part in parts), sum(part.across for part in parts)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from diffusion.metrics.base import FeatureMetric, on_float64
-from diffusion.metrics.cache import tensors_hash
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.reference import RealImages, reference_features
+from diffusion.support.hashes import tensors_hash
 
 CHUNK = 1024
 

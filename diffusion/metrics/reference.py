@@ -10,15 +10,17 @@ import torch
 from diffusion.metrics import cache
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.frechet import Moments
+from diffusion.support.hashes import tensors_hash
 from diffusion.support.ranks import gather_rows, rank_and_world, sum_over_ranks
 
 
 class RealImages(Protocol):
     """What a metric needs of a data set: uint8 images [n, h, w, c], its name, its split, and its content's sha256.
 
-    Metrics of conditional models also read labels, int64 [n] or None, and num_classes."""
+    labels, int64 [n] or None, are the real images' classes."""
 
     images: np.ndarray
+    labels: np.ndarray | None
     name: str
     split: str
     sha256: str
@@ -80,13 +82,13 @@ def reference_features(imageset: RealImages, extractor: Extractor, directory: st
 
 def made_once(path: Path, make: Callable[[], cache.Tensors], device: torch.device) -> cache.Tensors:
     """The tensors at `path` if every rank finds them there, else `make()`, called by all ranks together and saved once a machine."""
-    stored = cache.load(path)
+    stored = cache.load_tensors(path)
     missing = torch.tensor(int(stored is None), device=device)
     if not int(sum_over_ranks(missing)):  # the vote: a rank that reads while another computes would never be joined
         return stored
     tensors = make()
     if stored is None and cache.is_first_on_this_machine():
-        cache.save(path, tensors)
+        cache.save_tensors(path, tensors)
     return tensors
 
 
@@ -110,4 +112,4 @@ def batches(start: int, stop: int, size: int) -> list[tuple[int, int]]:
 
 def statistics_hash(moments: Moments) -> str:
     """A hash of the statistics themselves; it differs by rounding between machines and numbers of processes."""
-    return cache.tensors_hash(moments.to_dict())
+    return tensors_hash(moments.to_dict())

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from diffusion.posterior import step
 from diffusion.samplers.base import State
-from diffusion.samplers.blend import log_ratio, mix
+from diffusion.samplers.blend import log_ratio, weighted_sum
 from diffusion.schedules import Schedule
-from diffusion.typing import Noise, expand
+from diffusion.typing import Denoise, Noise, expand
 
 # Dormand & Prince 1980: where the stages are, what they are made of, and fifth minus fourth order for the error
 NODES = (0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1)
@@ -26,6 +26,7 @@ STAGES = (
 ERROR = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
 
+Slope = Callable[[Tensor, Tensor], Tensor]  # of the state [b, ...] at a time [b]
 TOO_SMALL = "{} takes ever smaller steps: raise sampler.rtol and sampler.atol, or mend a denoiser that is not finite."
 
 
@@ -45,10 +46,10 @@ class Adaptive(ABC):
             raise ValueError(f"sampler.rtol={self.rtol} and sampler.atol={self.atol} must be positive.")
 
     @abstractmethod
-    def integrate(self, denoise, x: Tensor, times: Tensor) -> Tensor:  # noqa: ANN001
+    def integrate(self, denoise: Denoise, x: Tensor, times: Tensor) -> Tensor:
         """x at the last of `times`, all of them positive, from x at the first."""
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         inner = times[times > 0]
         x = self.integrate(denoise, x, inner)
         estimate = denoise(x, inner[-1])
@@ -64,7 +65,7 @@ class RK45(Adaptive):
     It is integrated as dz/dphi = cos(phi) eps - sin(phi) x_0, z = x/sqrt(alpha^2 + sigma^2), tan(phi) = sigma/alpha, which is finite
     at alpha = 0. A step is accepted when the error estimate, over atol + rtol |z|, has root mean square below 1; it costs 6 calls."""
 
-    def integrate(self, denoise, x: Tensor, times: Tensor) -> Tensor:  # noqa: ANN001
+    def integrate(self, denoise: Denoise, x: Tensor, times: Tensor) -> Tensor:
         schedule = denoise.schedule
         (alpha, sigma), (alpha_s, sigma_s) = schedule(times[0]), schedule(times[-1])
 
@@ -76,7 +77,7 @@ class RK45(Adaptive):
         start, end = (log_ratio(t, schedule).exp().atan().item() for t in (times[0], times[-1]))
         return self.solve(slope, x / (alpha**2 + sigma**2).sqrt(), start, end) * (alpha_s**2 + sigma_s**2).sqrt()
 
-    def solve(self, slope: Callable[[Tensor, Tensor], Tensor], z: Tensor, start: float, end: float) -> Tensor:
+    def solve(self, slope: Slope, z: Tensor, start: float, end: float) -> Tensor:
         """z at phi = end > 0 from z [b, ...] at phi = start, where dz/dphi = slope(phi [b], z)."""
         phi = torch.full((len(z),), start, dtype=torch.float64, device=z.device)
         size, first = (end - phi) / 20, slope(phi, z)
@@ -86,15 +87,20 @@ class RK45(Adaptive):
             h = torch.where(size.abs() < left.abs(), size, left)
             slopes = [first]
             for node, row in zip(NODES[1:], STAGES, strict=True):
-                moved = z + expand(h, z) * mix(row, slopes)
+                moved = z + expand(h, z) * weighted_sum(row, slopes)
                 slopes.append(slope(phi + node * h, moved))
             scale = self.atol + self.rtol * torch.maximum(z.abs(), moved.abs())
-            error = (expand(h, z) * mix(ERROR, slopes) / scale).flatten(1).double().square().mean(1).sqrt().nan_to_num(nan=torch.inf)
+            error = _rms(expand(h, z) * weighted_sum(ERROR, slopes) / scale).nan_to_num(nan=torch.inf)
             good = error < 1
             phi = torch.where(good, torch.where(h == left, end, phi + h), phi)
             z, first = torch.where(expand(good, z).bool(), moved, z), torch.where(expand(good, z).bool(), slopes[-1], first)
             size = torch.where(left == 0, size, h * (0.9 * error ** (-1 / 5)).clamp(0.2, 10))
         return z
+
+
+def _rms(x: Tensor) -> Tensor:
+    """The root mean square of each sample, [b] float64."""
+    return x.flatten(1).double().square().mean(1).sqrt()
 
 
 def _norm(t: Tensor, schedule: Schedule) -> Tensor:
@@ -122,12 +128,12 @@ class DPMAdaptive(Adaptive):
         if self.order not in (2, 3):
             raise ValueError(f"sampler.order={self.order} is not 2 or 3.")
 
-    def integrate(self, denoise, x: Tensor, times: Tensor) -> Tensor:  # noqa: ANN001
+    def integrate(self, denoise: Denoise, x: Tensor, times: Tensor) -> Tensor:
         schedule = denoise.schedule
         if len(times) == 1:
             return x
         if log_ratio(times[0], schedule).isinf():
-            x, times = step(x, denoise(x, times[0]).x0, *times[:2], schedule), times[1:]
+            x, times = step(x, denoise(x, times[0]).x0, times[0], times[1], schedule), times[1:]
 
         def eps(y: Tensor, value: Tensor) -> Tensor:
             t = schedule.time(2 * value)
@@ -136,7 +142,7 @@ class DPMAdaptive(Adaptive):
         start, end = (-log_ratio(t, schedule).item() for t in (times[0], times[-1]))
         return self.solve(eps, x / schedule(times[0])[0], start, end) * schedule(times[-1])[0]
 
-    def solve(self, eps: Callable[[Tensor, Tensor], Tensor], y: Tensor, start: float, end: float) -> Tensor:
+    def solve(self, eps: Slope, y: Tensor, start: float, end: float) -> Tensor:
         """y at lambda = end from y [b, ...] at lambda = start, where dy/dlambda = -e^(-lambda) eps(y, lambda [b])."""
         value = torch.full((len(y),), start, dtype=torch.float64, device=y.device)
         size, before = torch.full_like(value, self.first), y
@@ -146,7 +152,7 @@ class DPMAdaptive(Adaptive):
             h = torch.minimum(size, left)
             low, high = (self.pair_12 if self.order == 2 else self.pair_23)(eps, y, value, h)
             scale = (self.rtol * torch.maximum(low.abs(), before.abs())).clamp(min=self.atol)
-            error = ((low - high) / scale).flatten(1).double().square().mean(1).sqrt()
+            error = _rms((low - high) / scale)
             factor = 1 + torch.atan((error + 1e-8) ** (-1 / self.order) - 1)
             factor = torch.where(error.isfinite(), factor, 0.1)
             good = (factor >= 0.81) & (left != 0)
@@ -155,13 +161,13 @@ class DPMAdaptive(Adaptive):
             size = size * factor
         return y
 
-    def pair_12(self, eps: Callable, y: Tensor, value: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    def pair_12(self, eps: Slope, y: Tensor, value: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """The move over h by DPM-Solver-1 and by DPM-Solver-2 (alg. 1, r_1 = 1/2)."""
         e0 = eps(y, value)
         e1 = eps(move(y, e0, value, h / 2), value + h / 2)
         return move(y, e0, value, h), move(y, e1, value, h)
 
-    def pair_23(self, eps: Callable, y: Tensor, value: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    def pair_23(self, eps: Slope, y: Tensor, value: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """The move over h by DPM-Solver-2 and by DPM-Solver-3 (alg. 2, r_1 = 1/3, r_2 = 2/3)."""
 
         def bend(h: Tensor) -> Tensor:

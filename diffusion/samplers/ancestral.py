@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusion.posterior import posterior, step
 from diffusion.samplers.base import State
-from diffusion.typing import Noise
+from diffusion.typing import Denoise, Noise
 
 
 def fixed_small(small: Tensor, large: Tensor, frac: Tensor | None) -> Tensor:
@@ -52,7 +52,7 @@ class DDPM:
         if self.variance not in self.choices:
             raise ValueError(f"sampler.variance={self.variance} is not one of {', '.join(self.choices)}.")
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         for t, s in pairwise(times):
             estimate = denoise(x, t)
             x, small, large = posterior(x, estimate.x0, t, s, denoise.schedule)
@@ -71,7 +71,7 @@ class DDIM:
         if not 0 <= self.eta <= 1:
             raise ValueError(f"sampler.eta={self.eta} is outside [0, 1], where eta sigma_s would exceed the noise there is.")
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         for t, s in pairwise(times):
             estimate = denoise(x, t)
             x = step(x, estimate.x0, t, s, denoise.schedule, self.eta, noise)

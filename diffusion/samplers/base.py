@@ -1,10 +1,12 @@
 """What samplers share: the state they yield."""
 
 from collections import deque
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
+
+from diffusion.typing import Denoise, Noise
 
 
 class State(NamedTuple):
@@ -13,6 +15,13 @@ class State(NamedTuple):
     x: Tensor
     x0: Tensor
     t: Tensor
+
+
+class Sampler(Protocol):
+    """The contract; see `diffusion.samplers`."""
+
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = ..., /) -> Iterator[State]:
+        """Every state on the way from x [b, ...] at times[0] down to the last of times [steps + 1], the sample."""
 
 
 def last(states: Iterable[State]) -> State:

@@ -18,7 +18,7 @@ from diffusion.denoiser import Estimate
 from diffusion.schedules import Schedule
 
 Known = tuple[Tensor, Estimate]  # an estimate and the time it was made at
-Moments = Callable[[Tensor, int], Tensor]
+Quadrature = Callable[[Tensor, int], Tensor]  # (delta, k) -> the moments int_0^1 u^j w(u) du, j < k, of a weight w of integral 1
 
 
 def log_ratio(t: Tensor, schedule: Schedule) -> Tensor:
@@ -40,12 +40,12 @@ def hold_eps(eps: Tensor, known: Known, schedule: Schedule) -> Tensor:
     return estimate.x0 - ratio * (eps - estimate.eps) if ratio < torch.inf else estimate.x0
 
 
-def mix(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
+def weighted_sum(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
     """sum_i w_i value_i."""
-    return sum(w * value for w, value in zip(weights, values, strict=True))
+    return sum((w * value for w, value in zip(weights, values, strict=True)), torch.zeros(()))
 
 
-def flat(delta: Tensor, k: int) -> Tensor:
+def constant(delta: Tensor, k: int) -> Tensor:
     """int_0^1 u^j du = 1/(j + 1), j < k: the average over the move. For k = 2, half the slope: the midpoint rule."""
     return 1 / torch.arange(1, k + 1, dtype=torch.float64)
 
@@ -60,7 +60,7 @@ def exponential(delta: Tensor, k: int) -> Tensor:
     return torch.stack(moments) / moments[0]
 
 
-def weights(nodes: Sequence[Tensor], end: Tensor, moments: Moments) -> list[float]:
+def weights(nodes: Sequence[Tensor], end: Tensor, moments: Quadrature) -> list[float]:
     """Weights of values known at `nodes` in their average from nodes[0] to `end`: exact for polynomials through all the nodes.
 
     With u = (node - nodes[0])/(end - nodes[0]), sum_i w_i u_i^j = moments_j. A node at infinity (alpha = 0) gets no weight; a move from

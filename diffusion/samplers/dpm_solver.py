@@ -8,9 +8,9 @@ from torch import Tensor
 
 from diffusion.posterior import step
 from diffusion.samplers.base import State
-from diffusion.samplers.blend import Known, exponential, flat, hold_eps, log_ratio, mix, require_order, weights
+from diffusion.samplers.blend import Known, constant, exponential, hold_eps, log_ratio, require_order, weighted_sum, weights
 from diffusion.schedules import Schedule
-from diffusion.typing import Noise
+from diffusion.typing import Denoise, Noise
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class DPMSolver:
         full, rest = divmod(steps - 1, self.order)
         return [self.order] * full + [rest] * (rest > 0) + [1]
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         schedule, i = denoise.schedule, 0
-        from_noise = log_ratio(times[0], schedule).isinf().item() and len(times) > 2
+        from_noise = bool(log_ratio(times[0], schedule).isinf()) and len(times) > 2
         for order in [1] * from_noise + self.orders(len(times) - 1 - from_noise):
             start, t, known = x, times[i], []
             for stage in range(1, order + 1):
@@ -56,12 +56,12 @@ class DPMSolver:
         if len(nodes) == 3:
             first, last = weights([nodes[0], nodes[2]], end, exponential)
             return [first, 0.0, last]
-        return weights(nodes, end, flat)
+        return weights(nodes, end, constant)
 
     def x0(self, known: Sequence[Known], s: Tensor, schedule: Schedule, closing: bool) -> Tensor:
         """The x_0 of a move from known[0]'s time to s; `closing` if it ends the step."""
         w = self.average([log_ratio(t, schedule) for t, _ in known], log_ratio(s, schedule), closing)
-        return hold_eps(mix(w, [estimate.eps for _, estimate in known]), known[0], schedule)
+        return hold_eps(weighted_sum(w, [estimate.eps for _, estimate in known]), known[0], schedule)
 
 
 @dataclass(frozen=True)
@@ -70,4 +70,4 @@ class DPMSolverPP(DPMSolver):
 
     def x0(self, known: Sequence[Known], s: Tensor, schedule: Schedule, closing: bool) -> Tensor:
         w = self.average([-log_ratio(t, schedule) for t, _ in known], -log_ratio(s, schedule), closing)
-        return mix(w, [estimate.x0 for _, estimate in known])
+        return weighted_sum(w, [estimate.x0 for _, estimate in known])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffusion.samplers.base import State
-from diffusion.typing import Noise
+from diffusion.typing import Denoise, Noise
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class DDIMInversion:
         if self.refinements < 0:
             raise ValueError(f"sampler.refinements={self.refinements} is negative; 0 is DDIM inversion as it is.")
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         for s, t in pairwise(times.flip(0)):
             (alpha_s, sigma_s), (alpha_t, sigma_t) = denoise.schedule(s), denoise.schedule(t)
             x_s = x

@@ -4,7 +4,7 @@ At any noise level, whatever alpha, a Langevin step of size a sigma^2 along the 
 x <- x + sigma (sqrt(a) z - (a/2) eps), z ~ N(0, I). It is the same in x and in x/alpha, and finite where alpha = 0.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from diffusion.samplers.ancestral import DDPM
-from diffusion.samplers.base import State, last
-from diffusion.typing import Noise, expand
+from diffusion.samplers.base import Sampler, State, last
+from diffusion.typing import Denoise, Noise, expand
 
 
 def langevin(x: Tensor, eps: Tensor, a: Tensor | float, sigma: Tensor, z: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class Langevin:
         if self.walk < 1:
             raise ValueError(f"sampler.walk={self.walk} is below 1 step at each noise level.")
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         for t, s in pairwise(times):
             (alpha, sigma), (alpha_s, sigma_s) = denoise.schedule(t), denoise.schedule(s)
             for _ in range(self.walk):
@@ -62,11 +62,11 @@ class PredictorCorrector:
     norms are each sample's own, where the paper's code takes the batch's means: an image must not depend on its neighbours. Alg. 5's
     further factor 1 - beta_t, near 1, is left out: one rule for every path. The last move, to t = 0, is not corrected."""
 
-    predictor: Callable = DDPM("fixed_large")  # noqa: RUF009 (frozen)
+    predictor: Sampler = DDPM("fixed_large")  # noqa: RUF009 (frozen)
     snr: float = 0.16
     corrections: int = 1
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         for t, s in pairwise(times):
             state = last(self.predictor(denoise, x, torch.stack([t, s]), noise))
             x = state.x

@@ -12,15 +12,18 @@ from torch import Tensor
 
 from diffusion.posterior import step
 from diffusion.samplers.base import State
-from diffusion.samplers.blend import Known, curved, exponential, flat, hold_eps, log_ratio, mix, require_order, weights
+from diffusion.samplers.blend import Known, constant, curved, exponential, hold_eps, log_ratio, require_order, weighted_sum, weights
 from diffusion.schedules import Schedule
-from diffusion.typing import Noise
+from diffusion.typing import Denoise, Noise
 
 
 class Multistep(ABC):
-    """The loop. A subclass has an `order`, 1 to 4, how many estimates it keeps, and says how they make the x_0 of the next move."""
+    """The loop. A subclass has an `order`, 1 to 4, and says how its estimates make the x_0 of the next move."""
 
-    order: int
+    @property
+    @abstractmethod
+    def order(self) -> int:
+        """How many estimates a move is made with, at most."""
 
     def __post_init__(self) -> None:
         require_order(self.order, 4)
@@ -29,8 +32,8 @@ class Multistep(ABC):
     def x0(self, past: Sequence[Known], s: Tensor, schedule: Schedule) -> Tensor:
         """The x_0 for the move from past[0]'s time to s; `past` is newest first."""
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
-        past = deque(maxlen=self.order)
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
+        past: deque[Known] = deque(maxlen=self.order)
         for t, s in pairwise(times):
             estimate = denoise(x, t)
             past.appendleft((t, estimate))
@@ -47,8 +50,8 @@ class LMS(Multistep):
     order: int = 4
 
     def x0(self, past: Sequence[Known], s: Tensor, schedule: Schedule) -> Tensor:
-        w = weights([log_ratio(t, schedule).exp() for t, _ in past], log_ratio(s, schedule).exp(), flat)
-        return hold_eps(mix(w, [estimate.eps for _, estimate in past]), past[0], schedule)
+        w = weights([log_ratio(t, schedule).exp() for t, _ in past], log_ratio(s, schedule).exp(), constant)
+        return hold_eps(weighted_sum(w, [estimate.eps for _, estimate in past]), past[0], schedule)
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class DEIS(Multistep):
 
     def x0(self, past: Sequence[Known], s: Tensor, schedule: Schedule) -> Tensor:
         w = weights([log_ratio(t, schedule) for t, _ in past], log_ratio(s, schedule), exponential)
-        return hold_eps(mix(w, [estimate.eps for _, estimate in past]), past[0], schedule)
+        return hold_eps(weighted_sum(w, [estimate.eps for _, estimate in past]), past[0], schedule)
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class IPNDM(Multistep):
 def adams_bashforth(values: Sequence[Tensor]) -> Tensor:
     """The average over the next step of the polynomial through `values`, newest first, one step apart."""
     nodes = -torch.arange(len(values), dtype=torch.float64)
-    return mix(weights(list(nodes), torch.ones((), dtype=torch.float64), flat), values)
+    return weighted_sum(weights(list(nodes), torch.ones((), dtype=torch.float64), constant), values)
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,9 @@ class PNDM:
 
     skip_prk_steps: bool = False
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
-        schedule, past = denoise.schedule, deque(maxlen=4)
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
+        schedule = denoise.schedule
+        past: deque[Tensor] = deque(maxlen=4)
         warm_up = (_heun,) if self.skip_prk_steps else (_runge_kutta,) * 3
         for i, (t, s) in enumerate(pairwise(times)):
             estimate = denoise(x, t)
@@ -106,17 +110,17 @@ class PNDM:
             yield State(x, estimate.x0, s)
 
 
-def _heun(denoise, x: Tensor, known: Known, s: Tensor) -> Tensor:  # noqa: ANN001
+def _heun(denoise: Denoise, x: Tensor, known: Known, s: Tensor) -> Tensor:
     t, estimate = known
     return (estimate.eps + denoise(step(x, estimate.x0, t, s, denoise.schedule), s).eps) / 2
 
 
-def _runge_kutta(denoise, x: Tensor, known: Known, s: Tensor) -> Tensor:  # noqa: ANN001
+def _runge_kutta(denoise: Denoise, x: Tensor, known: Known, s: Tensor) -> Tensor:
     slopes = [known[1].eps]
     for stop in ((known[0] + s) / 2, (known[0] + s) / 2, s):
         x0 = hold_eps(slopes[-1], known, denoise.schedule)
         slopes.append(denoise(step(x, x0, known[0], stop, denoise.schedule), stop).eps)
-    return mix((1 / 6, 1 / 3, 1 / 3, 1 / 6), slopes)
+    return weighted_sum((1 / 6, 1 / 3, 1 / 3, 1 / 6), slopes)
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ class DPMPP2M(Multistep):
     order: ClassVar[int] = 2
     solver: str = "midpoint"
 
-    choices: ClassVar = {"midpoint": flat, "heun": exponential}
+    choices: ClassVar = {"midpoint": constant, "heun": exponential}
 
     def __post_init__(self) -> None:
         if self.solver not in self.choices:
@@ -137,7 +141,7 @@ class DPMPP2M(Multistep):
 
     def x0(self, past: Sequence[Known], s: Tensor, schedule: Schedule) -> Tensor:
         w = weights([-log_ratio(t, schedule) for t, _ in past], -log_ratio(s, schedule), self.choices[self.solver])
-        return mix(w, [estimate.x0 for _, estimate in past])
+        return weighted_sum(w, [estimate.x0 for _, estimate in past])
 
 
 @dataclass(frozen=True)
@@ -150,4 +154,4 @@ class DPMPP3M(Multistep):
 
     def x0(self, past: Sequence[Known], s: Tensor, schedule: Schedule) -> Tensor:
         w = weights([-log_ratio(t, schedule) for t, _ in past], -log_ratio(s, schedule), exponential)
-        return mix(w, [estimate.x0 for _, estimate in past])
+        return weighted_sum(w, [estimate.x0 for _, estimate in past])

@@ -14,7 +14,7 @@ from diffusion.posterior import step
 from diffusion.samplers.base import State
 from diffusion.samplers.blend import curved, hold_eps, log_ratio
 from diffusion.schedules import Schedule
-from diffusion.typing import Noise
+from diffusion.typing import Denoise, Noise
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class SecondOrder(ABC):
             raise ValueError(f"sampler.s_churn={self.s_churn} is negative; 0 adds no noise.")
 
     @abstractmethod
-    def slope(self, denoise, x: Tensor, t: Tensor, s: Tensor, first: Estimate) -> Tensor:  # noqa: ANN001
+    def slope(self, denoise: Denoise, x: Tensor, t: Tensor, s: Tensor, first: Estimate) -> Tensor:
         """The eps of the step t -> s from a second call, `first` being the estimate at (x, t)."""
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         schedule = denoise.schedule
         for t, s in pairwise(times):
             x, t = self.churn(x, t, len(times) - 1, schedule, noise)
@@ -66,7 +66,7 @@ class SecondOrder(ABC):
 class Heun(SecondOrder):
     """Heun's method: x/alpha += (s' - s) (eps + eps')/2, eps' the estimate where an Euler step ends (EDM alg. 1; alg. 2 with churn)."""
 
-    def slope(self, denoise, x: Tensor, t: Tensor, s: Tensor, first: Estimate) -> Tensor:  # noqa: ANN001
+    def slope(self, denoise: Denoise, x: Tensor, t: Tensor, s: Tensor, first: Estimate) -> Tensor:
         second = denoise(step(x, first.x0, t, s, denoise.schedule), s)
         return (first.eps + second.eps) / 2
 
@@ -85,7 +85,7 @@ class EDM(Heun):
 class DPM2(SecondOrder):
     """The midpoint method in log s: x/alpha += (s' - s) eps(m), m = sqrt(s s') (k-diffusion's sample_dpm_2; DPM-Solver alg. 1)."""
 
-    def slope(self, denoise, x: Tensor, t: Tensor, s: Tensor, first: Estimate) -> Tensor:  # noqa: ANN001
+    def slope(self, denoise: Denoise, x: Tensor, t: Tensor, s: Tensor, first: Estimate) -> Tensor:
         schedule = denoise.schedule
         middle = schedule.time(-log_ratio(t, schedule) - log_ratio(s, schedule))
         return denoise(step(x, first.x0, t, middle, schedule), middle).eps

@@ -19,7 +19,7 @@ from torch import Tensor
 from diffusion.posterior import shrink, step
 from diffusion.samplers.base import State
 from diffusion.schedules import Schedule
-from diffusion.typing import Noise
+from diffusion.typing import Denoise, Noise
 
 
 def gap(t: Tensor, s: Tensor, schedule: Schedule) -> Tensor:
@@ -60,7 +60,7 @@ class DPM2Ancestral(_Ancestral):
 
     x_m = x_t moved along eps(x_t, t); then all the way from x_t along eps(x_m, m): the effective x_0 is (x_t - sigma_t eps_m)/alpha_t."""
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         schedule = denoise.schedule
         for t, s in pairwise(times):
             estimate = denoise(x, t)
@@ -77,7 +77,7 @@ class DPMPP2SAncestral(_Ancestral):
     """DPM-Solver++(2S) (2211.01095, alg. 1, r = 1/2) down to sigma_down, then noise up to sigma_s (k-diffusion's
     sample_dpmpp_2s_ancestral): the move is made with the x_0 estimated at the middle."""
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         for t, s in pairwise(times):
             estimate = denoise(x, t)
             x0, middle = estimate.x0, self.middle(t, s, denoise.schedule)
@@ -98,7 +98,7 @@ class DPMPPSDE(_Ancestral):
 
     r: float = 0.5
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         schedule, noise = denoise.schedule, scaled(noise, self.s_noise)
         for t, s in pairwise(times):
             estimate = denoise(x, t)
@@ -119,7 +119,7 @@ def correlation(t: Tensor, m: Tensor, s: Tensor, schedule: Schedule) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Multistep(ABC):
+class _MultistepSDE(ABC):
     eta: float = 1.0
     s_noise: float = 1.0
 
@@ -132,7 +132,7 @@ class _Multistep(ABC):
         """The effective x_0 of a move by h, from the estimates of x_0 so far, each with the h of the move made after it; the newest,
         whose move this is, first."""
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         past: list[tuple[Tensor, Tensor]] = []
         for t, s in pairwise(times):
             x0, h = denoise(x, t).x0, gap(t, s, denoise.schedule)
@@ -145,7 +145,7 @@ class _Multistep(ABC):
 
 
 @dataclass(frozen=True)
-class DPMPP2MSDE(_Multistep):
+class DPMPP2MSDE(_MultistepSDE):
     """SDE-DPM-Solver++(2M) (2211.01095, sec. 5 and app. B.2; k-diffusion's midpoint form): effective x_0 = x_0 + h/(2 h_1) (x_0 - x_0')."""
 
     def extrapolate(self, h: Tensor, past: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -156,7 +156,7 @@ class DPMPP2MSDE(_Multistep):
 
 
 @dataclass(frozen=True)
-class DPMPP3MSDE(_Multistep):
+class DPMPP3MSDE(_MultistepSDE):
     """SDE-DPM-Solver++(3M) (k-diffusion's sample_dpmpp_3m_sde; the expansion of 2211.01095, eq. 3.7, for the SDE).
 
     With H = (1 + eta) h, phi_1 = 1 - e^-H, phi_2 = 1 - phi_1/H, phi_3 = phi_2/H - 1/2, and d_1, d_2 the first two derivatives of x_0 in

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from diffusion.posterior import step
 from diffusion.samplers.base import State
-from diffusion.samplers.blend import Known, Moments, exponential, flat, log_ratio, mix, require_order, weights
+from diffusion.samplers.blend import Known, Quadrature, constant, exponential, log_ratio, require_order, weighted_sum, weights
 from diffusion.schedules import Schedule
-from diffusion.typing import Noise
+from diffusion.typing import Denoise, Noise
 
 
 def bh1(delta: Tensor, k: int) -> Tensor:
@@ -23,7 +23,7 @@ def bh1(delta: Tensor, k: int) -> Tensor:
 
 def bh2(delta: Tensor, k: int) -> Tensor:
     """B(h) = e^h - 1: two estimates are averaged with half the slope."""
-    return flat(delta, k) if k == 2 else exponential(delta, k)
+    return constant(delta, k) if k == 2 else exponential(delta, k)
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,10 @@ class UniPC:
         if self.variant not in self.choices:
             raise ValueError(f"sampler.variant={self.variant} is not one of {', '.join(self.choices)}.")
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
-        schedule, past, used, start = denoise.schedule, deque(maxlen=self.order), [], x
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
+        schedule, start = denoise.schedule, x
+        past: deque[Known] = deque(maxlen=self.order)
+        used: list[Known] = []
         for left, (t, s) in zip(range(len(times) - 1, 0, -1), pairwise(times), strict=True):
             estimate = denoise(x, t)
             if used:  # UniC: the move that led here once more
@@ -58,6 +60,6 @@ class UniPC:
 
     def move(self, x: Tensor, known: Sequence[Known], s: Tensor, schedule: Schedule) -> Tensor:
         """From known[0]'s time to s with the average of the x_0 in `known`."""
-        moments: Moments = self.choices[self.variant]
+        moments: Quadrature = self.choices[self.variant]
         w = weights([-log_ratio(t, schedule) for t, _ in known], -log_ratio(s, schedule), moments)
-        return step(x, mix(w, [estimate.x0 for _, estimate in known]), known[0][0], s, schedule)
+        return step(x, weighted_sum(w, [estimate.x0 for _, estimate in known]), known[0][0], s, schedule)

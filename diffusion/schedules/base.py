@@ -5,9 +5,16 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+CONTINUOUS_STEPS = 1000  # a schedule in continuous time is cut into as many steps as DDPM has, where it must be
+
 
 class Schedule(ABC):
     """The contract. A subclass gives `log_snr` and `time`; one that is not variance preserving also gives `native`."""
+
+    @property
+    def num_timesteps(self) -> int | None:
+        """T, the number of time steps at which a discrete schedule is known; None in continuous time."""
+        return None
 
     @abstractmethod
     def log_snr(self, t: Tensor) -> Tensor:
@@ -23,11 +30,11 @@ class Schedule(ABC):
 
     def label(self, t: Tensor) -> Tensor:
         """What the network is told of the time; in continuous time, 1000 t."""
-        return 1000 * t
+        return CONTINUOUS_STEPS * t
 
     def labelled(self, label: Tensor) -> Tensor:
         """The time that a label stands for: the inverse of `label`, float64."""
-        return label.double() / 1000
+        return label.double() / CONTINUOUS_STEPS
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha_t, sigma_t), each of t's shape and dtype."""
@@ -47,7 +54,7 @@ class Exploding(Schedule):
         return torch.ones_like(log_snr), (-log_snr / 2).exp()
 
 
-def between(start: float, end: float, weight: Tensor) -> Tensor:
+def lerp(start: float, end: float, weight: Tensor) -> Tensor:
     """start + weight (end - start), exact at both ends, on the device of `weight`.
 
     torch.lerp rounds alike, but of two CPU scalars and a CUDA tensor it refuses."""

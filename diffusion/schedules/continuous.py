@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from diffusion.schedules.base import Exploding, Schedule, between
+from diffusion.schedules.base import Exploding, Schedule, lerp
 
 INF = float("inf")
 
@@ -30,7 +30,7 @@ class VESDE(Exploding):
 
     def log_sigma(self, t: Tensor) -> Tensor:
         """log sigma for t in [first, 1]."""
-        return between(log(self.sigma_min), log(self.sigma_max), t)
+        return lerp(log(self.sigma_min), log(self.sigma_max), t)
 
     def inverse(self, log_sigma: Tensor) -> Tensor:
         """The inverse of `log_sigma`."""
@@ -41,7 +41,7 @@ class VESDE(Exploding):
 
     def time(self, log_snr: Tensor) -> Tensor:
         value = -log_snr.double() / 2
-        below = value - self.log_sigma(value.new_tensor(self.first))
+        below = value - self.log_sigma(value.new_full((), self.first))
         return torch.where(below < 0, self.first * below.exp(), self.inverse(value)).clamp(0, 1).to(log_snr.dtype)
 
 
@@ -59,7 +59,7 @@ class EDM(VESDE):
 
     def log_sigma(self, t: Tensor) -> Tensor:
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
-        return self.rho * between(low, high, (t - self.first) / (1 - self.first)).log()
+        return self.rho * lerp(low, high, (t - self.first) / (1 - self.first)).log()
 
     def inverse(self, log_sigma: Tensor) -> Tensor:
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)

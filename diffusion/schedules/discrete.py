@@ -8,7 +8,7 @@ from math import log, pi
 import torch
 from torch import Tensor
 
-from diffusion.schedules.base import Exploding, Schedule, between
+from diffusion.schedules.base import Exploding, Schedule, lerp
 
 INF = float("inf")
 
@@ -114,7 +114,7 @@ class Linear(Betas):
     beta_end: float = 0.02
 
     def betas(self) -> Tensor:
-        return self.scale * between(self.beta_start, self.beta_end, self.ramp)
+        return self.scale * lerp(self.beta_start, self.beta_end, self.ramp)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Quadratic(Betas):
     beta_end: float = 0.02
 
     def betas(self) -> Tensor:
-        return self.scale * between(self.beta_start**0.5, self.beta_end**0.5, self.ramp) ** 2
+        return self.scale * lerp(self.beta_start**0.5, self.beta_end**0.5, self.ramp) ** 2
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Sigmoid(Betas):
     tau: float = 6.0
 
     def betas(self) -> Tensor:
-        return self.scale * between(self.beta_start, self.beta_end, (self.tau * (2 * self.ramp - 1)).sigmoid())
+        return self.scale * lerp(self.beta_start, self.beta_end, (self.tau * (2 * self.ramp - 1)).sigmoid())
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ def one_sentence(*kinds: type[Exception], say: Callable[[Exception], str] = str)
     """A UserError, ValueError or one of `kinds` becomes a sentence on standard error and exit code 1.
 
     With HYDRA_FULL_ERROR=1 in the environment the traceback is left, as it is for Hydra's own errors."""
+    expected: tuple[type[Exception], ...] = (UserError, ValueError, *kinds)
     try:
         yield
-    except (UserError, ValueError, *kinds) as error:
+    except expected as error:
         if TRACEBACK:
             raise
         print(f"error: {' '.join(say(error).split())}", file=sys.stderr)

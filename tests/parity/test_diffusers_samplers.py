@@ -10,7 +10,7 @@ from walks import LINEAR, at, begin, close, mixture, noise, ours, ratios
 
 from diffusion import grids
 from diffusion.samplers import DEIS, DPM2, DPMPP2M, DPMPP3M, IPNDM, LMS, PNDM, DDIMInversion, DPMSolver, DPMSolverPP, Euler, Heun, UniPC
-from diffusion.samplers.blend import exponential, flat, log_ratio, mix, weights
+from diffusion.samplers.blend import constant, exponential, log_ratio, weighted_sum, weights
 from diffusion.schedules import VE, Flow
 
 diffusers = pytest.importorskip("diffusers")
@@ -111,7 +111,7 @@ class Halved(DPMPP3M):
     def x0(self, past, s, schedule):
         moments = lambda delta, k: exponential(delta, k) * torch.tensor([1.0, 1.0, 0.5])[:k]  # noqa: E731
         w = weights([-log_ratio(t, schedule) for t, _ in past], -log_ratio(s, schedule), moments)
-        return mix(w, [estimate.x0 for _, estimate in past])
+        return weighted_sum(w, [estimate.x0 for _, estimate in past])
 
 
 MULTISTEP = dict(final_sigmas_type="zero", lower_order_final=False)
@@ -150,7 +150,7 @@ class HalfSlope(DPMSolver):
     take the slope's weighted average there. The error left by either is of the same order."""
 
     def average(self, nodes, end, closing):
-        return weights(nodes, end, flat) if self.solver == "midpoint" and len(nodes) == 2 else super().average(nodes, end, closing)
+        return weights(nodes, end, constant) if self.solver == "midpoint" and len(nodes) == 2 else super().average(nodes, end, closing)
 
 
 class HalfSlopePP(HalfSlope, DPMSolverPP):

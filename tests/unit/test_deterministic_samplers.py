@@ -29,7 +29,7 @@ from diffusion.samplers import (
     UniPC,
     last,
 )
-from diffusion.samplers.blend import exponential, flat, weights
+from diffusion.samplers.blend import constant, exponential, weights
 from diffusion.schedules import VE, Cosine, Flow, Linear
 
 SAMPLERS = [
@@ -228,14 +228,14 @@ def test_inversion_climbs_the_grid():
     assert [state.t for state in states] == list(times.flip(0)[1:])
 
 
-@pytest.mark.parametrize("moments", [flat, exponential])
+@pytest.mark.parametrize("moments", [constant, exponential])
 @pytest.mark.parametrize("end", [-0.7, 0.4, 3.0])
 def test_weights_integrate_polynomials_exactly(moments, end):
     """Against numerical integration of u^j e^(delta u) on a fine grid."""
     nodes = torch.tensor([0.3, 0.9, 1.7, 2.2], dtype=torch.float64)
     delta = torch.tensor(end, dtype=torch.float64) - nodes[0]
     u = torch.linspace(0, 1, 20001, dtype=torch.float64)
-    density = torch.ones_like(u) if moments is flat else (delta * u).exp()
+    density = torch.ones_like(u) if moments is constant else (delta * u).exp()
     for j in range(4):
         value = sum(w * n**j for w, n in zip(weights(list(nodes), nodes[0] + delta, moments), nodes, strict=True))
         curve = (nodes[0] + delta * u) ** j * density
@@ -245,8 +245,8 @@ def test_weights_integrate_polynomials_exactly(moments, end):
 def test_weights_at_infinity():
     node, inf = torch.tensor(1.0, dtype=torch.float64), torch.tensor(torch.inf, dtype=torch.float64)
     assert weights([node, node + 1], inf, exponential) == [1, 0]
-    assert weights([-inf, node], node + 1, flat) == [1, 0]
-    assert weights([node, -inf, node - 1], node + 1, flat) == [1.5, 0, -0.5]
+    assert weights([-inf, node], node + 1, constant) == [1, 0]
+    assert weights([node, -inf, node - 1], node + 1, constant) == [1.5, 0, -0.5]
 
 
 @pytest.mark.parametrize(

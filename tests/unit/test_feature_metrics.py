@@ -36,7 +36,7 @@ from diffusion.metrics import (
 from diffusion.metrics.base import dealt
 from diffusion.metrics.distance import intercept
 from diffusion.metrics.extractors.digits import digits
-from diffusion.metrics.kernel import blocks
+from diffusion.metrics.kernel import group_sums
 from diffusion.support.build import build_stages
 from diffusion.support.errors import UserError
 
@@ -244,7 +244,7 @@ def test_the_error_of_the_kernel_distance_is_that_of_the_whole_mmd():
     metric = KernelDistance(Pixels(), 60, "", groups=4, subset_size=10)
     metric.reference = y
     direct = standard_errors(lambda parts: mmd2(torch.cat(parts), y)[None], parts)
-    assert standard_errors(metric.statistic, blocks(parts, y)).item() == pytest.approx(direct.item(), rel=1e-9)
+    assert standard_errors(metric.statistic, group_sums(parts, y)).item() == pytest.approx(direct.item(), rel=1e-9)
 
 
 def test_the_extrapolation_takes_the_bias_of_n_away(cache):

@@ -57,7 +57,7 @@ class DigitsClassifier(Extractor):
     def __init__(self, weights: str | None = None, cache: str | Path = ".cache") -> None:
         if weights is not None:
             raise UserError("The digits classifier trains itself in seconds and reads no weights: drop metric.weights.")
-        state = load_or_make(Path(cache) / "extractors" / f"digits-recipe{RECIPE}.pt", train)
+        state = load_or_make(Path(cache) / "extractors" / f"digits-recipe{RECIPE}.pt", train_classifier)
         self.accuracy = state.pop("accuracy").item()
         with own_random_state():
             network = DigitsNetwork()
@@ -77,7 +77,7 @@ def digits() -> tuple[Tensor, Tensor]:
     return (images / 127.5 - 1).float()[:, None], torch.from_numpy(bunch.target).long()
 
 
-def train(seed: int = 0) -> dict[str, Tensor]:
+def train_classifier(seed: int = 0) -> dict[str, Tensor]:
     """The weights and, under "accuracy", the held-out accuracy: the same bits every time on the same kind of machine.
 
     Nobody's random state or number of threads is moved.

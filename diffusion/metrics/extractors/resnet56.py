@@ -12,7 +12,7 @@ from diffusion.metrics.extractors.base import Extractor, own_random_state
 from diffusion.support.errors import UserError
 
 
-class Block(nn.Module):
+class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut without parameters (He et al. 2015, section 4.2, option A)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -48,8 +48,8 @@ class CifarResNet(nn.Module):
 
     @staticmethod
     def _stage(in_channels: int, out_channels: int, stride: int, blocks: int) -> nn.Sequential:
-        rest = (Block(out_channels, out_channels, 1) for _ in range(blocks - 1))
-        return nn.Sequential(Block(in_channels, out_channels, stride), *rest)
+        rest = (BasicBlock(out_channels, out_channels, 1) for _ in range(blocks - 1))
+        return nn.Sequential(BasicBlock(in_channels, out_channels, stride), *rest)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         h = F.relu(self.bn1(self.conv1(x)))
