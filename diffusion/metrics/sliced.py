@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.metrics.base import Metric, Numbers, abbreviated, dealt, standard_errors
+from diffusion.metrics.base import UNCONDITIONAL, Metric, Numbers, abbreviated, dealt, standard_errors
 from diffusion.metrics.reference import RealImages, facts, own_batches, require_images
 from diffusion.support.ranks import gather_dealt, gather_rows
+from diffusion.typing import Conditions
 
 CHUNK = 4096  # items of the data projected at once
 
@@ -38,10 +39,10 @@ class SlicedWasserstein(Metric):
             raise ValueError(f"metric.groups={groups} cannot give a standard error from n={n} items: use 0, or 2 to {n // 2}.")
         self.reset()
 
-    def setup(self, imageset: RealImages, device: torch.device | str) -> None:
-        """Project the data, each rank its share. Raises ValueError for a set without items."""
+    def setup(self, imageset: RealImages, device: torch.device | str, conditions: Conditions = UNCONDITIONAL) -> None:
+        """Project the data, each rank its share; all ranks must call it. Raises ValueError for a set without items."""
         require_images(imageset)
-        self.device, self.num_classes = torch.device(device), getattr(imageset, "num_classes", 0)
+        self.device, self.conditions = torch.device(device), conditions
         self.directions = directions(math.prod(imageset.images.shape[1:]), self.projections, self.seed).to(computing(self.device))
         self.quantisation = str(imageset.images.dtype)
         self.reference_facts = facts(imageset, len(imageset.images))
@@ -78,7 +79,7 @@ class SlicedWasserstein(Metric):
         value = self.statistic([rows]).item()
         if not self.groups:
             return value
-        group = (dealt(torch.arange(self.n), self.n, max(1, self.num_classes)) % self.groups).to(rows.device)
+        group = (dealt(torch.arange(self.n), self.n, self.conditions.period) % self.groups).to(rows.device)
         error = standard_errors(self.statistic, [rows[group == g] for g in range(self.groups)]).item()
         return {self.name: value, f"{self.name}/error": error}
 
