@@ -23,6 +23,6 @@ def test_a_file_builds_its_data_set(file):
             assert getattr(dataset, field.name) == field.default
 
 
-def test_every_set_of_the_issue_is_there():
+def test_every_set_is_there():
     sets = {"digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder", "synthetic", "two_moons"}
     assert sets <= {file.stem for file in FILES}
