@@ -30,17 +30,22 @@ class SlicedWasserstein(Metric):
     2, no projections, and 1 group or more than n / 2."""
 
     def __init__(self, n: int = 1000, projections: int = 128, seed: int = 0, groups: int = 10) -> None:
-        self.name, self.n, self.projections, self.seed, self.groups = f"sliced-wasserstein@{abbreviated(n)}", n, projections, seed, groups
-        if n < 2:
-            raise ValueError(f"{self.name} needs at least 2 items: metric.n={n} is too few.")
+        self.projections, self.seed, self.groups = projections, seed, groups
+        self.name_by(n)
         if projections < 1:
             raise ValueError(f"{self.name} needs at least one direction: metric.projections={projections} is too few.")
-        if groups and not 2 <= groups <= n // 2:
-            raise ValueError(f"metric.groups={groups} cannot give a standard error from n={n} items: use 0, or 2 to {n // 2}.")
         self.reset()
 
+    def name_by(self, n: int) -> None:
+        """Be a metric of n items. Raises ValueError for too few of them."""
+        self.name, self.n = f"sliced-wasserstein@{abbreviated(n)}", n
+        if n < 2:
+            raise ValueError(f"{self.name} needs at least 2 items: metric.n={n} is too few.")
+        if self.groups and not 2 <= self.groups <= n // 2:
+            raise ValueError(f"metric.groups={self.groups} cannot give a standard error from n={n} items: use 0, or 2 to {n // 2}.")
+
     def setup(self, imageset: RealImages, device: torch.device | str, conditions: Conditions = UNCONDITIONAL) -> None:
-        """Project the data, each rank its share; all ranks must call it. Raises ValueError for a set without items."""
+        """Project the data, each rank its share. Raises ValueError for a set without items."""
         require_images(imageset)
         self.device, self.conditions = torch.device(device), conditions
         self.directions = directions(math.prod(imageset.images.shape[1:]), self.projections, self.seed).to(computing(self.device))
