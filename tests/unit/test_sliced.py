@@ -176,7 +176,7 @@ def test_the_file_builds_it():
 def test_what_does_not_fit_is_refused():
     for settings, message in (
         (dict(n=1), "at least 2 items"),
-        (dict(n=10, projections=0), "at least one direction"),
+        (dict(n=10, projections=0, groups=0), "at least one direction"),
         (dict(n=10, groups=6), "use 0, or 2 to 5"),
         (dict(n=10, groups=1), "use 0, or 2 to 5"),
     ):
