@@ -7,7 +7,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from diffusion.config import register, resolved
+from diffusion.config import brought, configuration, register
 from diffusion.shell import begin, shell
 
 log = logging.getLogger(__name__)
@@ -17,12 +17,15 @@ register()
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     """One run; under -m, each of the sweep's."""
-    with begin(folder := Path(HydraConfig.get().runtime.output_dir)):
-        from diffusion.training.run import train  # see `begin` for why here
-
-        config, source = resolved(cfg, folder)
+    with begin(folder := Path(HydraConfig.get().runtime.output_dir), cfg.trust):
+        config, source = configuration(cfg, folder)
         log.info("run folder %s", folder)
-        summarise(train(config, folder, source), folder)
+        if along := brought(cfg):
+            log.info("brought along: %s", ", ".join(along))
+
+        from diffusion.training.run import train  # slow to import, so that a mistyped word has been answered by now
+
+        summarise(train(config, folder, source, list(cfg.trust)), folder)
 
 
 def summarise(latest: dict[str, float], folder: Path) -> None:

@@ -15,7 +15,7 @@ from diffusion.support.files import atomic
 from diffusion.training.power_ema import coefficients
 
 
-def reconstruct(run: str | Path, std: float, step: int | None = None) -> tuple[int, dict[str, Tensor]]:
+def averaged(run: str | Path, std: float, step: int | None = None) -> tuple[int, dict[str, Tensor]]:
     """(step, the weights' average of relative length `std`), float32, as of the latest snapshot, of those up to `step` if given.
 
     Raises UserError if the run has no snapshots up to then, ValueError for a length that no average has."""
@@ -35,12 +35,12 @@ def reconstruct(run: str | Path, std: float, step: int | None = None) -> tuple[i
 def write(run: str | Path, std: float, step: int | None = None) -> Path:
     """The reconstructed average as a checkpoint of the run, where the averaged weights are those. Returns its path."""
     file = find(run)[1]
-    step, shadow = reconstruct(run, std, step)
+    step, shadow = averaged(run, std, step)
     checkpoint = read(file)
     target = file.parent / f"ema={std:g}.ckpt"
     with atomic(target) as temporary:
         kept = {k: checkpoint[k] for k in ("state_dict", "epoch")}
-        torch.save(kept | {"global_step": step, "ema": {"steps": step, "shadow": shadow}}, temporary)
+        torch.save(kept | {"global_step": step, "ema": {"steps": step, "shadow": shadow, "average": {"std": std}}}, temporary)
     return target
 
 

@@ -1,26 +1,23 @@
-"""From a run's folder to what sampling needs: denoiser, codec and configuration."""
+"""From a run's folder to a model that can be sampled."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
 from diffusion.classifier import NoisyClassifier
-from diffusion.codecs import Pixels
 from diffusion.denoiser import Denoiser
-from diffusion.support.build import build
+from diffusion.model import Model, assemble
 from diffusion.support.errors import UserError
+from diffusion.support.hashes import tensors_hash
+from diffusion.support.moved import brought_up
+from diffusion.support.trust import parsed, trusting, vet
 
-
-class Loaded(NamedTuple):
-    """What `load` returns; `config` is the run's resolved config.yaml, `path` the checkpoint's file."""
-
-    denoiser: Denoiser
-    codec: Pixels
-    config: dict
-    path: Path
+# The groups of a run's configuration that make its model and its ways to sample.
+MODEL = ("codec", "conditions", "task", "network", "schedule", "parameterization", "objective", "sampler", "grid", "guidance", "samplers")
 
 
 def find(path: str | Path) -> tuple[Path, Path]:
@@ -35,7 +32,7 @@ def find(path: str | Path) -> tuple[Path, Path]:
     return folder, file
 
 
-def read(file: Path) -> dict:
+def read(file: Path) -> dict[str, Any]:
     """A checkpoint's content, plain tensors and plain data. Raises UserError for a file that is not one."""
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
@@ -43,37 +40,66 @@ def read(file: Path) -> dict:
         raise UserError(f"{file} cannot be read as a checkpoint ({type(error).__name__}); it is damaged or of another kind.") from error
 
 
-def load(path: str | Path, ema: bool = True, kind: type[nn.Module] = Denoiser) -> Loaded:
-    """The model of a run, of the kind it should be, in evaluation mode on the CPU, with averaged weights or (ema=False) the last ones.
+def read_config(folder: Path) -> dict[str, Any]:
+    """A run's resolved configuration, as today's code names things; nothing of it is built. Raises UserError if it is not one."""
+    file = folder / "config.yaml"
+    config = parsed(file.read_text(), str(file))
+    try:
+        return brought_up(config)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is not the configuration of a run ({type(error).__name__}: {error}).") from error
 
-    Raises UserError if there is no such checkpoint, it does not fit the run's config.yaml, or it is another kind of model."""
+
+def load(path: str | Path, averaged: bool = True, kind: type[nn.Module] = Denoiser, trust: Sequence[str] = ()) -> Model:
+    """The model of a run, of the kind it should be, in evaluation mode on the CPU, with averaged weights or the last ones.
+
+    Only this package's classes, and a few of torch's, are built from a run's folder; `trust` names packages of yours beside them.
+
+    Raises UserError if there is no such checkpoint, it does not fit the run's config.yaml, it is another kind of model, or its
+    configuration names a class that is not trusted."""
     folder, file = find(path)
-    config, checkpoint = yaml.safe_load((folder / "config.yaml").read_text()), read(file)
-    task, codec = config["task"], build(config["task"]["codec"], "codec")
-    denoiser = build(task["denoiser"], "denoiser")
-    if not isinstance(denoiser, kind):
-        raise UserError(f"{file} holds a {type(denoiser).__name__} where a {kind.__name__} is needed; give another run.")
+    config = read_config(folder)
+    with trusting(trust):
+        vet({group: config.get(group) for group in MODEL}, where=str(folder / "config.yaml"))
+        model = assemble(config)
+    checkpoint = read(file)
+    if not isinstance(model.denoiser, kind):
+        raise UserError(f"{file} holds a {type(model.denoiser).__name__} where a {kind.__name__} is needed; give another run.")
     prefix = "denoiser."
     try:
         weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-        denoiser.load_state_dict(weights | (checkpoint["ema"]["shadow"] if ema else {}))
+        weights |= checkpoint["ema"]["shadow"] if averaged else {}
+        model.denoiser.load_state_dict(weights)
     except (RuntimeError, KeyError) as error:
         raise UserError(f"{file} does not match the network that {folder / 'config.yaml'} describes.") from error
-    return Loaded(denoiser.eval().requires_grad_(False), codec, config, file)
+    model.denoiser.eval().requires_grad_(False)
+    ema = checkpoint["ema"].get("average", {"decay": config["ema"].get("decay")}) if averaged else None
+    step = checkpoint["global_step"]
+    return replace(model, config=config, path=file, step=step, weights=weights_hash(model.denoiser), ema=ema)
 
 
-def denoiser(path: str | None) -> Denoiser:
+def weights_hash(module: nn.Module) -> str:
+    """The hash of a model's weights, as the passport of a number names them."""
+    return tensors_hash({name: p for name, p in module.named_parameters() if p.is_floating_point()})
+
+
+def denoiser(ckpt: str | None = None) -> Denoiser:
     """A second run's denoiser, for guidance. Raises UserError if there is none."""
-    return load(named(path)).denoiser
+    return second(ckpt, Denoiser)
 
 
-def classifier(path: str | None) -> NoisyClassifier:
+def classifier(ckpt: str | None = None) -> NoisyClassifier:
     """A second run's classifier, for guidance. Raises UserError if there is none, or the run is not one of task=classifier."""
-    return load(named(path), kind=NoisyClassifier).denoiser
+    return second(ckpt, NoisyClassifier)
 
 
-def named(path: str | None) -> str:
-    """The path. Raises UserError if it was left out."""
-    if path is None:
+def second(ckpt: str | None, kind: type[nn.Module]) -> Any:
+    """A second run's model, which the passports of what it guides name by its weights.
+
+    Raises UserError if the path was left out, or as `load` does."""
+    if ckpt is None:
         raise UserError("This guidance takes a second run: say which by guidance.ckpt=runs/NAME.")
-    return path
+    model = load(ckpt, kind=kind)
+    model.denoiser.weights_hash = model.weights
+    model.denoiser.conditions = model.conditions  # of a classifier, what it tells apart
+    return model.denoiser

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from diffusion.networks import Encoder, UNet
 from diffusion.parameterization import unit_size
 from diffusion.schedules import Schedule
 from diffusion.typing import expand
@@ -28,6 +29,11 @@ class NoisyClassifier(nn.Module):
         weight = next(self.parameters(), x_t)
         scale = unit_size(*self.schedule(self.schedule.labelled(label)))
         return self.network((expand(scale, x_t) * x_t).to(weight.dtype), label).to(x_t.dtype)
+
+
+def of_unet(network: UNet, schedule: Schedule, num_classes: int) -> NoisyClassifier:
+    """The classifier of `num_classes` that a U-Net's way down makes. Raises ValueError as `Encoder` does."""
+    return NoisyClassifier(Encoder(network, num_classes), schedule)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,29 @@
-"""The Hydra shell: the schema of plain keys, the resolvers that conf/ uses, and errors as one sentence with an exit code."""
+"""What Hydra composes, as plain data: the schemas of the plain keys, the resolvers that conf/ uses, and what was typed."""
 
 import os
 import re
 import time
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from diffusion.support.build import spread
 from diffusion.support.errors import UserError
+from diffusion.support.moved import brought_up
+from diffusion.support.trust import parsed, vet_source
+
+STAGED = {"metric": ("n", "groups", "extractor"), "guidance": ()}  # groups of stages, and the settings that all of them may be told at once
+
+
+def open_node() -> Any:
+    """A node that takes keys it has not: short forms, and settings of a run that is not known yet."""
+    return DictConfig({}, flags={"struct": False})
 
 
 @dataclass
@@ -38,8 +50,8 @@ class TrainSchema:
     sample_batch_size: int = MISSING
     matmul_precision: str = MISSING
     data: Any = MISSING
-    denoiser: Any = MISSING
-    samplers: Any = MISSING
+    trust: list[str] = field(default_factory=list)
+    samplers: Any = field(default_factory=open_node)
     task: Any = MISSING
     paths: Any = MISSING
     trainer: Any = MISSING
@@ -54,9 +66,11 @@ class TrainSchema:
     objective: Any = MISSING
     sampler: Any = MISSING
     grid: Any = MISSING
-    guidance: Any = field(default_factory=dict)
-    metric: Any = field(default_factory=dict)
+    guidance: Any = field(default_factory=open_node)
+    metric: Any = field(default_factory=open_node)
     network: Any = MISSING
+    conditions: Any = MISSING
+    codec: Any = MISSING
     dataset: Any = MISSING
 
 
@@ -67,17 +81,21 @@ class SampleSchema:
     ckpt: str = MISSING
     n: int = MISSING
     seed: int = MISSING
-    classes: list[int] | None = None
-    batch_size: int = MISSING
-    ema: bool = MISSING
+    classes: Any = None
+    height: int | None = None
+    width: int | None = None
+    averaged: bool = MISSING
+    precision: str | None = None
+    sample_batch_size: int | None = None
     device: str = MISSING
     trajectory: bool = MISSING
     between: list[int] | None = None
     columns: int | None = None
     out: str | None = None
-    sampler: Any = MISSING
-    grid: Any = MISSING
-    guidance: Any = field(default_factory=dict)
+    trust: list[str] = field(default_factory=list)
+    sampler: Any = field(default_factory=open_node)
+    grid: Any = field(default_factory=open_node)
+    guidance: Any = field(default_factory=open_node)
     edit: Any = field(default_factory=dict)
 
 
@@ -90,6 +108,10 @@ class EvaluateSchema(TrainSchema):
     device: str = MISSING
     floor: bool = MISSING
     out: str | None = None
+    precision: str | None = None
+    sample_batch_size: int | None = None
+    sampler: Any = field(default_factory=open_node)
+    grid: Any = field(default_factory=open_node)
     dataset: Any = None
 
 
@@ -108,31 +130,100 @@ def register() -> None:
     ConfigStore.instance().store("schema", TrainSchema)
     ConfigStore.instance().store("sample_schema", SampleSchema)
     ConfigStore.instance().store("evaluate_schema", EvaluateSchema)
-    OmegaConf.register_new_resolver("out_channels", lambda channels, learned: channels * (2 if learned else 1), replace=True)
     OmegaConf.register_new_resolver("started", started, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("basename", lambda path: Path(path).name, replace=True)
     OmegaConf.register_new_resolver("run_dir", lambda runs, name, resume: resume or f"{runs}/{name}", replace=True)
 
 
-def resolved(cfg: DictConfig, folder: Path) -> tuple[dict, str]:
-    """The configuration of the run in `folder` as plain data, and its source, in which one key still refers to another.
+def words() -> dict[str, str]:
+    """What was typed, or what a sweep typed, by key."""
+    split = (word.lstrip("+~").partition("=") for word in HydraConfig.get().overrides.task)
+    return {key.split("@")[0]: value for key, _, value in split}
+
+
+def known(cfg: DictConfig, schema: type) -> None:
+    """Raises UserError for a key that the command does not know, as +KEY=VALUE can add."""
+    names = [f.name for f in fields(schema)]
+    for key in cfg:
+        if key not in names:
+            raise UserError(f"{key} is not a key of this command; its keys are {', '.join(sorted(names))}.")
+
+
+def plain(cfg: DictConfig, typed: Collection[str] = (), schema: type = TrainSchema) -> dict[str, Any]:
+    """A composed configuration as plain data, not resolved, in which each stage has its own settings.
+
+    Raises UserError for a key that no command knows, and for a short form that no stage takes or that is not clear."""
+    known(cfg, schema)
+    content = OmegaConf.to_container(cfg, resolve=False)
+    for group, alike in STAGED.items():
+        if group in content:
+            content[group] = spread(content[group] or {}, group, typed, alike)
+    return content
+
+
+def resolved(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain data with its references resolved."""
+    return OmegaConf.to_container(OmegaConf.create(dict(content)), resolve=True)
+
+
+def configuration(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], str]:
+    """The configuration of the training in `folder` as plain data, and its source, in which one key still refers to another.
 
     A resumed run's is its own source.yaml, with the plain values typed now.
 
     Raises UserError if a resumed run is asked to change a group."""
-    if cfg.resume:
-        cfg = _resumed(cfg, folder)
-    return OmegaConf.to_container(cfg, resolve=True), OmegaConf.to_yaml(cfg)
+    content = _resumed(cfg, folder) if cfg.resume else plain(cfg, words())
+    content.pop("trust", None)  # permission is said, not recorded
+    return resolved(content), yaml.safe_dump(content, sort_keys=False)
 
 
-def _resumed(cfg: DictConfig, folder: Path) -> DictConfig:
+def _resumed(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if not (folder / "source.yaml").is_file():
         raise UserError(f"resume={cfg.resume} is not a run's folder: it has no source.yaml.")
-    before = OmegaConf.load(folder / "source.yaml")
-    for override in HydraConfig.get().overrides.task:
-        key = override.split("=")[0].lstrip("+~")
-        if OmegaConf.is_dict(OmegaConf.select(before, key)):
-            raise UserError(f"{override} would change what the run {folder} is; a resumed run keeps its groups, start a new one instead.")
+    source = parsed((folder / "source.yaml").read_text(), str(folder / "source.yaml"))
+    vet_source(source, str(folder / "source.yaml"))
+    before, typed = OmegaConf.create(brought_up(source)), words()
+    for key in typed:
+        if key != "trust" and OmegaConf.is_config(OmegaConf.select(before, key)):
+            raise UserError(f"{key}=... would change what the run {folder} is; a resumed run keeps its groups, start a new one instead.")
         OmegaConf.update(before, key, OmegaConf.select(cfg, key), force_add=True)
     before.name = folder.name
-    return before
+    return plain(before, typed)
+
+
+def own(run: Mapping[str, Any], cfg: DictConfig, typed: Mapping[str, str]) -> dict[str, Any]:
+    """A run's own sampler, grid, guidance and metrics, changed by what was typed: grid.steps=20 changes that of its grid, sampler=heun is
+    another sampler, on the grid that it brings if it brings one, and guidance.scale=2 goes to the stage of the run that has a scale.
+
+    Raises UserError as `plain` does."""
+    result = {}
+    for group, brought_by in (("sampler", None), ("grid", "sampler"), ("guidance", None), ("metric", "dataset")):
+        if group not in cfg:
+            continue
+        chosen = OmegaConf.to_container(cfg[group], resolve=True) if cfg[group] else {}
+        names_a_class = "_target_" in chosen or any(isinstance(v, dict) and "_target_" in v for v in chosen.values())
+        if group in typed or (brought_by in typed and names_a_class):
+            result[group] = chosen
+        else:
+            node = OmegaConf.create(dict(run[group]))
+            for key in typed:
+                if key.startswith(f"{group}."):
+                    OmegaConf.update(node, key.removeprefix(f"{group}."), OmegaConf.select(cfg, key), force_add=True)
+            result[group] = OmegaConf.to_container(node)
+        if group in STAGED:
+            result[group] = spread(result[group], group, typed, STAGED[group])
+    return result
+
+
+def brought(cfg: DictConfig) -> list[str]:
+    """What the choices on the command line brought along, as group=choice: a data set its network, a sampler its grid."""
+    hydra, typed = HydraConfig.get(), words()
+    conf = next(source.path for source in hydra.runtime.config_sources if source.provider == "main")
+    listed = yaml.safe_load((Path(conf) / f"{hydra.job.config_name}.yaml").read_text())["defaults"]
+    defaults = {group: choice for entry in listed if isinstance(entry, dict) for group, choice in entry.items()}
+    found = {group: list(cfg[group]) if group in STAGED else hydra.runtime.choices.get(group) for group in defaults}
+    return [
+        f"{group}={'[' + ','.join(choice) + ']' if isinstance(choice, list) else choice}"
+        for group, choice in found.items()
+        if group not in typed and choice not in (None, [], defaults[group])
+    ]

@@ -1,17 +1,18 @@
 """Editing images with the samplers: each edit is a sampler made of a sampler, so that `generate` makes its images as any others, one for
 each seed, and guidance, grids and codecs serve as they are. Images here are in the model's space, and broadcast to the batch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from diffusion.generate import Conditioned, Recipe, SeededNoise
+from diffusion.generate import Asked, Recipe, SeededNoise
 from diffusion.posterior import shrink
 from diffusion.samplers import DDIMInversion, State, last
 from diffusion.schedules import Schedule
@@ -116,8 +117,8 @@ class SlerpNoise:
 
 
 @torch.no_grad()
-def interpolate(recipe: Recipe, seeds: Sequence[int], n: int, cond: Tensor | None = None) -> Tensor:
-    """uint8 images [n, h, w, c] on the way from one seed to another, whose own images the ends are. cond [n, ...] or None.
+def interpolated(recipe: Recipe, seeds: Sequence[int], n: int, cond: Tensor | None = None) -> Tensor:
+    """Images [n, h, w, c] on the way from one seed to another, whose own images the ends are. cond [n, ...] or None.
 
     Raises UserError unless there are two seeds."""
     if len(seeds) != 2:
@@ -125,29 +126,37 @@ def interpolate(recipe: Recipe, seeds: Sequence[int], n: int, cond: Tensor | Non
     device, schedule = recipe.denoiser.device, recipe.denoiser.schedule
     noise, times = SlerpNoise(*(SeededNoise([seed], device) for seed in seeds)), recipe.grid(schedule)
     x = schedule(times[0])[1] * noise(torch.empty(n, *recipe.shape, device=device))
-    denoise = Conditioned(recipe.denoiser, None if cond is None else cond.to(device))
-    return recipe.codec.decode(last(recipe.sampler(denoise, x, times, noise)).x).cpu()
+    denoise = Asked(recipe.denoiser, None if cond is None else cond.to(device))
+    with recipe.computing():
+        return recipe.codec.decode(last(recipe.sampler(denoise, x, times, noise)).x).cpu()
 
 
-def edited(recipe: Recipe, edit: dict) -> Recipe:
-    """The recipe whose sampler makes the edit of a configuration; its `image` and `mask` are files. An empty one changes nothing."""
+def edited(recipe: Recipe, edit: Mapping[str, Any]) -> Recipe:
+    """The recipe whose sampler makes the edit of a configuration; its `image` and `mask` are files. An empty one changes nothing.
+
+    Raises UserError for a file that is no picture, and for a model of other things than pictures."""
     if not edit:
         return recipe
-    given = {"sampler": recipe.sampler, "image": recipe.codec.encode(picture(edit["image"], "image", recipe.shape)[None])[0]}
+    if len(recipe.shape) != 3:
+        raise UserError("Only pictures can be edited, and this model makes vectors; leave edit out.")
+    channels, *size = recipe.shape
+    given = {"sampler": recipe.sampler, "image": recipe.codec.encode(picture(edit["image"], "image", channels, size)[None])[0]}
     if "mask" in edit:
-        mask = picture(edit["mask"], "mask", (1, *recipe.shape[1:]))
-        given["mask"] = (mask.permute(2, 0, 1) > 127).float()
+        given["mask"] = (picture(edit["mask"], "mask", 1, size).permute(2, 0, 1) > 127).float()
     settings = {key: value for key, value in edit.items() if key not in given}
     return replace(recipe, sampler=build(settings, "edit", **given))
 
 
-def picture(path: str | None, key: str, shape: tuple[int, int, int]) -> Tensor:
-    """A picture as uint8 [h, w, c] of the model's size, c = 1 or 3. Raises UserError if there is none at `path`."""
+def picture(path: str | None, key: str, channels: int, size: Sequence[int]) -> Tensor:
+    """A picture as uint8 [h, w, c] of this (height, width), c = 1 or 3. Raises UserError if there is none at `path`."""
     if path is None:
         raise UserError(f"This edit needs a picture: edit.{key}=FILE.")
+    if channels not in (1, 3):
+        raise UserError(f"A file's picture has 1 or 3 channels, and the model's have {channels}; edit with Python's {key}=TENSOR.")
+    height, width = size
     try:
         with Image.open(Path(path)) as file:
-            image = file.convert("L" if shape[0] == 1 else "RGB").resize((shape[2], shape[1]), Image.Resampling.BOX)
+            image = file.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BOX)
     except (OSError, UnidentifiedImageError) as error:
         raise UserError(f"edit.{key}={path} cannot be read as a picture ({type(error).__name__}).") from error
-    return torch.from_numpy(np.array(image)).reshape(shape[1], shape[2], -1)
+    return torch.from_numpy(np.array(image)).reshape(height, width, -1)

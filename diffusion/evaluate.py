@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,27 +15,24 @@ from typing import Any
 import hydra
 import torch
 import torch.distributed as dist
-from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.checkpoint import find
-from diffusion.config import register
+from diffusion.config import EvaluateSchema, known, own, register, words
 from diffusion.evaluation import tables as table
 from diffusion.evaluation.measure import measure
-from diffusion.evaluation.subjects import EXACT, Drawn, Subject, exact, trained
-from diffusion.generate import Recipe
+from diffusion.evaluation.subjects import EXACT, Drawn, exact, trained
 from diffusion.metrics import Metric, write_metrics
 from diffusion.pictures import save_png
 from diffusion.shell import begin, shell
 from diffusion.support.build import build, build_stages
 from diffusion.support.errors import UserError
 from diffusion.support.ranks import rank_and_world, sum_over_ranks
-from diffusion.training.run import guided
 
-CELL = ("ckpt", "averaged", "seed", "dataset", "schedule", "metric")  # with the sampler's, all that a number depends on
-SAMPLER = ("sampler", "grid", "guidance")
-KEYS = (*CELL, *SAMPLER, "sample_batch_size", "device", "floor", "name", "out", "paths")
+WAY = ("sampler", "grid", "guidance")
+KEYS = ("ckpt", "averaged", "seed", "precision", "sample_batch_size", "device", "floor", "name", "out", "paths", "trust")
+EXACT_KEYS = ("dataset", "schedule", "codec", "conditions")
 log = logging.getLogger(__name__)
 register()
 
@@ -43,55 +40,50 @@ register()
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).resolve().parents[1] / "conf"), config_name="evaluate")
 def main(cfg: DictConfig) -> None:
     """One cell; under -m or with a sweep, each of the table's."""
-    with begin():
-        words = [word.lstrip("+~").partition("=") for word in HydraConfig.get().overrides.task]
-        evaluate(plain(cfg), {key: value for key, _, value in words})
+    with begin(trust=cfg.trust):
+        known(cfg, EvaluateSchema)
+        evaluate(cfg, words())
 
 
-def plain(cfg: DictConfig) -> dict:
+def plain(cfg: DictConfig) -> dict[str, Any]:
     """The keys that are read here, resolved; what a data set's file brings for training may refer to what is not here.
 
     Raises UserError if there is nothing to measure."""
     if OmegaConf.is_missing(cfg, "ckpt"):
         raise UserError(f"Say what to measure: ckpt=runs/NAME, or ckpt={EXACT} dataset=digits for a data set's exact denoiser.")
-    values = {key: cfg[key] for key in KEYS}
+    values = {key: cfg[key] for key in (*KEYS, *EXACT_KEYS)}
     return {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in values.items()}
 
 
-def evaluate(config: dict, words: dict[str, str]) -> None:
+def evaluate(cfg: DictConfig, typed: Mapping[str, str]) -> None:
     """Measure one cell, unless the file has it, and append a line for each metric; by all ranks together.
 
-    `words` are those of the command line. Raises UserError or ValueError with one sentence for what the user can mend."""
-    device = join(config["device"])
+    Raises UserError or ValueError with one sentence for what the user can mend."""
+    config = plain(cfg)
+    device = join_ranks(config["device"])
     subject = (exact if config["ckpt"] == EXACT else trained)(config, device)
-    metrics = list(build_stages(config["metric"] or subject.config["metric"], "metric").values())
+    model, run = subject.model, subject.model.config
+    way = own(run, cfg, typed)
+    metrics = list(build_stages(way["metric"], "metric").values())
     if not metrics:
         raise UserError("There is nothing to measure: say metric=fd_digits, fid or fd_resnet56.")
-    for metric in metrics:
-        metric.setup(subject.data, device)
-    recipe = made(config, subject)
-    cell = {key: config[key] for key in CELL} | subject.facts
-    ways = {"sampler": (recipe, cell | {key: config[key] for key in SAMPLER})}
-    if config["floor"]:
-        ways["floor"] = (Drawn(subject.data, recipe.batch_size), cell)
-    for way, (source, what) in ways.items():
-        facts = {**subject.facts, "way": way, "cell": what, "words": {k: v for k, v in words.items() if k.split(".")[0] in what}}
-        known = {"num_classes": subject.config["dataset"]["num_classes"], "ema": subject.ema, "step": subject.facts["step"]}
-        asked = metrics if way == "sampler" else [metric for metric in metrics if metric.n]  # real images say nothing of the model
-        fill(where(config), facts, asked, partial(measure, source, first_seed=config["seed"], **known))
-
-
-def made(config: dict, subject: Subject) -> Recipe:
-    """The way to sample that the configuration names."""
-    shape = subject.config["dataset"]
-    return Recipe(
-        guided(subject.denoiser, config["guidance"], shape["num_classes"]),
-        build(config["sampler"], "sampler"),
-        build(config["grid"], "grid"),
-        (shape["channels"], shape["image_size"], shape["image_size"]),
-        subject.codec,
-        config["sample_batch_size"],
+    precision = config["precision"] or str(run["precision"])
+    recipe = model.recipe(
+        *(way[key] for key in WAY), batch_size=config["sample_batch_size"] or run["sample_batch_size"], precision=precision
     )
+    for metric in metrics:
+        metric.setup(subject.data, device, recipe.conditions)
+    of_exact = EXACT_KEYS if config["ckpt"] == EXACT else ("dataset",)
+    cell = {key: config[key] for key in ("ckpt", "averaged", "seed", *of_exact)} | {"weights": model.weights, "metric": way["metric"]}
+    cell |= subject.facts
+    sources = {"sampler": (recipe, cell | {key: way[key] for key in WAY} | {"precision": precision})}
+    if config["floor"]:
+        sources["floor"] = (Drawn(subject.data, recipe.conditions, recipe.batch_size), cell)
+    passport = {"ema": model.ema, "step": model.step, "weights": model.weights}
+    for kind, (source, what) in sources.items():
+        facts = {**subject.facts, "way": kind, "cell": what, "words": {k: v for k, v in typed.items() if k.split(".")[0] in what}}
+        asked = metrics if kind == "sampler" else [metric for metric in metrics if metric.n]  # real images say nothing of the model
+        fill(where(config), facts, asked, partial(measure, source, facts=passport, first_seed=config["seed"]))
 
 
 def fill(path: Path, facts: dict, metrics: list, measured: Callable) -> None:
@@ -99,11 +91,11 @@ def fill(path: Path, facts: dict, metrics: list, measured: Callable) -> None:
     there = {line["metric"]: line for line in table.read(path) if line["cell"] == facts["cell"]}
     for metric in metrics:
         if metric.name in there and facts["way"] != "floor":
-            log.info("%-40s %s %.4g, in %s already", label(facts), metric.name, there[metric.name][metric.name], path)
+            log.info("%-40s %s %.4g, in %s already", called(facts), metric.name, there[metric.name][metric.name], path)
     left, started = [metric for metric in metrics if not agreed(metric.name in there)], time.perf_counter()
     for metric, values, passport in measured(metrics=left) if left else ():
         seconds = time.perf_counter() - started
-        log.info("%-40s %s %.4g, %s calls, %.1f s", label(facts), metric.name, values[metric.name], passport.nfe, seconds)
+        log.info("%-40s %s %.4g, %s calls, %.1f s", called(facts), metric.name, values[metric.name], passport.nfe, seconds)
         if rank_and_world()[0] == 0:
             line = {
                 **facts,
@@ -129,7 +121,7 @@ def pictured(metric: Metric, path: Path, cell: dict) -> dict[str, str]:
     return {"picture": file.name}
 
 
-def label(facts: dict) -> str:
+def called(facts: dict) -> str:
     """What a line is of, for the log."""
     words = [f"{key}={value}" for key, value in facts["words"].items() if key not in ("ckpt", "dataset")]
     return table.FLOOR if facts["way"] == "floor" else " ".join(words) or facts["cell"]["ckpt"]
@@ -151,7 +143,7 @@ def where(config: dict) -> Path:
     return folder / f"{config['name']}.jsonl"
 
 
-def join(name: str) -> torch.device:
+def join_ranks(name: str) -> torch.device:
     """This process's device, after joining the others where torchrun started several; one group serves all the cells of a sweep."""
     kind = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if kind == "cuda" else torch.device(kind)

@@ -2,14 +2,19 @@
 network's arithmetic) whatever the batch size, the number of processes or the order, and torch's own random state is left alone."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass
+from math import isfinite
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from diffusion.codecs import Pixels
+from diffusion.conditions import Unconditional
 from diffusion.denoiser import Estimate
 from diffusion.samplers import State
+from diffusion.typing import Codec, Conditions, Denoise
 
 
 class SeededNoise:
@@ -29,10 +34,10 @@ class SeededNoise:
         return z
 
 
-class Conditioned:
+class Asked:
     """A denoiser with its condition filled in: what a sampler calls. It counts its calls (`nfe`)."""
 
-    def __init__(self, denoiser: Callable, cond: Tensor | None = None) -> None:
+    def __init__(self, denoiser: Denoise, cond: Tensor | None = None) -> None:
         self.denoiser, self.cond, self.schedule, self.nfe = denoiser, cond, denoiser.schedule, 0
         self.device = getattr(denoiser, "device", torch.device("cpu"))
 
@@ -43,7 +48,7 @@ class Conditioned:
 
 @torch.no_grad()
 def trajectories(
-    denoiser: Callable,
+    denoiser: Denoise,
     sampler: Callable,
     grid: Callable,
     shape: Sequence[int],
@@ -54,22 +59,22 @@ def trajectories(
     device = getattr(denoiser, "device", torch.device("cpu"))
     noise, times = SeededNoise(seeds, device), grid(denoiser.schedule)
     x = denoiser.schedule(times[0])[1] * noise(torch.empty(len(seeds), *shape, device=device))
-    denoise = Conditioned(denoiser, None if cond is None else cond.to(device))
+    denoise = Asked(denoiser, None if cond is None else cond.to(device))
     yield from sampler(denoise, x, times, noise)
 
 
 def generate(
-    denoiser: Callable,
+    denoiser: Denoise,
     sampler: Callable,
     grid: Callable,
     shape: Sequence[int],
     seeds: Sequence[int],
     cond: Tensor | None = None,
     batch_size: int = 64,
-    codec: Pixels = Pixels(),  # noqa: B008 (frozen)
+    codec: Codec = Pixels(),  # noqa: B008 (frozen)
 ) -> Tensor:
-    """One uint8 image for each seed: [n, h, w, c] on the CPU; n may be 0, as a rank's share may. shape is (c, h, w) in the model's space;
-    cond [n, ...] or None."""
+    """One image for each seed, as the codec decodes it (uint8 [n, h, w, c] by default), on the CPU; n may be 0, as a rank's share may.
+    shape is (c, h, w) in the model's space; cond [n, ...] or None."""
     images = []
     for i in range(0, len(seeds), batch_size):
         chunk = slice(i, i + batch_size)
@@ -79,45 +84,79 @@ def generate(
     return torch.cat(images) if images else codec.decode(torch.empty(0, *shape))
 
 
+class Made(NamedTuple):
+    """What a recipe made: uint8 images [n, h, w, c], or whatever its codec decodes to, and the calls of the denoiser that each took
+    (rounded, of an adaptive sampler)."""
+
+    images: Tensor
+    nfe: int
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """All that it takes to make images but the seeds: a (guided) denoiser, a sampler, a grid, and the model's space.
+    """All that it takes to make images but the seeds: a (guided) denoiser, a sampler, a grid, the model's space, and what to ask for.
+
+    `precision` is what the network computes in: 32-true, or bf16-mixed or 16-mixed for autocast, as in training.
 
     Raises ValueError at once if the grid does not fit the denoiser's schedule."""
 
-    denoiser: Callable
+    denoiser: Denoise
     sampler: Callable
     grid: Callable
-    shape: tuple[int, int, int]
-    codec: Pixels = field(default_factory=Pixels)
+    shape: tuple[int, ...]
+    codec: Codec = field(default_factory=Pixels)
+    conditions: Conditions = field(default_factory=Unconditional)
     batch_size: int = 64
-    calls: list[int] = field(default_factory=list, repr=False)  # of the denoiser, in a batch of the last run
+    precision: str = "32-true"
 
     def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"sample_batch_size={self.batch_size} is the number of images at a time, at least 1.")
         self.grid(self.denoiser.schedule)
 
-    def __call__(self, seeds: Sequence[int], cond: Tensor | None = None) -> Tensor:
-        """uint8 images [n, h, w, c], one for each seed."""
-        counted = Conditioned(self.denoiser)
-        images = generate(counted, self.sampler, self.grid, self.shape, seeds, cond, self.batch_size, self.codec)
-        if counted.nfe:
-            self.calls[:] = [round(counted.nfe / -(-len(seeds) // self.batch_size))]
-        return images
+    def __call__(self, seeds: Sequence[int], cond: Tensor | None = None) -> Made:
+        """An image for each seed, with these conditions."""
+        asked = Asked(self.denoiser)
+        with self.computing():
+            images = generate(asked, self.sampler, self.grid, self.shape, seeds, cond, self.batch_size, self.codec)
+        return Made(images, round(asked.nfe / max(1, -(-len(seeds) // self.batch_size))))
 
-    def describe(self) -> dict:
-        """Sampler, grid, guidance and the calls of the denoiser that an image of the last run took, as plain data for a passport."""
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Within the context the network computes in the recipe's precision."""
+        kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision)
+        device = getattr(self.denoiser, "device", torch.device("cpu"))
+        with torch.autocast(device.type, dtype=kind) if kind else nullcontext():
+            yield
+
+    def describe(self) -> dict[str, Any]:
+        """Sampler, grid, guidance, conditions, precision and kind of device as plain data for a passport."""
         return {
-            "sampler": describe(self.sampler) | {"grid": describe(self.grid)},
-            "nfe": self.calls[0] if self.calls else None,
-            "guidance": describe(self.denoiser) if is_dataclass(self.denoiser) else None,
+            "sampler": described(self.sampler) | {"grid": described(self.grid)},
+            "guidance": described(self.denoiser) if is_dataclass(self.denoiser) else None,
+            "conditions": self.conditions.describe(),
+            "precision": self.precision,
+            "device": getattr(self.denoiser, "device", torch.device("cpu")).type,
         }
 
 
-def describe(thing: object) -> dict:
-    """A frozen dataclass as plain data: its name and fields, nested ones too; what is not plain becomes the name of its type."""
-    plain = {}
-    for f in fields(thing):
-        value = getattr(thing, f.name)
-        known = is_dataclass(value) or isinstance(value, bool | int | float | str | None)
-        plain[f.name] = describe(value) if is_dataclass(value) else value if known else type(value).__name__
+def described(thing: Any) -> dict[str, Any]:
+    """A frozen dataclass as plain data: its name and fields, nested ones too; a model by its name and, if it is a second one, the hash of
+    its weights; what else is not plain by the name of its type; a tensor by its values."""
+    plain = {f.name: _plain(getattr(thing, f.name)) for f in fields(thing) if f.repr}
     return {"name": type(thing).__name__} | plain
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return described(value)
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
+    if isinstance(value, bool | int | float | str | None):
+        return value
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    weights = getattr(value, "weights_hash", None)
+    return {"name": type(value).__name__, "weights": weights} if weights else type(value).__name__

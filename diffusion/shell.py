@@ -1,26 +1,39 @@
-"""How a command runs: errors as one sentence with an exit code, and Lightning's messages in Hydra's log."""
+"""How a command runs: the words as they are typed, errors as one sentence with an exit code, and no empty folder left behind.
+
+Nothing slow is imported here, so that --help and a mistyped word answer at once."""
 
 import logging
 import os
+import re
 import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion.support.errors import TRACEBACK, one_sentence
+from diffusion.support.errors import TRACEBACK, UserError, one_sentence
+from diffusion.support.trust import trusting
 
 
 def shell(main: Callable[[], None]) -> None:
     """Run a Hydra main: what the user can mend is one sentence on standard error and exit code 1; HYDRA_FULL_ERROR=1 for a traceback."""
+    sys.argv[1:] = [quoted(word) for word in sys.argv[1:]]
     if TRACEBACK:
         return main()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them; see `begin`
     with one_sentence(HydraException, OmegaConfBaseException, say=plainly):
         main()
+
+
+def quoted(word: str) -> str:
+    """KEY=VALUE as Hydra reads it where the value holds a `=` of its own, as a file's name may: quoted, each of several apart."""
+    key, equals, value = word.partition("=")
+    if "=" not in value or not re.fullmatch(r"[+~]*[\w./@:]+", key) or re.match(r"['\"\[{]|\w+\(", value):
+        return word
+    parts = (f'"{part}"' if "=" in part and '"' not in part else part for part in value.split(","))
+    return f"{key}{equals}{','.join(parts)}"
 
 
 def plainly(error: Exception) -> str:
@@ -34,33 +47,30 @@ def plainly(error: Exception) -> str:
 
 
 @contextmanager
-def begin(folder: Path | None = None) -> Iterator[None]:
-    """The inside of a Hydra main: errors as a sentence, Lightning's messages in Hydra's log, and no empty folder left behind.
-
-    What is slow to import is imported from here on, so that --help and a mistyped word answer at once."""
-    from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
-
+def begin(folder: Path | None = None, trust: Sequence[str] = ()) -> Iterator[None]:
+    """The inside of a Hydra main: errors, Lightning's too, as a sentence, packages that are trusted, and no empty folder left behind."""
     if not TRACEBACK:
         os.environ.pop("HYDRA_FULL_ERROR", None)
-    quiet()
+    if int(os.environ.get("RANK", 0)):  # under torchrun the first rank speaks for all
+        logging.getLogger().setLevel(logging.WARNING)
     try:
-        with one_sentence(MisconfigurationException, ModuleNotFoundError):
+        with one_sentence(ModuleNotFoundError), lightning_s_errors(), trusting(trust):
             yield
-    except SIGTERMException:
-        sys.exit(143)
     finally:
         if folder is not None:
             with suppress(OSError):  # it has something in it
                 folder.rmdir()
 
 
-def quiet() -> None:
-    """Lightning's messages to the run's log, without its advertisements and its warnings about itself."""
-    warnings.filterwarnings("ignore", module="pytorch_lightning.utilities._pytree")
-    if int(os.environ.get("RANK", 0)):  # under torchrun the first rank speaks for all
-        logging.getLogger().setLevel(logging.WARNING)
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True
-        logger.setLevel(logging.WARNING)
+@contextmanager
+def lightning_s_errors() -> Iterator[None]:
+    """Lightning's refusals as a UserError, and its SIGTERMException as exit code 143; without importing Lightning."""
+    try:
+        yield
+    except BaseException as error:
+        known = sys.modules.get("pytorch_lightning.utilities.exceptions")
+        if known and isinstance(error, known.SIGTERMException):
+            sys.exit(143)
+        if known and isinstance(error, known.MisconfigurationException):
+            raise UserError(str(error)) from error
+        raise

@@ -56,8 +56,8 @@ class Codec(Protocol):
     def sized(self, height: int, width: int) -> "Codec":
         """The codec of pictures of this size."""
 
-    def describe(self) -> dict[str, Any]:
-        """What a number depends on, as plain data for a passport."""
+    def facts(self, data: Any) -> dict[str, Any]:
+        """The settings that follow from a data set, as plain data."""
 
 
 class Conditions(Protocol):
@@ -69,6 +69,17 @@ class Conditions(Protocol):
     def num_classes(self) -> int:
         """How many classes there are; 0 where conditions are not classes, or there are none."""
 
+    @property
+    def given(self) -> bool:
+        """Whether there is a condition at all."""
+
+    @property
+    def period(self) -> int:
+        """Image i is asked for the same as image i + period; 1 where that is left to chance, or nothing is asked for."""
+
+    def network(self) -> dict[str, int]:
+        """What a network is told of the condition when it is built, by the names of its arguments."""
+
     def of(self, labels: Tensor | None) -> Tensor | None:
         """The conditions of a batch with these labels, for training."""
 
@@ -79,7 +90,10 @@ class Conditions(Protocol):
         """The conditions that the command line's words stand for."""
 
     def describe(self) -> dict[str, Any] | None:
-        """What a number depends on, as plain data for a passport."""
+        """What a number depends on, as plain data for a passport; None for the kinds in turn."""
+
+    def facts(self, data: Any) -> dict[str, Any]:
+        """The settings that follow from a data set, as plain data."""
 
 
 def expand(value: Tensor, x: Tensor) -> Tensor:

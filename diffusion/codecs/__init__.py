@@ -1,5 +1,6 @@
 """Codecs: between what people see and the space that a denoiser works in."""
 
 from diffusion.codecs.pixels import Pixels
+from diffusion.codecs.standardised import Standardised
 
-__all__ = ["Pixels"]
+__all__ = ["Pixels", "Standardised"]

@@ -1,14 +1,19 @@
-"""Data sets, their cache and the training stream."""
+"""Data sets, their cache and the training stream. Lightning is imported with DataModule, when that is asked for."""
 
-from diffusion.data.base import Dataset
+from typing import TYPE_CHECKING, Any
+
+from diffusion.data.base import Dataset, PictureDataset
 from diffusion.data.cache import ImageSet
 from diffusion.data.cifar import CIFAR10, CIFAR100
 from diffusion.data.digits import Digits
 from diffusion.data.image_folder import ImageFolder
 from diffusion.data.mnist import MNIST, FashionMNIST
-from diffusion.data.module import DataModule
 from diffusion.data.stream import Batch, Stream, flip
 from diffusion.data.synthetic import Synthetic
+from diffusion.data.two_moons import TwoMoons
+
+if TYPE_CHECKING:
+    from diffusion.data.module import DataModule
 
 __all__ = [
     "CIFAR10",
@@ -21,7 +26,17 @@ __all__ = [
     "FashionMNIST",
     "ImageFolder",
     "ImageSet",
+    "PictureDataset",
     "Stream",
     "Synthetic",
+    "TwoMoons",
     "flip",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "DataModule":
+        from diffusion.data.module import DataModule
+
+        return DataModule
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,52 +8,62 @@ from typing import Any, ClassVar
 
 from diffusion.data.cache import Chunk, ImageSet, open_cached
 from diffusion.support.errors import UserError
+from diffusion.support.sizes import height_and_width
 
 
 @dataclass(frozen=True)
 class Dataset(ABC):
-    """A set of images, declared: what it is, where its files are and where its cache goes.
+    """A set of pictures or vectors, declared: what it is, where its files are and where its cache goes.
 
     root is the folder that holds the published files (or receives the download), cache the folder of the memory-mapped
-    arrays. image_size, channels and num_classes are read by the rest of the configuration, so they are declared here
-    and checked against the data. flip says whether training mirrors images at random; see `diffusion.data.flip`.
+    arrays. `shape` is that of one item as the data hold it and `dtype` its type: (height, width, channels) and uint8 for
+    pictures of 8 bits, (d,) and float32 for vectors; float32 pictures, or any other shape, are as good. The rest of the
+    configuration reads what is declared, so it is checked against the data. flip says whether training mirrors pictures at
+    random; see `diffusion.data.flip`.
 
-    Raises UserError for a split the set does not have, and from `load` for a declaration the data contradict.
+    Raises UserError for a split the set does not have and for vectors that are to be mirrored, and from `load` for a
+    declaration the data contradict.
     """
 
     root: str | Path = "data"
     cache: str | Path = ".cache"
     split: str = "train"
-    image_size: int = 32
-    channels: int = 3
     num_classes: int = 10
     flip: bool = False
 
     name: ClassVar[str]
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    dtype: ClassVar[str] = "uint8"
 
     def __post_init__(self) -> None:
         if self.split not in self.splits:
             raise UserError(f"{self.name} has no split {self.split!r}: say dataset.split={'|'.join(self.splits)}.")
+        if self.flip and len(self.shape) != 3:
+            raise UserError(f"{self.name} holds no pictures that could be mirrored left to right: say dataset.flip=false.")
 
-    def facts(self) -> dict[str, int]:
-        """What the data really are: image_size (height = width, in pixels), channels and num_classes.
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one item: (height, width, channels), or (d,), or any other."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the data really are, of what is declared: num_classes, and of pictures image_size and channels.
 
         A set that cannot be otherwise declares these as its defaults, so the defaults are the facts.
         """
         declared = {field.name: field.default for field in fields(self)}
-        return {fact: declared[fact] for fact in ("image_size", "channels", "num_classes")}
+        return {fact: declared[fact] for fact in ("image_size", "channels", "num_classes") if fact in declared}
 
     @abstractmethod
     def key(self) -> Any:
-        """All that determines the images and labels besides name and split, as plain data; it names the cache."""
+        """All that determines the items and labels besides name and split, as plain data; it names the cache."""
 
     @abstractmethod
     def read(self) -> tuple[str, Iterator[Chunk]]:
-        """Where the data come from, in words, and the images and labels themselves, in a fixed order."""
+        """Where the data come from, in words, and the items and labels themselves, in a fixed order."""
 
     def load(self) -> ImageSet:
-        """The images and labels, from the cache, which is made the first time. UserError says what is wrong.
+        """The items and labels, from the cache, which is made the first time. UserError says what is wrong.
 
         Declared num_classes = 0, any set is served without its labels: that is how an unconditional model is trained."""
         facts = self.facts()
@@ -64,3 +74,24 @@ class Dataset(ABC):
                 )
         images = open_cached(replace(self, **facts))
         return images if self.num_classes else replace(images, labels=None, num_classes=0)
+
+
+@dataclass(frozen=True)
+class PictureDataset(Dataset):
+    """A set of pictures: image_size is the side of squares or [height, width], in pixels. Raises UserError for what is no size."""
+
+    image_size: int | list[int] = 32
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        try:
+            height, width = height_and_width(self.image_size)
+        except ValueError as error:
+            raise UserError(f"{self.name}: dataset.{error}") from error
+        # One way to write a square and one to write a rectangle, since the size is in the cache's name and in comparisons.
+        object.__setattr__(self, "image_size", height if height == width else [height, width])
+        super().__post_init__()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*height_and_width(self.image_size), self.channels)

@@ -1,7 +1,8 @@
-"""The cache: every data set, turned once into one flat uint8 file that is mapped into memory."""
+"""The cache: every data set, turned once into one flat file of uint8 or float32 that is mapped into memory."""
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,17 +17,19 @@ from diffusion.support.files import atomic, lock, temporaries
 if TYPE_CHECKING:
     from diffusion.data.base import Dataset
 
-FORMAT = 1  # raise it when the layout of a cache folder or the meaning of a data set's pixels changes
+FORMAT = 1  # raise it when the layout of a cache folder or the meaning of a data set's numbers changes
+FILES = {"uint8": "images.u8", "float32": "images.f32"}  # the name of the flat file says its type
 
 Chunk = tuple[np.ndarray, np.ndarray | None]
-"""uint8 images [k, h, w, c] and their int64 labels [k], or None where the set has no classes."""
+"""Items [k, *shape] of the data set's type and their int64 labels [k], or None where the set has no classes."""
 
 
 @dataclass(frozen=True)
 class ImageSet:
     """A data set, ready to read.
 
-    images: uint8 [n, h, w, c], mapped from disk copy-on-write: nothing written to it ever reaches the file.
+    images: the items, [n, *shape], mapped from disk copy-on-write, so that nothing written to them ever reaches the file:
+        uint8 [n, h, w, c] for pictures of 8 bits, float32 [n, d] for vectors, or float32 of any other shape.
     labels: int64 [n], or None where the set has no classes (num_classes = 0).
     sha256: hex digest of the bytes of images, then of labels.
     """
@@ -76,25 +79,25 @@ def _build(dataset: "Dataset", target: Path) -> None:
     with atomic(target) as folder:
         folder.mkdir()
         digest = hashlib.sha256()
-        labels = []
-        with open(folder / "images.u8", "wb") as file:
+        labels, n = [], 0
+        with open(folder / FILES[dataset.dtype], "wb") as file:
             for images, chunk_labels in _checked(dataset, chunks):
                 file.write(images.data)
                 digest.update(images.data)
                 labels.append(chunk_labels)
+                n += len(images)
+        if n == 0:
+            raise UserError(f"{dataset.name} ({source}) is empty.")
         if dataset.num_classes:
             joined = np.concatenate(labels)
             np.save(folder / "labels.npy", joined)
             digest.update(joined.data)
-        shape = (dataset.image_size, dataset.image_size, dataset.channels)
-        n = (folder / "images.u8").stat().st_size // int(np.prod(shape))
-        if n == 0:
-            raise UserError(f"{dataset.name} ({source}) holds no image.")
         info = {
             "name": dataset.name,
             "split": dataset.split,
             "n": n,
-            "shape": shape,
+            "shape": dataset.shape,
+            "dtype": dataset.dtype,
             "num_classes": dataset.num_classes,
             "sha256": digest.hexdigest(),
             "source": source,
@@ -104,10 +107,11 @@ def _build(dataset: "Dataset", target: Path) -> None:
 
 def _checked(dataset: "Dataset", chunks: Iterator[Chunk]) -> Iterator[Chunk]:
     """The chunks in the form the files hold, so that a reader's mistake stops here and not in a training run."""
-    shape = (dataset.image_size, dataset.image_size, dataset.channels)
     for images, labels in chunks:
-        if images.dtype != np.uint8 or images.shape[1:] != shape:
-            raise UserError(f"{dataset.name} gave {images.dtype} images {images.shape[1:]}, not uint8 {shape}.")
+        if images.dtype != dataset.dtype or images.shape[1:] != dataset.shape:
+            raise UserError(f"{dataset.name} gave {images.dtype} items {images.shape[1:]}, not {dataset.dtype} {dataset.shape}.")
+        if not np.isfinite(images).all():
+            raise UserError(f"{dataset.name} holds numbers that are not finite: repair its files.")
         if (labels is None) != (dataset.num_classes == 0):
             raise UserError(f"{dataset.name} has num_classes={dataset.num_classes}, which its labels contradict.")
         if labels is not None:
@@ -121,15 +125,22 @@ def _complete(target: Path) -> bool:
     """Whether the folder holds what its info.json says; a cache that was cut afterwards is made again."""
     try:
         info = json.loads((target / "info.json").read_text())
-        whole = (target / "images.u8").stat().st_size == info["n"] * int(np.prod(info["shape"]))
+        dtype = _dtype(info)
+        size = (target / FILES[dtype]).stat().st_size
+        whole = size == info["n"] * math.prod(info["shape"]) * np.dtype(dtype).itemsize
         return whole and (info["num_classes"] == 0 or (target / "labels.npy").stat().st_size >= 8 * info["n"])
     except (OSError, ValueError, KeyError):
         return False
 
 
+def _dtype(info: dict) -> str:
+    """The type of the items: caches from before there was any but uint8 do not say it."""
+    return info.get("dtype", "uint8")
+
+
 def _open(target: Path) -> ImageSet:
     info = json.loads((target / "info.json").read_text())
     # Mode "c", not "r": torch.from_numpy warns about arrays that cannot be written, and a private copy is as safe.
-    images = np.memmap(target / "images.u8", dtype=np.uint8, mode="c", shape=(info["n"], *info["shape"]))
+    images = np.memmap(target / FILES[_dtype(info)], dtype=_dtype(info), mode="c", shape=(info["n"], *info["shape"]))
     labels = np.load(target / "labels.npy") if info["num_classes"] else None
     return ImageSet(images, labels, info["name"], info["split"], info["num_classes"], info["sha256"])

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from torchvision import datasets
 
 from diffusion.data.cache import Chunk
 from diffusion.data.official import Download, Form, Official
@@ -39,15 +38,17 @@ def _binary(md5: Mapping[str, str]) -> Form:
     return Form("official binary version", md5, places, _parse_binary)
 
 
-def _python(torch_set: type[datasets.CIFAR10], name: str, files: list[list[str]]) -> Form:
-    archives = [torch_set.filename, torch_set.filename.replace(".gz", ".xz"), torch_set.filename.removesuffix(".gz")]
-    folders = [torch_set.base_folder, f"{name}/{torch_set.base_folder}", name, ""]
-    places = (*folders, *(f"{base}{archive}" for archive in archives for base in (f"{name}/", "")))
-    return Form("official python version", dict(files), places, _parse_python)
+def _python(name: str, folder: str, archive: str, md5: Mapping[str, str]) -> Form:
+    archives = [f"{archive}.tar{packing}" for packing in (".gz", ".xz", "")]
+    folders = [folder, f"{name}/{folder}", name, ""]
+    places = (*folders, *(f"{base}{file}" for file in archives for base in (f"{name}/", "")))
+    return Form("official python version", md5, places, _parse_python)
 
 
-def _download(torch_set: type[datasets.CIFAR10]) -> tuple[Download, ...]:
-    return (Download(torch_set.filename, (torch_set.url,), torch_set.tgz_md5),)
+def _download(filename: str, md5: str) -> dict[str, tuple[Download, ...]]:
+    """The one archive that holds both splits."""
+    download = Download(filename, (f"https://www.cs.toronto.edu/~kriz/{filename}",), md5)
+    return {"train": (download,), "test": (download,)}
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,25 @@ class CIFAR10(Official):
                     "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
                 }
             ),
-            _python(datasets.CIFAR10, "cifar10", datasets.CIFAR10.train_list),
+            _python(
+                "cifar10",
+                "cifar-10-batches-py",
+                "cifar-10-python",
+                {
+                    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+                    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+                    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+                    "data_batch_4": "634d18415352ddfa80567beed471001a",
+                    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+                },
+            ),
         ),
         "test": (
             _binary({"test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d"}),
-            _python(datasets.CIFAR10, "cifar10", datasets.CIFAR10.test_list),
+            _python("cifar10", "cifar-10-batches-py", "cifar-10-python", {"test_batch": "40351d587109b95175f43aff81a1287e"}),
         ),
     }
-    downloads: ClassVar = {split: _download(datasets.CIFAR10) for split in ("train", "test")}
+    downloads: ClassVar = _download("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")
 
 
 @dataclass(frozen=True)
@@ -95,7 +107,7 @@ class CIFAR100(Official):
 
     name: ClassVar[str] = "cifar100"
     forms: ClassVar = {
-        "train": (_python(datasets.CIFAR100, "cifar100", datasets.CIFAR100.train_list),),
-        "test": (_python(datasets.CIFAR100, "cifar100", datasets.CIFAR100.test_list),),
+        "train": (_python("cifar100", "cifar-100-python", "cifar-100-python", {"train": "16019d7e3df5f24257cddd939b257f8d"}),),
+        "test": (_python("cifar100", "cifar-100-python", "cifar-100-python", {"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}),),
     }
-    downloads: ClassVar = {split: _download(datasets.CIFAR100) for split in ("train", "test")}
+    downloads: ClassVar = _download("cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85")

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.datasets import load_digits
 
-from diffusion.data.base import Dataset
+from diffusion.data.base import PictureDataset
 from diffusion.data.cache import Chunk
 
 
 @dataclass(frozen=True)
-class Digits(Dataset):
+class Digits(PictureDataset):
     """1,797 images of handwritten digits, 8x8 grey, 10 classes (Alpaydin & Kaynak 1998, the UCI test part).
 
     Pixels 0..16 become round(255 x / 16). Splits: `train` is everything, since 1,797 is little; for work that needs
@@ -30,6 +29,8 @@ class Digits(Dataset):
         return "every sixth image"
 
     def read(self) -> tuple[str, Iterator[Chunk]]:
+        from sklearn.datasets import load_digits
+
         bunch = load_digits()
         images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
         held_out = np.arange(len(images)) % 6 == 0

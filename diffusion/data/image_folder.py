@@ -10,9 +10,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
-from diffusion.data.base import Dataset
+from diffusion.data.base import PictureDataset
 from diffusion.data.cache import Chunk
 from diffusion.support.errors import UserError
 
@@ -22,18 +21,18 @@ _CHUNK = 256  # images in memory at once while the cache is made
 
 
 @dataclass(frozen=True)
-class ImageFolder(Dataset):
+class ImageFolder(PictureDataset):
     """The images (png, jpg, webp, bmp) under the folder `root`, sub-folders included, in the order of their names.
 
     Classes are root's sub-folders that hold images, sorted by name; without sub-folders the set has no labels and
     num_classes is 0. labelled=False takes sub-folders as mere folders. Each image is turned upright by its EXIF tag,
-    converted to RGB (channels=3) or grey (channels=1), resized so that its shorter side is image_size and cropped at
-    the centre; see `fit_square`. Editing a file, adding one or asking for another size makes another cache.
+    converted to RGB (channels=3) or grey (channels=1), resized to cover image_size and cropped at the centre; see
+    `cover`. Editing a file, adding one or asking for another size makes another cache.
 
     Raises UserError: no such folder, no images, images beside class folders, an image that cannot be read.
     """
 
-    image_size: int = 64
+    image_size: int | list[int] = 64
     num_classes: int = 0
     flip: bool = True
     labelled: bool = True
@@ -45,8 +44,6 @@ class ImageFolder(Dataset):
         super().__post_init__()
         if self.channels not in _MODES:
             raise UserError(f"image_folder makes images of 3 channels or 1: dataset.channels={self.channels} is neither.")
-        if self.image_size < 1:
-            raise UserError(f"dataset.image_size={self.image_size} is no size: say 1 pixel or more.")
 
     @cached_property
     def _folder(self) -> Path:
@@ -77,7 +74,7 @@ class ImageFolder(Dataset):
             )
         return classes
 
-    def facts(self) -> dict[str, int]:
+    def facts(self) -> dict[str, Any]:
         return {"num_classes": len(self.classes)}
 
     def key(self) -> Any:
@@ -89,6 +86,8 @@ class ImageFolder(Dataset):
         return str(self._folder), self._chunks()
 
     def _chunks(self) -> Iterator[Chunk]:
+        from tqdm import tqdm
+
         label = {name: index for index, name in enumerate(self.classes)}
         # Threads are enough: PIL decodes and resizes without holding the interpreter's lock.
         with ThreadPoolExecutor() as pool, tqdm(total=len(self._files), desc="image cache", disable=None) as bar:
@@ -108,18 +107,18 @@ class ImageFolder(Dataset):
             raise UserError(
                 f"{self._folder / path} cannot be read as an image ({error}): repair it or take it out of the folder."
             ) from error
-        return np.asarray(fit_square(upright, self.image_size)).reshape(self.image_size, self.image_size, -1)
+        return np.asarray(cover(upright, *self.shape[:2])).reshape(self.shape)
 
 
-def fit_square(image: Image.Image, size: int) -> Image.Image:
-    """Resize so that the shorter side is `size` pixels and crop the centre, as ADM does (Dhariwal & Nichol 2021).
+def cover(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Resize to the smallest size that covers height x width and crop the centre, as ADM does for squares (Dhariwal & Nichol 2021).
 
-    Halved with a box filter while the shorter side is at least twice the target, then one bicubic step; both filters
-    widen with the scale, so nothing aliases.
+    Halved with a box filter while both sides are at least twice the target's, then one bicubic step; both filters widen with the
+    scale, so nothing aliases.
     """
-    while min(image.size) >= 2 * size:
+    while image.width >= 2 * width and image.height >= 2 * height:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
+    scale = max(width / image.width, height / image.height)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))

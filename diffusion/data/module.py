@@ -28,9 +28,9 @@ class Restartable:
 
 
 class DataModule(LightningDataModule):
-    """Serves `dataset` as batches of uint8 images [b, h, w, c] and labels [b]; see `Stream`.
+    """Serves `dataset` as batches of its items [b, ...] (uint8 pictures [b, h, w, c], float32 vectors [b, d]) and labels [b]; see `Stream`.
 
-    batch_size: images in a batch over all devices.
+    batch_size: items in a batch over all devices.
     num_workers: processes that fetch ahead; 0 fetches in the training process, which a mapped cache rarely makes slow.
     device_resident: hold the whole set on the device; batches are then made there and cost the host nothing.
     flip: whether the training step is to mirror images at random, by `diffusion.data.flip`; see there why not here.

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torchvision.datasets.utils import download_url
-
-from diffusion.data.base import Dataset
+from diffusion.data.base import PictureDataset
 from diffusion.data.cache import Chunk
 from diffusion.support.errors import UserError
 from diffusion.support.files import atomic
@@ -47,7 +45,7 @@ class Download:
 
 
 @dataclass(frozen=True)
-class Official(Dataset):
+class Official(PictureDataset):
     """A data set of published files, in any of its forms; what its class declares by default are the facts."""
 
     forms: ClassVar[Mapping[str, tuple[Form, ...]]]
@@ -131,6 +129,8 @@ def _download(name: str, root: Path, forms: tuple[Form, ...], downloads: tuple[D
 
 def _try(download: Download, target: Path) -> list[str]:
     """Download from the first address that works; what went wrong if none does."""
+    from torchvision.datasets.utils import download_url  # a second to import, and seldom needed
+
     failures = []
     for url in download.urls:
         try:

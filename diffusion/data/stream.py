@@ -15,7 +15,8 @@ from diffusion.support.seeds import splitmix64
 
 
 class Batch(NamedTuple):
-    """images: uint8 [b, h, w, c]; labels: int64 [b], or None where the set has no classes."""
+    """images: the items as the data hold them, uint8 [b, h, w, c] or float32 [b, d] or [b, ...]; labels: int64 [b], or None where the
+    set has no classes."""
 
     images: Tensor
     labels: Tensor | None
@@ -35,10 +36,10 @@ def permutation(n: int, seed: int, epoch: int, device: torch.device | str = "cpu
 class Stream(IterableDataset):
     """Training batches without end; the only state is the position, so a run resumes anywhere.
 
-    images: uint8 [n, h, w, c], on the host (mapped from disk) or on the device; indices are made and used where the
-        images are, so the device form never waits for the host.
+    images: the items [n, ...], on the host (mapped from disk) or on the device; indices are made and used where the items
+        are, so the device form never waits for the host.
     labels: int64 [n] on the same device, or None.
-    batch_size: images in a global batch, that is over all ranks; each rank gets batch_size / world of them.
+    batch_size: items in a global batch, that is over all ranks; each rank gets batch_size / world of them.
     start: number of global batches already consumed.
 
     An epoch is n // batch_size global batches in the order of its permutation, the incomplete last one dropped. Rank r
@@ -59,7 +60,7 @@ class Stream(IterableDataset):
     def __post_init__(self) -> None:
         n = len(self.images)
         if not 1 <= self.batch_size <= n:
-            raise UserError(f"batch_size={self.batch_size} does not fit a data set of {n} images: say 1 to {n}.")
+            raise UserError(f"batch_size={self.batch_size} does not fit a data set of {n} items: say 1 to {n}.")
         if self.batch_size % self.world:
             raise UserError(
                 f"batch_size={self.batch_size} is the batch over all devices and cannot be shared equally by "
@@ -86,7 +87,9 @@ def flip(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
     Without a generator it draws from torch's global one of that device, which the training step seeds. So the training
     step calls it, after seeding: Lightning's batch-transfer hooks run before on_train_batch_start and would draw from
-    the state that the last step left.
+    the state that the last step left. Raises ValueError for what are no pictures.
     """
+    if images.ndim != 4:
+        raise ValueError(f"Only pictures [b, h, w, c] can be mirrored, and these items are {list(images.shape)}: say dataset.flip=false.")
     mirrored = torch.rand(len(images), device=images.device, generator=generator) < 0.5
     return torch.where(mirrored[:, None, None, None], images.flip(2), images)

@@ -6,37 +6,37 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from diffusion.data.base import Dataset
+from diffusion.data.base import PictureDataset
 from diffusion.data.cache import Chunk
 from diffusion.support.seeds import splitmix64
 
 
 @dataclass(frozen=True)
-class Synthetic(Dataset):
-    """n images of any size, channels and classes, the same on every machine.
+class Synthetic(PictureDataset):
+    """n images of any height, width, channels and classes, the same on every machine.
 
     Image i has label i mod num_classes and shows a bright vertical bar whose place tells the class, on noise of 0..63
     from SplitMix64. num_classes = 0 has no labels.
     """
 
-    image_size: int = 16
+    image_size: int | list[int] = 16
     n: int = 256
     seed: int = 0
 
     name: ClassVar[str] = "synthetic"
 
-    def facts(self) -> dict[str, int]:
+    def facts(self) -> dict[str, Any]:
         return {}
 
     def key(self) -> Any:
         return [self.image_size, self.channels, self.num_classes, self.n, self.seed]
 
     def read(self) -> tuple[str, Iterator[Chunk]]:
-        shape = (self.n, self.image_size, self.image_size, self.channels)
+        shape, width = (self.n, *self.shape), self.shape[1]
         stream = 2 * self.seed + self.splits.index(self.split)
         noise = (splitmix64(stream, int(np.prod(shape))).numpy() & 63).astype(np.uint8).reshape(shape)
         classes = max(self.num_classes, 1)
         labels = np.arange(self.n) % classes
-        column = np.arange(self.image_size) * classes // self.image_size
+        column = np.arange(width) * classes // width
         bar = (column == labels[:, None])[:, None, :, None]
         return "arithmetic", iter([(noise + np.uint8(192) * bar, labels if self.num_classes else None)])

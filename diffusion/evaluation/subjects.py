@@ -1,51 +1,71 @@
 """What is measured: a trained run, the exact denoiser of a data set, or images drawn from the data set itself."""
 
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from diffusion.checkpoint import load, read
-from diffusion.codecs import Pixels
-from diffusion.data.cache import ImageSet
+from diffusion.checkpoint import load
+from diffusion.conditions import Unconditional
+from diffusion.data import ImageSet
 from diffusion.evaluation.tables import FLOOR
+from diffusion.generate import Made
+from diffusion.model import Model, completed
 from diffusion.oracles import EmpiricalDistribution
 from diffusion.support.build import build
 from diffusion.support.errors import UserError
+from diffusion.support.trust import vet
+from diffusion.typing import Conditions
 
 EXACT = "exact"
+# How an exact denoiser is sampled, and what of it is measured, where nothing else is said.
+PLAIN = {
+    "sampler": {"_target_": "diffusion.samplers.DDPM"},
+    "grid": {"_target_": "diffusion.grids.Trailing"},
+    "guidance": {
+        "cfg": {"_target_": "diffusion.guidance.ClassifierFree", "scale": 1.0},
+        "clip": {"_target_": "diffusion.guidance.Clip"},
+    },
+    "metric": {},
+    "precision": "32-true",
+    "sample_batch_size": 256,
+}
 
 
 class Subject(NamedTuple):
-    """What is measured: a denoiser, its codec, the run's config and what its lines say; `data`, the images it is measured against."""
+    """What is measured: a model; the images it is measured against; `facts`, what each line says of it."""
 
-    denoiser: Any
-    codec: Pixels
-    config: dict
+    model: Model
     data: ImageSet
-    facts: dict
-    ema: dict | None = None
+    facts: dict[str, Any]
 
 
-def trained(config: dict, device: torch.device) -> Subject:
-    """A run's denoiser. Raises UserError where there is none."""
-    run = load(config["ckpt"], config["averaged"])
-    step, data = read(run.path)["global_step"], build(config["dataset"] or run.config["dataset"], "dataset").load()
-    facts = {"step": step, "images": step * run.config["batch_size"] * run.config["accumulate"]}
-    ema = {"decay": run.config["task"]["ema"]["decay"]} if config["averaged"] else None
-    return Subject(run.denoiser.to(device), run.codec, run.config, data, facts, ema)
+def trained(config: Mapping[str, Any], device: torch.device) -> Subject:
+    """A run's model. Raises UserError where there is none."""
+    model = load(config["ckpt"], config["averaged"])
+    run = model.config
+    vet({group: run.get(group) for group in ("dataset", "metric")}, where=f"the run's config.yaml, {config['ckpt']}")
+    data = build(config["dataset"] or run["dataset"], "dataset").load()
+    model.denoiser.to(device)
+    return Subject(model, data, {"step": model.step, "images": model.step * run["batch_size"] * run["accumulate"]})
 
 
-def exact(config: dict, device: torch.device) -> Subject:
+def exact(config: Mapping[str, Any], device: torch.device) -> Subject:
     """The exact denoiser of a data set: all that a table shows of it is the samplers' own error. Raises UserError for no data set."""
     if not config["dataset"]:
         raise UserError(f"ckpt={EXACT} is the exact denoiser of a data set: say which by dataset=digits.")
-    data, codec = build(config["dataset"], "dataset").load(), Pixels()
-    labels = None if data.labels is None else torch.from_numpy(np.array(data.labels)).to(device)
+    data = build(config["dataset"], "dataset").load()
+    known = completed(config, data)
+    codec, conditions = build(known["codec"], "codec"), build(known["conditions"], "conditions")
+    labels = None if data.labels is None else conditions.of(torch.from_numpy(np.array(data.labels)).to(device))
     images = codec.encode(torch.from_numpy(np.array(data.images))).to(device)
     denoiser = EmpiricalDistribution(images, build(config["schedule"], "schedule"), labels)
-    return Subject(denoiser, codec, {"dataset": config["dataset"], "metric": {}}, data, {"step": 0, "images": 0})
+    plain = PLAIN if codec.range else {**PLAIN, "guidance": {}}  # without a range there is nothing to clip to
+    return Subject(Model(denoiser, codec, conditions, {**plain, "dataset": config["dataset"]}), data, {"step": 0, "images": 0})
 
 
 @dataclass(frozen=True)
@@ -54,15 +74,20 @@ class Drawn:
     but by chance."""
 
     data: ImageSet = field(repr=False)
+    conditions: Conditions = field(default_factory=Unconditional)
     batch_size: int = 256
 
-    def __call__(self, seeds: list[int], cond: torch.Tensor | None = None) -> torch.Tensor:
-        """uint8 images [n, h, w, c]: image i is drawn, with replacement, by seed i."""
-        everything = np.arange(len(self.data))
-        among = [everything] * len(seeds) if cond is None else [everything[self.data.labels == int(c)] for c in cond]
+    def __call__(self, seeds: Sequence[int], cond: Tensor | None = None) -> Made:
+        """Images of the data set: image i is drawn, with replacement, by seed i."""
+        everything, labels = np.arange(len(self.data)), self.data.labels
+        among = [everything] * len(seeds) if cond is None else [everything[labels == int(c)] for c in cond]
         chosen = [int(np.random.default_rng(seed).choice(rows)) for seed, rows in zip(seeds, among, strict=True)]
-        return torch.from_numpy(np.array(self.data.images[chosen]))
+        return Made(torch.from_numpy(np.array(self.data.images[chosen])), 0)
 
-    def describe(self) -> dict:
+    def computing(self) -> AbstractContextManager[None]:
+        """There is nothing to compute."""
+        return nullcontext()
+
+    def describe(self) -> dict[str, Any]:
         """A recipe's part of the passport."""
-        return {"sampler": {"name": FLOOR}, "nfe": 0, "guidance": None}
+        return {"sampler": {"name": FLOOR}, "guidance": None, "conditions": self.conditions.describe()}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffusion.denoiser import Estimate
 from diffusion.schedules import Schedule
-from diffusion.typing import Denoise, expand
+from diffusion.typing import Conditions, Denoise, expand
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ class Guidance(ABC):
     def unguided(self) -> Denoise:
         """The conditional model that is guided: what is left where the guidance is switched off."""
         return getattr(self.denoiser, "unguided", self.denoiser)
+
+    def asks(self, conditions: Conditions) -> Conditions:
+        """What images are asked for, where the model knows `conditions`. Raises ValueError if this guidance needs others."""
+        return self.denoiser.asks(conditions) if isinstance(self.denoiser, Guidance) else conditions
 
     @abstractmethod
     def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:

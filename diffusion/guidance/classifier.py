@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffusion.denoiser import Denoiser, Estimate
 from diffusion.guidance.base import Guidance
-from diffusion.guidance.contrast import at
-from diffusion.typing import expand
+from diffusion.guidance.contrast import Unconditional, at
+from diffusion.typing import Conditions, expand
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,18 @@ class Classifier(Guidance):
                 f"The classifier was trained on the noise of {noise}, and the model is of {self.schedule}; train it "
                 "again with the model's schedule."
             )
+
+    def asks(self, conditions: Conditions) -> Conditions:
+        """The model's conditions; of a model without any, the classes that the classifier tells apart."""
+        asked = super().asks(conditions)
+        if asked.given:
+            return asked
+        inner: Any = self.denoiser
+        while isinstance(inner, Guidance) and not isinstance(inner, Unconditional):
+            inner = inner.denoiser
+        if not isinstance(inner, Unconditional):
+            raise ValueError("This model has no classes, so a classifier guides it as guidance=[unconditional,classifier].")
+        return getattr(self.classifier, "conditions", asked)
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
         return self.denoiser(x_t, t, cond) if self.scale == 0 else self.pair(x_t, t, cond)[0]

@@ -1,8 +1,8 @@
 """Guidance away from a worse estimate: the model without its condition, or a worse model."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from diffusion.denoiser import Estimate, null
 from diffusion.guidance.base import Guidance, lerp_estimates
 from diffusion.schedules import Schedule
-from diffusion.typing import Denoise, expand
+from diffusion.typing import Conditions, Denoise, expand
 
 Model = TypeVar("Model")
 
@@ -27,11 +27,27 @@ class Unconditional(Guidance):
 class ClassifierFree(Guidance):
     """eps = eps(null) + scale (eps(c) - eps(null)) (CFG eq. 6, whose w is scale - 1), both halves in one batched call.
 
-    scale = 1 is the conditional model (one call's cost), 0 the unconditional one. `negative` takes the null condition's place: a class, or
-    a condition that broadcasts to cond. Raises ValueError when scale is not 1 and there is no condition to guide towards."""
+    scale = 1 is the conditional model (one call's cost), 0 the unconditional one. `negative` takes the null condition's place: a condition
+    that broadcasts to cond, or the words for one, such as a class, as `conditions` reads them. Raises ValueError when scale is not 1 and
+    there is no condition to guide towards, and for words that `conditions` does not know."""
 
     scale: float = 1.0
-    negative: int | Tensor | None = None
+    negative: Any = None
+    conditions: Conditions | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.other()
+
+    def asks(self, conditions: Conditions) -> Conditions:
+        if self.scale != 1 and not conditions.given:
+            raise ValueError(f"guidance.scale={self.scale} needs a conditional model, and this one has no condition; set guidance.scale=1.")
+        return super().asks(conditions)
+
+    def other(self) -> Tensor | None:
+        """The negative condition, to be broadcast; None for the null condition."""
+        if self.negative is None or isinstance(self.negative, Tensor):
+            return self.negative
+        return torch.as_tensor(self.negative) if self.conditions is None else self.conditions.parse(self.negative)
 
     def strength(self, x_t: Tensor, t: Tensor) -> Tensor | float:
         """The scale at time t, a number or shaped to multiply x_t."""
@@ -47,7 +63,8 @@ class ClassifierFree(Guidance):
         """`pair` with both halves asked."""
         if cond is None:
             raise ValueError(f"guidance.scale={self.scale} needs a conditional model and a condition; set guidance.scale=1 for neither.")
-        other = null(cond) if self.negative is None else torch.as_tensor(self.negative).to(cond).expand_as(cond)
+        chosen = self.other()
+        other = null(cond) if chosen is None else chosen.to(cond).expand_as(cond)
         both = self.denoiser(torch.cat([x_t, x_t]), t.repeat(2) if t.ndim else t, torch.cat([cond, other]))
         positive, negative = (Estimate(*half) for half in zip(*map(halves, both), strict=True))
         return lerp_estimates(negative, positive, self.strength(x_t, t)), positive
@@ -71,8 +88,9 @@ class CFGPlusPlus(ClassifierFree):
     grid: Callable[[Schedule], Tensor] | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.grid is None:
-            raise ValueError("CFGPlusPlus needs the sampler's grid: guidance.cfg_plus_plus.grid=${grid}.")
+            raise ValueError("CFGPlusPlus needs the sampler's grid: CFGPlusPlus(denoiser, grid=...).")
         if not 0 <= self.scale <= 1:
             raise ValueError(f"CFG++'s scale is between 0 and 1, not {self.scale}; a scale beyond 1 is ClassifierFree's (guidance=cfg).")
 

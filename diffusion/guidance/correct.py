@@ -12,10 +12,16 @@ from diffusion.typing import Denoise, expand
 
 @dataclass(frozen=True)
 class Clip(Guidance):
-    """x_0 clipped to the data's range, and eps = (x_t - alpha x_0) / sigma derived again from it."""
+    """x_0 clipped to the data's range, and eps = (x_t - alpha x_0) / sigma derived again from it.
 
-    low: float = -1.0
-    high: float = 1.0
+    Raises ValueError where there is no range (None), as a codec of latents or of vectors has none."""
+
+    low: float | None = -1.0
+    high: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        if self.low is None or self.high is None:
+            raise ValueError(f"{type(self).__name__} needs a range, and x_0 has none in this space; leave the stage out of guidance.")
 
     @property
     def unguided(self) -> Denoise:
@@ -42,10 +48,12 @@ class DynamicThreshold(Clip):
     percentile: float = 0.995
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.percentile <= 1:
             raise ValueError(f"percentile={self.percentile} is a share of the pixels, above 0 and at most 1.")
 
     def limit(self, x0: Tensor) -> Tensor:
+        assert self.low is not None and self.high is not None  # see Clip
         middle, half = (self.high + self.low) / 2, (self.high - self.low) / 2
         x = (x0 - middle) / half
         q = expand(torch.quantile(x.flatten(1).abs(), self.percentile, dim=1).clamp(min=1), x)

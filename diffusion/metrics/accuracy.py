@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from diffusion.metrics.base import FeatureMetric
-from diffusion.metrics.reference import ImageSet
+from diffusion.metrics.reference import RealImages
 from diffusion.support.errors import UserError
 
 
@@ -17,11 +17,11 @@ class ClassAccuracy(FeatureMetric):
     words = ("accuracy",)
     layer = "logits"
 
-    def refer(self, imageset: ImageSet) -> int:
+    def refer(self, imageset: RealImages) -> int:
         classes, self.width = self.width, 1  # a row for each image: right or wrong
-        if classes != imageset.num_classes:
+        if classes != self.conditions.num_classes:
             raise UserError(
-                f"The {self.extractor.name} extractor knows {classes} classes and {imageset.name} has {imageset.num_classes} here: "
+                f"The {self.extractor.name} extractor knows {classes} classes and the model is asked for {self.conditions.num_classes}: "
                 "choose another metric.extractor, or drop this metric."
             )
         self.statistics = ""

@@ -3,18 +3,22 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
+from diffusion.conditions import Unconditional
 from diffusion.metrics.extractors import Extractor
-from diffusion.metrics.reference import ImageSet, facts
+from diffusion.metrics.reference import RealImages, facts
 from diffusion.support.ranks import gather_dealt
+from diffusion.typing import Codec, Conditions, Denoise
 
 Numbers = float | dict[str, float]
+UNCONDITIONAL = Unconditional()
 
 
 class Metric(ABC):
@@ -31,8 +35,9 @@ class Metric(ABC):
     n: int
 
     @abstractmethod
-    def setup(self, imageset: ImageSet, device: torch.device | str) -> None:
-        """Move to `device` and get what the real images have to give; all ranks must call it."""
+    def setup(self, imageset: RealImages, device: torch.device | str, conditions: Conditions = UNCONDITIONAL) -> None:
+        """Move to `device` and get what the real images have to give; all ranks must call it. `conditions` are what the generated images
+        will be asked for."""
 
     @abstractmethod
     def update(self, images: Tensor, labels: Tensor | None = None) -> None:
@@ -55,8 +60,12 @@ class Metric(ABC):
         result = self.compute()
         return result if isinstance(result, dict) else {self.name: result}
 
-    def model(self, denoiser: Callable, codec: Any) -> None:
+    def model(self, denoiser: Denoise, codec: Codec, conditions: Conditions = UNCONDITIONAL) -> None:
         """The (guided) denoiser that made the images, before `compute`; only a metric of the model itself, such as a likelihood, looks."""
+        return None
+
+    def resized(self, n: int) -> Self | None:
+        """The same metric of n images; None for one that looks at none."""
         return None
 
     def picture(self) -> Tensor | None:
@@ -120,17 +129,29 @@ class FeatureMetric(Metric):
     layer: ClassVar[str] = "features"
 
     def __init__(self, extractor: Extractor, n: int, cache: str | Path, groups: int = 0) -> None:
-        words = self.standard if extractor.frechet == "fid" and self.standard else [f"{word}-{extractor.name}" for word in self.words]
-        self.keys = [f"{word}@{abbreviated(n)}" for word in words]
-        self.name, self.n, self.cache, self.groups, self.extractor = self.keys[0], n, cache, groups, extractor
-        if n < 2:
-            raise ValueError(f"{self.name} needs at least 2 images: metric.n={n} is too few.")
-        if groups and not 2 <= groups <= n // 2:
-            raise ValueError(f"metric.groups={groups} cannot give a standard error from n={n} images: use 0, or 2 to {n // 2}.")
-        self.store, self.width, self.num_classes = None, 0, 0  # until setup
+        self.cache, self.groups, self.extractor = cache, groups, extractor
+        self.name_by(n)
+        self.store, self.width, self.conditions = None, 0, UNCONDITIONAL  # until setup
         self.reset()
 
-    def setup(self, imageset: ImageSet, device: torch.device | str) -> None:
+    def name_by(self, n: int) -> None:
+        """Be a metric of n images. Raises ValueError for too few of them."""
+        words = self.standard if self.extractor.frechet == "fid" and self.standard else [f"{w}-{self.extractor.name}" for w in self.words]
+        self.keys = [f"{word}@{abbreviated(n)}" for word in words]
+        self.name, self.n = self.keys[0], n
+        if n < 2:
+            raise ValueError(f"{self.name} needs at least 2 images: metric.n={n} is too few.")
+        if self.groups and not 2 <= self.groups <= n // 2:
+            raise ValueError(f"metric.groups={self.groups} cannot give a standard error from n={n} images: use 0, or 2 to {n // 2}.")
+
+    def resized(self, n: int) -> Self:
+        """The same metric of n images; it shares the network."""
+        other = copy(self)
+        other.name_by(n)
+        other.reset()
+        return other
+
+    def setup(self, imageset: RealImages, device: torch.device | str, conditions: Conditions = UNCONDITIONAL) -> None:
         """Move to `device` and get the reference statistics; all ranks must call it.
 
         Raises UserError if the extractor cannot take images of this shape or has not the layer that is asked for."""
@@ -138,12 +159,12 @@ class FeatureMetric(Metric):
         self.extractor.check(shape)
         self.store = FeatureStore.of(self.extractor.to(device))
         self.extractor = self.store.extractor
-        self.width, self.num_classes = self.extractor.width(self.layer, shape), getattr(imageset, "num_classes", 0)
+        self.width, self.conditions = self.extractor.width(self.layer, shape), conditions
         self.reference_facts = facts(imageset, self.refer(imageset))
         self.reset()
 
     @abstractmethod
-    def refer(self, imageset: ImageSet) -> int:
+    def refer(self, imageset: RealImages) -> int:
         """Get what the statistic compares with, set `statistics` to its hash, and return the number of real images in it."""
 
     @abstractmethod
@@ -168,7 +189,7 @@ class FeatureMetric(Metric):
 
     def group(self, numbers: Tensor) -> Tensor:
         """The groups of the images with these numbers; 0 without groups."""
-        return dealt(numbers, self.n, max(1, self.num_classes)) % (self.groups or 1)
+        return dealt(numbers, self.n, self.conditions.period) % (self.groups or 1)
 
     def require_n(self, count: int) -> None:
         """Raises ValueError unless `count` is n: the name says n."""

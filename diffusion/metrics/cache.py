@@ -1,6 +1,5 @@
 """Tensors kept on disk between runs: written atomically, checked by hash when read, made once by many processes."""
 
-import hashlib
 import os
 import pickle
 import warnings
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 
 from diffusion.support.files import atomic, lock
+from diffusion.support.hashes import tensors_hash
 
 Tensors = dict[str, torch.Tensor]
 
@@ -25,15 +25,6 @@ UNREADABLE = (
     OSError,
     pickle.UnpicklingError,
 )
-
-
-def tensors_hash(tensors: Mapping[str, torch.Tensor]) -> str:
-    """The first 16 hex digits of the sha256 of names, types, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from diffusion.metrics.base import FeatureMetric
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.frechet import Moments, frechet_distance, merged, root
-from diffusion.metrics.reference import ImageSet, reference_moments, statistics_hash
+from diffusion.metrics.reference import RealImages, reference_moments, statistics_hash
 from diffusion.support.ranks import dealt_numbers
 
 
@@ -26,7 +26,7 @@ class FrechetDistance(FeatureMetric):
     words = ("fd",)
     standard = ("fid",)
 
-    def refer(self, imageset: ImageSet) -> int:
+    def refer(self, imageset: RealImages) -> int:
         self.reference = reference_moments(imageset, self.extractor, self.cache, self.layer)
         self.statistics, self.root = statistics_hash(self.reference), None
         return self.reference.n

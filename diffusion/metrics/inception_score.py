@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusion.metrics.base import FeatureMetric, Numbers, on_float64
 from diffusion.metrics.extractors import Extractor
-from diffusion.metrics.reference import ImageSet
+from diffusion.metrics.reference import RealImages
 
 
 def inception_scores(logits: Tensor, splits: int) -> Tensor:
@@ -42,7 +42,7 @@ class InceptionScore(FeatureMetric):
             raise ValueError(f"{self.name} cannot be split into metric splits={splits}: use 1 to {n}.")
         self.splits = splits
 
-    def refer(self, imageset: ImageSet) -> int:
+    def refer(self, imageset: RealImages) -> int:
         self.statistics = ""
         return 0
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from diffusion.metrics.base import FeatureMetric, Numbers, on_float64
-from diffusion.metrics.cache import tensors_hash
 from diffusion.metrics.extractors import Extractor
-from diffusion.metrics.reference import ImageSet, reference_features
+from diffusion.metrics.reference import RealImages, reference_features
+from diffusion.support.hashes import tensors_hash
 
 
 def kernel_sum(a: Tensor, b: Tensor, chunk: int = 4096) -> Tensor:
@@ -94,7 +94,7 @@ class KernelDistance(FeatureMetric):
         if count < self.size:
             raise ValueError(f"{self.name} draws subsets of {self.size} images from {count} {which} ones: lower metric.subset_size.")
 
-    def refer(self, imageset: ImageSet) -> int:
+    def refer(self, imageset: RealImages) -> int:
         self.reference = reference_features(imageset, self.extractor, self.cache, self.real)
         self.statistics = tensors_hash({"features": self.reference})
         self.require_room(len(self.reference), "real")

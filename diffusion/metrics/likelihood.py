@@ -1,7 +1,6 @@
 """Bits per dimension of a data set's images under the model, over all ranks."""
 
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,11 +10,12 @@ from torch import Tensor
 from diffusion.generate import SeededNoise
 from diffusion.guidance import Clip
 from diffusion.likelihood import bin_width, bits_per_dimension, dequantised, flow_log_likelihood, variational_bound
-from diffusion.metrics.base import Metric, abbreviated
+from diffusion.metrics.base import UNCONDITIONAL, Metric, abbreviated
 from diffusion.metrics.plots import bound_plot
-from diffusion.metrics.reference import ImageSet, facts
+from diffusion.metrics.reference import RealImages, facts
 from diffusion.samplers import RK45
 from diffusion.support.ranks import gather_dealt, rank_and_world
+from diffusion.typing import Codec, Conditions, Denoise
 
 
 class BitsPerDimension(Metric):
@@ -34,7 +34,7 @@ class BitsPerDimension(Metric):
         self.images, self.batch_size, self.seed = images, batch_size, seed
         self.denoiser, self.codec = None, None
 
-    def setup(self, imageset: ImageSet, device: torch.device | str) -> None:
+    def setup(self, imageset: RealImages, device: torch.device | str, conditions: Conditions = UNCONDITIONAL) -> None:
         """Choose the images. Raises ValueError for a set without images."""
         total = len(imageset.images)
         count = min(self.images or total, total)
@@ -43,9 +43,9 @@ class BitsPerDimension(Metric):
         self.imageset, self.device, self.chosen = imageset, torch.device(device), torch.arange(count) * total // count
         self.name, self.reference_facts = f"{self.word}@{abbreviated(count)}", facts(imageset, count)
 
-    def model(self, denoiser: Callable, codec: Any) -> None:
+    def model(self, denoiser: Denoise, codec: Codec, conditions: Conditions = UNCONDITIONAL) -> None:
         """What is measured: the denoiser inside the guidance."""
-        self.denoiser, self.codec = getattr(denoiser, "unguided", denoiser), codec
+        self.denoiser, self.codec, self.conditions = getattr(denoiser, "unguided", denoiser), codec, conditions
 
     def update(self, images: Tensor, labels: Tensor | None = None) -> None:
         """Generated images are not looked at."""
@@ -67,8 +67,8 @@ class BitsPerDimension(Metric):
         """The images with these numbers in the model's space, their classes, and their noise."""
         chosen = self.chosen[rows].numpy()
         x0 = self.codec.encode(torch.from_numpy(np.array(self.imageset.images[chosen])).to(self.device)).contiguous()
-        labels = getattr(self.imageset, "labels", None)
-        cond = None if labels is None else torch.from_numpy(np.array(labels[chosen])).to(self.device)
+        labels = self.imageset.labels
+        cond = self.conditions.of(None if labels is None else torch.from_numpy(np.array(labels[chosen])).to(self.device))
         return x0, cond, SeededNoise((rows + self.seed).tolist(), self.device)
 
     def columns(self) -> int:
@@ -116,7 +116,7 @@ class VariationalBits(BitsPerDimension):
         return 2 + 2 * self.denoiser.schedule.num_timesteps
 
     def measure(self, x0: Tensor, cond: Tensor | None, noise: SeededNoise) -> Tensor:
-        bound = variational_bound(Clip(self.denoiser) if self.clip else self.denoiser, x0, cond, noise)
+        bound = variational_bound(Clip(self.denoiser, *self.codec.range) if self.clip else self.denoiser, x0, cond, noise)
         fraction = torch.full_like(bound.terms[0], torch.nan) if bound.fraction is None else bound.fraction
         return torch.cat([bound.bits[:, None], bound.prior[:, None], bound.terms, fraction.expand_as(bound.terms)], 1).double()
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from diffusion.metrics.base import FeatureMetric, Numbers, on_float64
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.neighbours import squared_distances
-from diffusion.metrics.reference import ImageSet, batches, reference_features
+from diffusion.metrics.reference import RealImages, batches, reference_features
 from diffusion.pictures import tile
 from diffusion.support.ranks import gather_dealt
 
@@ -41,7 +41,7 @@ class Memorization(FeatureMetric):
         super().__init__(extractor, n, cache, groups)
         self.ratio, self.pairs = ratio, min(pairs, n)
 
-    def refer(self, imageset: ImageSet) -> int:
+    def refer(self, imageset: RealImages) -> int:
         if len(imageset.images) < 2:
             raise ValueError(f"{self.name} compares with at least two training images, and {imageset.name} has {len(imageset.images)}.")
         self.imageset, self.statistics = imageset, ""

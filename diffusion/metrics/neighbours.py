@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from diffusion.metrics.base import FeatureMetric, on_float64
-from diffusion.metrics.cache import tensors_hash
 from diffusion.metrics.extractors import Extractor
-from diffusion.metrics.reference import ImageSet, reference_features
+from diffusion.metrics.reference import RealImages, reference_features
+from diffusion.support.hashes import tensors_hash
 
 CHUNK = 1024
 
@@ -76,7 +76,7 @@ class Neighbours(FeatureMetric):
         if not 1 <= self.k < count:
             raise ValueError(f"{self.name} needs more than k={self.k} {which} images, and there are {count}; k is at least 1.")
 
-    def refer(self, imageset: ImageSet) -> int:
+    def refer(self, imageset: RealImages) -> int:
         features = reference_features(imageset, self.extractor, self.cache, self.real)
         self.reference, self.statistics, self.radius = on_float64(features), tensors_hash({"features": features}), None
         self.require_neighbours(len(features), "real")

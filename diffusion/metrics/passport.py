@@ -6,7 +6,7 @@ import math
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,10 +26,14 @@ class Passport:
     sampler       name and settings of sampler and grid
     nfe           network evaluations an image
     guidance      name and settings, or None
-    ema           decay of the weights' average, or None for the raw weights
+    ema           which average of the weights: its decay, or its relative length (post-hoc); None for the raw weights
+    weights       hash of the weights, after averaging
     seeds         which seeds the images had, as plain data
     step          training step
     code          version of this package
+    precision     what the network computed in: 32-true, bf16-mixed, ...
+    device        kind of device: a seed's noise on the CPU is not that on a GPU
+    conditions    how images got their conditions, if not the classes in turn
     settings      what else the metric was told: subsets, neighbours, its own seed; None if there is nothing
     intervals     what the numbers NAME/error, NAME/std beside it mean, by their last word; None if there are none
 
@@ -49,21 +53,26 @@ class Passport:
     seeds: Mapping[str, Any] | list[int]
     step: int
     code: str
+    precision: str = "32-true"
+    device: str = "cpu"
+    weights: str | None = None
+    conditions: Mapping[str, Any] | None = None
     settings: Mapping[str, Any] | None = None
     intervals: Mapping[str, str] | None = None
 
     # An adaptive sampler's calls follow from the sampler and the weights.
-    # One curve has many steps and may outlive a commit; statistics differ by rounding from machine to machine, and what
-    # determines them is in `extractor` and `reference`. An interval says how well a number is known, not which number it is.
-    NOT_IN_ID: ClassVar[tuple[str, ...]] = ("step", "code", "statistics", "nfe", "intervals")
+    # One curve has many steps, each with its weights, and may outlive a commit or move to another machine. Statistics differ by rounding
+    # from machine to machine; what determines them is in `extractor` and `reference`. An interval says how well a number is known.
+    NOT_IN_ID: ClassVar[tuple[str, ...]] = ("step", "code", "statistics", "nfe", "intervals", "weights", "device")
 
     @property
     def id(self) -> str:
         """12 hex digits: numbers with the same id were measured the same way and may share an axis."""
-        fields = {name: value for name, value in asdict(self).items() if name not in self.NOT_IN_ID}
-        if self.settings is None:  # as it was when there were none, so that old ids stay
-            del fields["settings"]
-        return hashlib.sha256(json.dumps(fields, sort_keys=True, allow_nan=False).encode()).hexdigest()[:12]
+        usual = {
+            f.name: f.default for f in fields(self)
+        }  # a field that says the usual is left out: so the ids of before there was one stay
+        said = {name: value for name, value in asdict(self).items() if name not in self.NOT_IN_ID and value != usual[name]}
+        return hashlib.sha256(json.dumps(said, sort_keys=True, allow_nan=False).encode()).hexdigest()[:12]
 
     def to_dict(self) -> dict[str, Any]:
         """All fields and the id, ready for `write_metrics`."""

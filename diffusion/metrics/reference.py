@@ -10,32 +10,34 @@ import torch
 from diffusion.metrics import cache
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.frechet import Moments
+from diffusion.support.hashes import tensors_hash
 from diffusion.support.ranks import gather_rows, rank_and_world, sum_over_ranks
 
 
-class ImageSet(Protocol):
+class RealImages(Protocol):
     """What a metric needs of a data set: uint8 images [n, h, w, c], its name, its split, and its content's sha256.
 
-    Metrics of conditional models also read labels, int64 [n] or None, and num_classes."""
+    labels, int64 [n] or None, are the real images' classes."""
 
     images: np.ndarray
+    labels: np.ndarray | None
     name: str
     split: str
     sha256: str
 
 
-def facts(imageset: ImageSet, n: int) -> dict[str, Any]:
+def facts(imageset: RealImages, n: int) -> dict[str, Any]:
     """What a passport says of the reference, n of whose images were used."""
     return {"name": imageset.name, "split": imageset.split, "n": n, "sha256": imageset.sha256}
 
 
-def reference_path(imageset: ImageSet, extractor: Extractor, directory: str | Path, *kind: str) -> Path:
+def reference_path(imageset: RealImages, extractor: Extractor, directory: str | Path, *kind: str) -> Path:
     """A file name that says everything the statistics depend on: content and split of the data, the network, and what was kept."""
     parts = (imageset.name, imageset.split, imageset.sha256[:16], extractor.name, extractor.weights_hash, *kind)
     return Path(directory) / "reference" / ("-".join(parts) + ".pt")
 
 
-def reference_moments(imageset: ImageSet, extractor: Extractor, directory: str | Path, layer: str = "features") -> Moments:
+def reference_moments(imageset: RealImages, extractor: Extractor, directory: str | Path, layer: str = "features") -> Moments:
     """Moments of the features (or another `layer`) of every image of `imageset`, on the extractor's device; all ranks must call it.
 
     Read from `directory` if every rank finds them there undamaged; else each rank takes a share, the shares are summed,
@@ -53,7 +55,7 @@ def reference_moments(imageset: ImageSet, extractor: Extractor, directory: str |
     return Moments.from_dict(made_once(path, make, extractor.device), extractor.device)
 
 
-def reference_features(imageset: ImageSet, extractor: Extractor, directory: str | Path, count: int | None = None) -> torch.Tensor:
+def reference_features(imageset: RealImages, extractor: Extractor, directory: str | Path, count: int | None = None) -> torch.Tensor:
     """Features [m, d] of `count` images of `imageset`, evenly spaced in its order (all for None or fewer images), in that order.
 
     They are on the extractor's device; all ranks must call it. Cached like `reference_moments`, unless the extractor is cheap."""
@@ -90,7 +92,7 @@ def made_once(path: Path, make: Callable[[], cache.Tensors], device: torch.devic
     return tensors
 
 
-def require_images(imageset: ImageSet) -> None:
+def require_images(imageset: RealImages) -> None:
     """Raises ValueError for a set without images."""
     if len(imageset.images) == 0:
         raise ValueError(f"The data set {imageset.name} ({imageset.split}) has no images.")
@@ -110,4 +112,4 @@ def batches(start: int, stop: int, size: int) -> list[tuple[int, int]]:
 
 def statistics_hash(moments: Moments) -> str:
     """A hash of the statistics themselves; it differs by rounding between machines and numbers of processes."""
-    return cache.tensors_hash(moments.to_dict())
+    return tensors_hash(moments.to_dict())

@@ -1,7 +1,8 @@
-"""Networks: functions of a noisy image, a time label and a condition. They know no schedule."""
+"""Networks: functions of a noisy image or vector, a time label and a condition. They know no schedule."""
 
 from diffusion.networks.dit import DiT
 from diffusion.networks.encoder import Encoder
+from diffusion.networks.mlp import MLP
 from diffusion.networks.unet import UNet
 
-__all__ = ["DiT", "Encoder", "UNet"]
+__all__ = ["MLP", "DiT", "Encoder", "UNet"]

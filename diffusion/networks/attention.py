@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from diffusion.networks.blocks import group_norm, join, zero
+from diffusion.networks.blocks import added, group_norm, zero
 from diffusion.networks.embedding import Given
 
 
@@ -41,7 +41,7 @@ class SelfAttention(nn.Module):
         channels: width of the input.
         heads: number of heads, unless head_channels is given.
         head_channels: width of a head; the number of heads is then channels / head_channels.
-        rescale: see `join`.
+        rescale: see `added`.
 
     Raises:
         ValueError: if the channels do not divide into heads.
@@ -56,7 +56,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, given: Given) -> Tensor:
         h = attend(*self.qkv(pixels_of(self.norm(x))).chunk(3, dim=-1), self.heads)
-        return join(x, image_of(self.out(h), x), self.rescale)
+        return added(x, image_of(self.out(h), x), self.rescale)
 
 
 class Look(nn.Module):
@@ -88,7 +88,7 @@ class CrossAttention(nn.Module):
         self.look = Look(channels, context_channels, count_heads(channels, heads, head_channels))
 
     def forward(self, x: Tensor, given: Given) -> Tensor:
-        return join(x, image_of(self.look(pixels_of(self.norm(x)), given.context), x), self.rescale)
+        return added(x, image_of(self.look(pixels_of(self.norm(x)), given.context), x), self.rescale)
 
 
 class ClassAttention(nn.Module):
@@ -112,7 +112,7 @@ class ClassAttention(nn.Module):
 
     def forward(self, x: Tensor, given: Given) -> Tensor:
         h = pixels_of(self.norm(x)) @ self.matrix(given).mT.to(x.dtype)
-        return join(x, image_of(self.out(h), x), self.rescale)
+        return added(x, image_of(self.out(h), x), self.rescale)
 
 
 class ChannelAttention(nn.Module):

@@ -53,7 +53,7 @@ class AdaptiveNorm(nn.Module):
         return self.norm(h) * (1 + scale) + shift
 
 
-def join(skip: Tensor, branch: Tensor, rescale: bool) -> Tensor:
+def added(skip: Tensor, branch: Tensor, rescale: bool) -> Tensor:
     """skip + branch; with `rescale` divided by sqrt(2), which keeps the variance of the sum (SDE app. H.1, after StyleGAN 2)."""
     return (skip + branch) * math.sqrt(0.5) if rescale else skip + branch
 
@@ -89,7 +89,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, given: Given) -> Tensor:
         h = self.conv(self.resample(silu(self.norm(x))))
         h = silu(self.condition(h, given.embedding))
-        return join(self.skip(self.resample(x)), self.out(self.dropout(h)), self.rescale)
+        return added(self.skip(self.resample(x)), self.out(self.dropout(h)), self.rescale)
 
 
 class ConvNeXt(nn.Module):
@@ -117,7 +117,7 @@ class ConvNeXt(nn.Module):
 
     def forward(self, x: Tensor, given: Given) -> Tensor:
         h = gelu(self.expand(self.condition(self.depthwise(x), given.embedding)))
-        return join(self.skip(x), self.out(self.dropout(h)), self.rescale)
+        return added(self.skip(x), self.out(self.dropout(h)), self.rescale)
 
 
 class Chain(nn.ModuleList):

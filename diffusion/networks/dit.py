@@ -1,25 +1,31 @@
 """The diffusion transformer."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from diffusion.networks.attention import Look, attend, count_heads
 from diffusion.networks.blocks import zero
-from diffusion.networks.embedding import Conditioned, Given, TimeEmbedding
+from diffusion.networks.embedding import ConditionedNetwork, Given, TimeEmbedding
+from diffusion.support.sizes import height_and_width
 
 
-class DiT(Conditioned):
+class DiT(ConditionedNetwork):
     """F(x_t, label, cond): a transformer over patches of the image (Peebles & Xie 2023, 2212.09748, adaLN-Zero).
 
     The four sizes of their table 1, (depth, width, heads): S (12, 384, 6), B (12, 768, 12), L (24, 1024, 16), XL (28, 1152, 16); patches
     of 2, 4 or 8 pixels. With context_channels each block looks at a context sequence between its attention and its perceptron (Chen
     et al. 2024, 2310.00426, sec. 2.3).
 
+    The table of positions is fixed, so that images of another size than image_size are taken too: theirs is made for their number of
+    patches, counted from the same corner. What the network makes of positions that it never saw in training is another matter.
+
     Args:
         in_channels: channels of x_t.
         out_channels: channels of the output; twice in_channels where a variance is learned too.
-        image_size: height and width of x_t in pixels.
+        image_size: the side of square x_t, or [height, width], in pixels.
         patch: height and width of a patch in pixels.
         width: channels of a token; a multiple of 4 and of heads.
         depth: number of blocks.
@@ -28,14 +34,14 @@ class DiT(Conditioned):
         context_channels: width of the vectors of a context sequence; 0 is a network without a context.
 
     Raises:
-        ValueError: if image_size is not a multiple of patch, or width not of 4 and of heads.
+        ValueError: if the sides of image_size are not multiples of patch, or width not of 4 and of heads.
     """
 
     def __init__(
         self,
         in_channels: int = 4,
         out_channels: int = 4,
-        image_size: int = 32,
+        image_size: int | Sequence[int] = 32,
         patch: int = 2,
         width: int = 384,
         depth: int = 12,
@@ -43,39 +49,39 @@ class DiT(Conditioned):
         num_classes: int = 0,
         context_channels: int = 0,
     ) -> None:
-        if image_size % patch:
-            raise ValueError(f"image_size {image_size} is not a multiple of patch {patch}: use another patch or another image size.")
+        grid = patches(*height_and_width(image_size), patch)
         if width % 4:
             raise ValueError(f"width {width} is not a multiple of 4, which sines and cosines of two coordinates need.")
         super().__init__(TimeEmbedding(256, width), width, num_classes, context_channels)
-        self.image_size, self.patch = image_size, patch
+        self.grid, self.patch = grid, patch
         self.stem = nn.Conv2d(in_channels, width, patch, stride=patch)
-        self.register_buffer("position", positions(image_size // patch, width), persistent=False)
+        self.register_buffer("position", positions(*grid, width), persistent=False)
         self.blocks = nn.ModuleList(Block(width, heads, context_channels) for _ in range(depth))
         self.modulate = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, patch * patch * out_channels)
         self._initialise()
 
     def forward(self, x_t: Tensor, label: Tensor, cond: Tensor | None = None) -> Tensor:
-        """x_t [b, in_channels, image_size, image_size], label [b], cond -> [b, out_channels, image_size, image_size]: see `Conditioned`.
+        """x_t [b, in_channels, h, w], label [b], cond -> [b, out_channels, h, w]: see `ConditionedNetwork`.
 
-        Raises ValueError if the image has another size."""
-        if x_t.shape[-2:] != (self.image_size, self.image_size):
-            raise ValueError(
-                f"This DiT is for images of {self.image_size} x {self.image_size} pixels, and these are {list(x_t.shape[-2:])}."
-            )
+        Raises ValueError if h or w is not a multiple of patch."""
+        rows, columns = patches(*x_t.shape[-2:], self.patch)
         given = self.given(label, cond)
         x = self.stem(x_t).flatten(2).transpose(1, 2)
-        x = x + self.position.to(x.dtype)
+        x = x + self._position(rows, columns).to(x)
         for block in self.blocks:
             x = block(x, given)
         scale, shift = self.modulate(given.embedding)[:, None].chunk(2, dim=-1)
-        return self._image(self.out(norm(x) * (1 + scale) + shift))
+        return self._image(self.out(norm(x) * (1 + scale) + shift), rows)
 
-    def _image(self, tokens: Tensor) -> Tensor:
-        """[b, n, p p c] -> [b, c, h, w]."""
-        side, p = self.image_size // self.patch, self.patch
-        pixels = tokens.unflatten(2, (p, p, -1)).unflatten(1, (side, side))  # row, column, row in it, column in it, channel
+    def _position(self, rows: int, columns: int) -> Tensor:
+        """The table of positions: the one at hand for images of image_size, and one made now for any other."""
+        return self.position if (rows, columns) == self.grid else positions(rows, columns, self.position.shape[1])
+
+    def _image(self, tokens: Tensor, rows: int) -> Tensor:
+        """[b, rows columns, p p c] -> [b, c, rows p, columns p]."""
+        pixels = tokens.unflatten(2, (self.patch, self.patch, -1)).unflatten(1, (rows, -1))
+        # row, column, row in it, column in it, channel -> channel, row, row in it, column, column in it
         return pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
     def _initialise(self) -> None:
@@ -121,12 +127,19 @@ def norm(x: Tensor) -> Tensor:
     return layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
-def positions(side: int, width: int) -> Tensor:
-    """Sines and cosines of each patch's column and row, [side^2, width], row by row: MAE's embedding (He et al. 2022), which DiT uses.
+def patches(height: int, width: int, patch: int) -> tuple[int, int]:
+    """The rows and columns of patches of an image. Raises ValueError if they do not come out even."""
+    if height % patch or width % patch:
+        raise ValueError(f"{height} x {width} pixels do not divide into patches of {patch}: use another patch or another image size.")
+    return height // patch, width // patch
+
+
+def positions(rows: int, columns: int, width: int) -> Tensor:
+    """Sines and cosines of each patch's column and row, [rows columns, width], row by row: MAE's (He et al. 2022), which DiT uses.
 
     omega_i = 10000^(-i / n), i = 0 .. n - 1, n = width / 4; a column's sines and cosines stand before a row's."""
     frequencies = 10_000 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    angles = torch.arange(side, dtype=torch.float64)[:, None] * frequencies
-    line = torch.cat([angles.sin(), angles.cos()], dim=-1)  # [side, width / 2]
-    columns, rows = line[None].expand(side, -1, -1), line[:, None].expand(-1, side, -1)
-    return torch.cat([columns, rows], dim=-1).flatten(0, 1).float()
+    angles = torch.arange(max(rows, columns), dtype=torch.float64)[:, None] * frequencies
+    line = torch.cat([angles.sin(), angles.cos()], dim=-1)  # [rows or columns, width / 2]
+    across, down = line[None, :columns].expand(rows, -1, -1), line[:rows, None].expand(-1, columns, -1)
+    return torch.cat([across, down], dim=-1).flatten(0, 1).float()

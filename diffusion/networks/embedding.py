@@ -9,7 +9,7 @@ from torch.nn.functional import silu
 
 
 class Given(NamedTuple):
-    """What every block of a network is given besides the image.
+    """What every block of a network is given besides the image or vector.
 
     embedding [b, e]: the sum of the time and class embeddings, after its SiLU.
     classes [b, e]: the class embedding alone, after its SiLU; the time's in a network without classes.
@@ -94,10 +94,10 @@ class ClassEmbedding(nn.Embedding):
         return super().forward(torch.where(cond < 0, self.null, cond))
 
 
-class Conditioned(nn.Module):
-    """A network called as network(x_t, label, cond) -> its raw prediction [b, out_channels, h, w], of
+class ConditionedNetwork(nn.Module):
+    """A network called as network(x_t, label, cond) -> its raw prediction [b, out_channels, ...], of
 
-        x_t: [b, in_channels, h, w], the noisy image, as the denoiser scales it;
+        x_t: [b, in_channels, h, w], the noisy image, or [b, in_channels], the noisy vector, as the denoiser scales it;
         label: [b] float, the step: 0 .. T - 1 for a discrete schedule, whatever number stands for the time else;
         cond: [b] long, the classes, of which a negative one is the null class; or [b, n, context_channels] float, the context, of
             which zeros are the null; None is the null for all.

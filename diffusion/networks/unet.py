@@ -10,19 +10,22 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from diffusion.networks.attention import ChannelAttention, ClassAttention, CrossAttention, SelfAttention
-from diffusion.networks.blocks import Chain, ConvNeXt, ResidualBlock, group_norm, join, zero
-from diffusion.networks.embedding import Conditioned, FourierTimeEmbedding, TimeEmbedding
+from diffusion.networks.blocks import Chain, ConvNeXt, ResidualBlock, added, group_norm, zero
+from diffusion.networks.embedding import ConditionedNetwork, FourierTimeEmbedding, TimeEmbedding
 from diffusion.networks.resampling import Downsample, Smooth, SmoothDownsample, Upsample
+from diffusion.support.sizes import height_and_width
 
 
-class UNet(Conditioned):
+class UNet(ConditionedNetwork):
     """F(x_t, label, cond): a U-Net whose every block sees the time and the condition.
 
     One description covers Ho et al. 2020 (2006.11239, app. B), Nichol & Dhariwal 2021 (2102.09672, app. A) and
     Dhariwal & Nichol 2021 (2105.05233, sec. 3). Where their code differs in what no paper speaks of, DDPM's is kept:
     sines before cosines, stride-2 convolutions padded at the right and below, GroupNorm's eps of 1e-6.
 
-    Level i has channels * multipliers[i] channels at resolution image_size / 2^i. A layer of it is a list of blocks, `block`, in the
+    Level i has channels * multipliers[i] channels at resolution image_size / 2^i, counted along the shorter side of a rectangle. The
+    network is convolutional, so it also takes images of another size than it was built for, if its halvings divide their sides;
+    attention then stands at the same levels. A layer of it is a list of blocks, `block`, in the
     words of Mongaras 2023: res (residual), conv (ConvNeXt), atn (self-attention), clsAtn (class attention), chnAtn (efficient channel
     attention), and ctxAtn (cross-attention to a context sequence). DDPM's and ADM's list is [res, atn]. The options from skip_rescale
     on are those of DDPM++ and NCSN++ (Song et al. 2021, 2011.13456, app. H.1, and their code).
@@ -30,13 +33,14 @@ class UNet(Conditioned):
     Args:
         in_channels: channels of x_t.
         out_channels: channels of the output; twice in_channels where a variance is learned too.
-        image_size: height and width of x_t in pixels.
+        image_size: the side of square x_t, or [height, width], in pixels.
         channels: width of the first convolution; even and at least 4.
         multipliers: width of each level in units of channels.
         res_blocks: layers of each level on the way down; one more on the way up.
         block: the blocks of a layer, in order; the first is res or conv, which can change the width.
         middle: the blocks at the lowest resolution, between the ways down and up.
-        attention: resolutions in pixels at which the atn and ctxAtn of `block` stand; elsewhere they are left out.
+        attention: resolutions in pixels, along the shorter side of image_size, at which the atn and ctxAtn of `block` stand; elsewhere
+            they are left out.
         heads: heads of each atn and ctxAtn, unless head_channels is given.
         head_channels: channels of a head; the number of heads is then width / head_channels.
         num_classes: number of classes, to which a learned null class is added; 0 is a network without classes.
@@ -62,7 +66,7 @@ class UNet(Conditioned):
         self,
         in_channels: int = 3,
         out_channels: int = 3,
-        image_size: int = 32,
+        image_size: int | Sequence[int] = 32,
         channels: int = 128,
         multipliers: Sequence[int] = (1, 2, 2, 2),
         res_blocks: int = 2,
@@ -94,7 +98,8 @@ class UNet(Conditioned):
         looking = dict(heads=heads, head_channels=head_channels, rescale=skip_rescale)
         make = _makers(residual, looking, context_channels)
         blocks = _Blocks(make, tuple(block), frozenset(attention), resample_in_resblock, fir, project_skip, attention_once)
-        self.rescale, self.widths = skip_rescale, [int(channels * multiplier) for multiplier in multipliers]
+        self.rescale, self.multiple = skip_rescale, 2 ** (len(multipliers) - 1)
+        self.widths = [int(channels * multiplier) for multiplier in multipliers]
         levels = list(zip(self.widths, resolutions, strict=True))
         self.stem = nn.Conv2d(in_channels, self.widths[0], 3, padding=1)
         self.down, skips = _down_path(blocks, levels, res_blocks)
@@ -106,14 +111,21 @@ class UNet(Conditioned):
         self.out = zero(nn.Conv2d(self.widths[0], out_channels, 3, padding=1))
 
     def forward(self, x_t: Tensor, label: Tensor, cond: Tensor | None = None) -> Tensor:
-        """x_t [b, in_channels, h, w], label [b], cond -> [b, out_channels, h, w]: see `Conditioned`."""
+        """x_t [b, in_channels, h, w], label [b], cond -> [b, out_channels, h, w]: see `ConditionedNetwork`.
+
+        Raises ValueError if the halvings do not divide h and w."""
+        if any(side % self.multiple for side in x_t.shape[-2:]):
+            raise ValueError(
+                f"This U-Net takes images whose height and width are multiples of {self.multiple}, and these are "
+                f"{' x '.join(map(str, x_t.shape[-2:]))}: choose another height and width."
+            )
         given = self.given(label, cond)
         x, image, pyramid = self.stem(x_t), x_t, iter(self.pyramid)
         skips = [x]
         for block in self.down:
             x = block(x, given)
             if x.shape[-1] < skips[-1].shape[-1] and self.pyramid:
-                x = image = join(next(pyramid)(image), x, self.rescale)
+                x = image = added(next(pyramid)(image), x, self.rescale)
             skips.append(x)
         x = self.middle(x, given)
         for block in self.up:
@@ -202,15 +214,15 @@ def _up_path(blocks: _Blocks, levels: list[tuple[int, int]], res_blocks: int, sk
     return path
 
 
-def _resolutions(image_size: int, levels: int, attention: Sequence[int]) -> list[int]:
-    """The resolution of each level, or a ValueError that says what does not fit."""
-    halvings = levels - 1
-    if image_size % 2**halvings:
+def _resolutions(image_size: int | Sequence[int], levels: int, attention: Sequence[int]) -> list[int]:
+    """The resolution of each level along the shorter side, or a ValueError that says what does not fit."""
+    halvings, sides = levels - 1, height_and_width(image_size)
+    if any(side % 2**halvings for side in sides):
         raise ValueError(
             f"image_size {image_size} is not divisible by {2**halvings}, which {levels} levels (multipliers) need: "
             "use fewer multipliers or another image size."
         )
-    resolutions = [image_size // 2**level for level in range(levels)]
+    resolutions = [min(sides) // 2**level for level in range(levels)]
     unreached = sorted(set(attention) - set(resolutions))
     if unreached:
         raise ValueError(f"attention at {unreached} is never reached: the resolutions there are {resolutions}.")

@@ -5,14 +5,20 @@ errors are one sentence that names the key as it is typed on the command line.
 """
 
 import inspect
+import logging
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from copy import deepcopy
 from functools import partial
 from importlib import import_module
 from typing import Any
 
+from diffusion.support.errors import UserError
+
 SCALARS = (bool, int, float, str)
+WORDS = ("_target_", "_partial_", "_optional_")  # of a node, beside the settings of what it builds
+log = logging.getLogger(__name__)
 
 
 def locate(target: str) -> Callable:
@@ -24,29 +30,80 @@ def locate(target: str) -> Callable:
         raise ValueError(f"_target_={target} cannot be imported: {error}.") from error
 
 
-def build(node: Any, key: str = "", **given: Any) -> Any:
+def build(node: Any, key: str = "", offered: Mapping[str, Any] | None = None, **given: Any) -> Any:
     """Objects for a configuration: recursively for mappings with `_target_` (with `_partial_: true`, a functools.partial), lists and
-    plain mappings; anything else as it is. `given` are further arguments of the outermost target.
+    plain mappings; anything else, an object that is built already too, as it is.
+
+    `given` are further arguments of the outermost target. `offered` are what it may want to know: it is passed those of them that it
+    names, unless the configuration sets them to something.
 
     Raises ValueError for a target that is not given or cannot be imported, an unknown or missing setting, or a value of the wrong type."""
     if isinstance(node, list):
         return [build(value, f"{key}[{i}]") for i, value in enumerate(node)]
     if not isinstance(node, dict):
         return node
-    settings = {k: build(v, f"{key}.{k}".lstrip(".")) for k, v in node.items() if k not in ("_target_", "_partial_")}
+    settings = {k: build(v, f"{key}.{k}".lstrip(".")) for k, v in node.items() if k not in WORDS}
     if "_target_" not in node:
         return settings
     if node["_target_"] == "???":  # OmegaConf's mark of what is still to be given
         name = key.rpartition(".")[2]
-        raise ValueError(f"{name} is to be a class of yours, and none is named: add {name}._target_=package.Module.")
+        raise ValueError(f"{name} is to be a class of yours, and none is named: add {key}._target_=package.Class.")
     target = locate(node["_target_"])
+    if offered:
+        names = inspect.signature(target).parameters
+        settings |= {k: v for k, v in offered.items() if k in names and settings.get(k) is None}
     _check(target, settings, given, key, complete=not node.get("_partial_"))
     return partial(target, **settings, **given) if node.get("_partial_") else target(**settings, **given)
 
 
-def build_stages(node: dict | None, key: str = "") -> dict[str, Any]:
-    """The objects among a mapping's values, by name; its plain values are settings that the others refer to."""
-    return {k: build(v, f"{key}.{k}") for k, v in (node or {}).items() if isinstance(v, dict)}
+def build_stages(node: Mapping[str, Any] | None, key: str = "", offered: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The objects of a mapping of stages, by name, in order. One with `_optional_: true` that cannot be had (a UserError) is left out, and
+    the log says why."""
+    built = {}
+    for name, stage in (node or {}).items():
+        if isinstance(stage, dict) and "_target_" not in stage:
+            raise ValueError(f"{key}.{name} is not one of {key}'s stages: nothing says what it builds.")
+        try:
+            built[name] = build(stage, f"{key}.{name}", offered)
+        except UserError as error:
+            if not stage.get("_optional_"):
+                raise
+            log.warning("%s.%s is left out: %s", key, name, error)
+    return built
+
+
+def spread(stages: dict[str, Any], key: str, said: Collection[str] = (), alike: Collection[str] = ()) -> dict[str, Any]:
+    """A mapping of stages in which the short forms, values beside the stages, have gone to the stages that have such a setting, at any
+    depth: {scale: 2, cfg: {scale: 1}} -> {cfg: {scale: 2}}. What was `said` of a stage itself, by its dotted key, stays.
+
+    Several stages may be told at once if what has the setting is of one class in all of them, or the setting is one of `alike`. A word in
+    an object's place names another class of its module, or one of any by its dotted path. Raises UserError where no stage has the setting,
+    or where it is not clear which is meant."""
+    shorts = {k: v for k, v in stages.items() if not isinstance(v, dict)}
+    stages = {k: deepcopy(v) for k, v in stages.items() if isinstance(v, dict)}
+    for short, value in sorted(shorts.items(), key=lambda item: item[0] not in alike):
+        places = [place for name, stage in stages.items() for place in _places(stage, short, f"{key}.{name}")]
+        if not places:
+            raise UserError(f"{key}.{short} is a setting of none of {key}'s stages, which are {', '.join(stages) or 'none'}.")
+        if short not in alike and len({node.get("_target_") for _, node in places}) > 1:
+            raise UserError(f"{key}.{short} could be {' or '.join(f'{path}.{short}' for path, _ in places)}; say which.")
+        for path, node in places:
+            if f"{path}.{short}" not in said:
+                node[short] = _renamed(node[short], value)
+    return stages
+
+
+def _renamed(node: Any, value: Any) -> Any:
+    """The value, or the object's node with another class where a word was said of an object."""
+    if not (isinstance(node, dict) and isinstance(value, str)):
+        return value
+    return node | {"_target_": value if "." in value else f"{node['_target_'].rpartition('.')[0]}.{value}"}
+
+
+def _places(node: dict[str, Any], setting: str, path: str) -> list[tuple[str, dict[str, Any]]]:
+    """The mappings at any depth of a stage that have a setting of this name, each with its dotted path."""
+    found = [(path, node)] if setting in node else []
+    return found + [place for k, v in node.items() if isinstance(v, dict) for place in _places(v, setting, f"{path}.{k}")]
 
 
 def _check(target: Callable, settings: dict, given: dict, key: str, complete: bool) -> None:

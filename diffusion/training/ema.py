@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -55,9 +55,13 @@ class EMA:
         finally:
             torch._foreach_copy_(weights, own)
 
-    def state_dict(self) -> dict:
+    def describe(self) -> dict[str, Any]:
+        """What the passport of a number says of the average whose weights it was measured with."""
+        return {"decay": self.max_decay}
+
+    def state_dict(self) -> dict[str, Any]:
         """Plain tensors and numbers."""
-        return {"steps": self.steps, "shadow": self.shadow}
+        return {"steps": self.steps, "shadow": self.shadow, "average": self.describe()}
 
     def load_state_dict(self, state: dict) -> None:
         """Raises ValueError if the weights' names or shapes are not these."""

@@ -1,7 +1,9 @@
 """What Lightning's loggers lack for runs that are resumed and for sweeps."""
 
 import csv
+import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -41,3 +43,13 @@ def run_of_its_own() -> Iterator[None]:
     finally:
         if "wandb" in sys.modules:
             sys.modules["wandb"].finish(exit_code=code)
+
+
+def quiet() -> None:
+    """Lightning's messages to the run's log, without its advertisements and its warnings about itself."""
+    warnings.filterwarnings("ignore", module="pytorch_lightning.utilities._pytree")
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.WARNING)

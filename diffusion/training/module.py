@@ -8,10 +8,10 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
-from diffusion.codecs import Pixels
 from diffusion.data import flip
 from diffusion.denoiser import Denoiser, null
 from diffusion.generate import Recipe
+from diffusion.model import Model
 from diffusion.support.errors import UserError
 from diffusion.support.seeds import mixed
 from diffusion.training.ema import EMA
@@ -19,7 +19,7 @@ from diffusion.training.loss_meter import Meter
 
 
 class DiffusionModule(LightningModule):
-    """Trains `denoiser` by `objective` on batches (images uint8 [b, h, w, c], labels [b] or None).
+    """Trains the denoiser of `model` by `objective` on batches (images uint8 [b, h, w, c] or whatever its codec takes, labels [b] or None).
 
     All randomness of a step (flips, condition dropout, t, eps, dropout inside the network) follows from (seed, rank, batches so far),
     so that a resumed run continues bit for bit and nothing that happens between steps can change it. No step waits for the device:
@@ -29,23 +29,24 @@ class DiffusionModule(LightningModule):
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        model: Model,
         objective: Callable,
         times: Callable,
         optimizer: Callable,
         lr_schedule: Callable[[int], float],
         ema: EMA,
-        codec: Pixels,
         p_uncond: float = 0.1,
         mirror: bool = False,
         seed: int = 0,
         grad_clip: float | None = None,
     ) -> None:
         super().__init__()
+        denoiser = model.denoiser
         check(denoiser, objective)
         if not 0 <= p_uncond <= 1:
             raise ValueError(f"p_uncond={p_uncond} is a share of the conditions, between 0 and 1.")
-        self.denoiser, self.objective, self.times, self.codec = denoiser, objective, times, codec
+        self.denoiser, self.objective, self.times = denoiser, objective, times
+        self.codec, self.conditions = model.codec, model.conditions
         self.make_optimizer, self.lr_schedule, self.ema = optimizer, lr_schedule, ema.start(denoiser)
         self.p_uncond, self.seed, self.grad_clip = p_uncond, seed, float("inf") if grad_clip is None else grad_clip
         self.mirror, self.meter = mirror, Meter()
@@ -59,7 +60,7 @@ class DiffusionModule(LightningModule):
         torch.manual_seed(mixed(self.seed, self.global_rank, number))
         images, labels = batch
         x0 = self.codec.encode(flip(images) if self.mirror else images)
-        cond = self.drop(labels)
+        cond = self.drop(self.conditions.of(labels))
         t, weight = self.times(len(x0), self.denoiser.schedule, x0.device)
         losses = self.objective(self.denoiser, x0, t, torch.randn_like(x0), cond)
         loss = (weight * losses["loss"]).mean()
@@ -91,9 +92,9 @@ class DiffusionModule(LightningModule):
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
-        """Averaged weights, evaluation mode and the trainer's precision; afterwards everything as it was."""
+        """Averaged weights and evaluation mode; afterwards everything as it was."""
         training = self.denoiser.training
-        with self.ema.applied(self.denoiser), self.trainer.precision_plugin.forward_context(), torch.no_grad():
+        with self.ema.applied(self.denoiser), torch.no_grad():
             self.denoiser.eval()
             yield
         self.denoiser.train(training)
@@ -124,9 +125,8 @@ def check(denoiser: Denoiser, objective: Callable) -> None:
     """Raises ValueError with one sentence if this objective cannot train this denoiser."""
     name = type(objective).__name__
     if objective.learned_variance != denoiser.learned_variance:
-        wanted = "true" if objective.learned_variance else "false"
-        why = "trains a learned variance" if objective.learned_variance else "leaves a learned variance untrained"
-        raise ValueError(f"objective {name} {why}, so it needs denoiser.learned_variance={wanted}; leave that key to the objective.")
+        has, wants = ("no", "trains") if objective.learned_variance else ("a", "does not train")
+        raise ValueError(f"objective {name} {wants} a learned variance, and the denoiser has {has} learned variance.")
     if objective.learned_variance and denoiser.schedule.num_timesteps is None:
         raise ValueError(
             f"objective {name} is a bound over discrete time steps, and {type(denoiser.schedule).__name__} has none; "

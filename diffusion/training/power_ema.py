@@ -6,7 +6,7 @@ relative to the training's, std = sqrt((gamma + 1)/((gamma + 2)^2 (gamma + 3))).
 """
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ def exponent(std: float) -> float:
 class PostHoc(EMA):
     """Beside a plain average, with which it samples, several power-function averages of relative lengths `stds`.
 
-    The snapshots that `reconstruct` needs are written by the callback that conf/ema/posthoc.yaml adds."""
+    The snapshots that `diffusion.average` needs are written by the callback that conf/ema/posthoc.yaml adds."""
 
     def __init__(self, decay: float = 0.9999, stds: Sequence[float] = (0.05, 0.10)) -> None:
         super().__init__(decay)
@@ -64,6 +64,9 @@ class _Power(EMA):
     def __init__(self, gamma: float) -> None:
         super().__init__(0.0)
         self.gamma = gamma
+
+    def describe(self) -> dict[str, Any]:
+        return {"gamma": self.gamma}
 
     @property
     def decay(self) -> float:

@@ -97,7 +97,7 @@ def test_the_positions_are_diffusers(side, width):
     from diffusers.models.embeddings import get_2d_sincos_pos_embed
 
     expected = get_2d_sincos_pos_embed(width, side, base_size=side, output_type="pt")
-    torch.testing.assert_close(positions(side, width), expected.float(), rtol=0, atol=2e-6)
+    torch.testing.assert_close(positions(side, side, width), expected.float(), rtol=0, atol=2e-6)
 
 
 def count(net) -> int:

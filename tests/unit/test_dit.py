@@ -5,6 +5,7 @@ import torch
 from composing import composed
 
 from diffusion.networks import DiT
+from diffusion.networks.dit import positions
 from diffusion.support.build import build
 
 TINY = dict(in_channels=3, out_channels=6, image_size=8, patch=2, width=32, depth=2, heads=4)
@@ -60,7 +61,9 @@ def test_a_patch_is_put_back_where_it_was():
     net = DiT(in_channels=1, out_channels=1, image_size=8, patch=2, width=4, depth=0, heads=1)
     x = torch.arange(64.0).reshape(1, 1, 8, 8)
     tokens = torch.nn.functional.unfold(x, 2, stride=2).transpose(1, 2)  # [1, 16, 4]: row by row, in the patch row by row
-    assert torch.equal(net._image(tokens), x)
+    assert torch.equal(net._image(tokens, rows=4), x)
+    wide = torch.nn.functional.unfold(x[:, :, :4], 2, stride=2).transpose(1, 2)
+    assert torch.equal(net._image(wide, rows=2), x[:, :, :4])
 
 
 def test_the_place_of_a_patch_matters():
@@ -125,7 +128,9 @@ def test_runs_in_another_precision(case, dtype):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(patch=3), "image_size 8 is not a multiple of patch 3"),
+        (dict(patch=3), "8 x 8 pixels do not divide into patches of 3"),
+        (dict(image_size=[8, 7]), "8 x 7 pixels do not divide into patches of 2"),
+        (dict(image_size=[8, 8, 8]), "image_size=.* is no size"),
         (dict(width=30), "width 30 is not a multiple of 4"),
         (dict(heads=3), "32 channels do not divide into 3 heads"),
         (dict(num_classes=2, context_channels=3), "a class or a context"),
@@ -138,13 +143,39 @@ def test_what_does_not_fit_is_refused(change, message):
 
 def test_what_it_was_not_made_for_is_refused():
     x, label = inputs()
-    with pytest.raises(ValueError, match="8 x 8 pixels"):
-        DiT(**TINY)(torch.randn(3, 3, 16, 16), label)
+    with pytest.raises(ValueError, match="9 x 8 pixels do not divide into patches of 2"):
+        DiT(**TINY)(torch.randn(3, 3, 9, 8), label)
     with pytest.raises(ValueError, match="unconditional"):
         DiT(**TINY)(x, label, torch.tensor([1, 2, 3]))
     for wrong in (torch.tensor([1, 2, 3]), torch.randn(3, 7, 5), torch.zeros(3, 7, 6, dtype=torch.long)):
         with pytest.raises(ValueError, match=r"\[batch, n, 6\] of floats"):
             DiT(**TINY, context_channels=6)(x, label, wrong)
+
+
+def test_the_table_of_a_rectangle_is_a_cut_of_a_squares():
+    square, wide, tall = (positions(rows, columns, 12).unflatten(0, (rows, columns)) for rows, columns in ((5, 5), (3, 5), (5, 2)))
+    assert torch.equal(wide, square[:3]) and torch.equal(tall, square[:, :2])
+    assert torch.equal(wide[:, 0, :6], wide[0, 0, :6].expand(3, 6)) and torch.equal(wide[0, :, 6:], wide[0, 0, 6:].expand(5, 6))
+
+
+@pytest.mark.parametrize("size", [(8, 16), (12, 4), (4, 4), (16, 16)])
+def test_a_rectangle_and_another_size(case, size):
+    """A network built for 8 x 8 gives at another size what the same weights give in a network that was built for it."""
+    net, cond = case
+    x, label = torch.randn(3, 3, *size, generator=torch.Generator().manual_seed(3)), torch.linspace(0, 999, 3)
+    settings = dict(num_classes=5 if net.classes is not None else 0, context_channels=net.context_channels)
+    built = DiT(**TINY | {"image_size": list(size)}, **settings).eval()
+    built.load_state_dict(net.state_dict())
+    out = net(x, label, cond)
+    assert out.shape == (3, 6, *size)
+    torch.testing.assert_close(out, built(x, label, cond), rtol=0, atol=0)
+
+
+def test_another_size_compiles():
+    net, x = awake(DiT(**TINY)), torch.randn(2, 3, 8, 16)
+    torch.compiler.reset()
+    label = torch.tensor([1.0, 2.0])
+    torch.testing.assert_close(torch.compile(net, fullgraph=True, backend="eager")(x, label), net(x, label), rtol=0, atol=1e-6)
 
 
 def test_the_digits_preset_is_small():

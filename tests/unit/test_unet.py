@@ -222,6 +222,9 @@ def test_groups_have_four_channels_or_more(channels, groups):
     "change, message",
     [
         (dict(image_size=28), r"image_size 28 is not divisible by 8, which 4 levels"),
+        (dict(image_size=[32, 28]), r"image_size \[32, 28\] is not divisible by 8, which 4 levels"),
+        (dict(image_size=[32, 64], attention=(64,)), r"attention at \[64\] is never reached: .* \[32, 16, 8, 4\]"),
+        (dict(image_size=0), r"image_size=0 is no size"),
         (dict(attention=(16, 7)), r"attention at \[7\] is never reached: .* \[32, 16, 8, 4\]"),
         (dict(heads=3), r"256 channels do not divide into 3 heads"),
         (dict(head_channels=48), r"256 channels do not divide into heads of 48 channels"),
@@ -231,6 +234,45 @@ def test_groups_have_four_channels_or_more(channels, groups):
 def test_what_does_not_fit_is_refused(change, message):
     with torch.device("meta"), pytest.raises(ValueError, match=message):
         UNet(**change)
+
+
+RECTANGLE = dict(in_channels=2, out_channels=3, channels=16, multipliers=(1, 2, 2), res_blocks=1, attention=(4,))
+RESAMPLING = {
+    "convolutions": dict(),
+    "blocks": dict(resample_in_resblock=True),
+    "filters": dict(resample_in_resblock=True, fir=True, input_pyramid=True, skip_rescale=True),
+}
+
+
+@pytest.mark.parametrize("resampling", RESAMPLING)
+@pytest.mark.parametrize("size", [(8, 16), (16, 8), (8, 8), (24, 4)])
+def test_a_rectangle_and_another_size(size, resampling):
+    """A network built for 8 x 16 takes any size that its two halvings divide; attention is counted along the shorter side."""
+    net = awake(UNet(image_size=[8, 16], **RECTANGLE, **RESAMPLING[resampling]))
+    square = UNet(image_size=8, **RECTANGLE, **RESAMPLING[resampling]).eval()
+    square.load_state_dict(net.state_dict())  # which have attention at the same levels, or it would not load
+    x, label = torch.randn(2, 2, *size, generator=torch.Generator().manual_seed(0)), torch.tensor([3.0, 700.0])
+    out = net(x, label)
+    assert out.shape == (2, 3, *size)
+    torch.testing.assert_close(out, square(x, label), rtol=0, atol=0)
+
+
+def test_turning_the_image_and_the_filters_turns_the_output():
+    """Height and width are treated alike: no level mixes them up. Its convolutions pad both sides the same when resampling in blocks."""
+    net = awake(UNet(image_size=[8, 16], **RECTANGLE, resample_in_resblock=True)).double()
+    x, label = torch.randn(2, 2, 8, 16, dtype=torch.float64), torch.tensor([3.0, 700.0])
+    out = net(x, label)
+    for layer in net.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.weight.data = layer.weight.data.mT.contiguous()
+    torch.testing.assert_close(net(x.mT, label), out.mT, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(8, 18), (6, 16), (7, 7)])
+def test_a_size_that_the_halvings_do_not_divide_is_refused(size):
+    net = UNet(image_size=[8, 16], **RECTANGLE)
+    with pytest.raises(ValueError, match=rf"multiples of 4, and these are {size[0]} x {size[1]}: choose another height and width"):
+        net(torch.randn(1, 2, *size), torch.zeros(1))
 
 
 def test_classes_given_to_an_unconditional_network_are_refused():

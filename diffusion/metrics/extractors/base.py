@@ -8,8 +8,8 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from diffusion.metrics.cache import tensors_hash
 from diffusion.support.errors import UserError
+from diffusion.support.hashes import tensors_hash
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from diffusion.metrics.cache import tensors_hash
 from diffusion.metrics.extractors.base import Extractor
 from diffusion.support.errors import UserError
+from diffusion.support.hashes import tensors_hash
 
 
 class Foreign(Extractor):

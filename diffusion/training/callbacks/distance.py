@@ -1,41 +1,51 @@
 """Metrics of generated images, every so many steps."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
+from diffusion.checkpoint import weights_hash
 from diffusion.evaluation.measure import measure
+from diffusion.metrics import Metric
 from diffusion.pictures import save_png
 from diffusion.training.callbacks.periodic import Evaluation, record
 from diffusion.training.callbacks.samples import log_image
 
 
 class Distance(Evaluation):
-    """Every `every` steps, for each of the module's recipes: n images, each with a seed of its own, and every metric of them. What looks at
-    the model alone is measured once.
+    """Every `every` steps (never, for null), for each of the module's recipes: n images, each with a seed of its own, and every metric of
+    them. What looks at the model alone is measured once. With `n`, only the metrics of images, of n images each.
 
-    Each rank makes and measures its share. Conditional models are given the classes in turn. Each number is recorded with its
+    Each rank makes and measures its share, and image i is asked for as the recipe's conditions say. Each number is recorded with its
     passport."""
 
-    def __init__(self, every: int, metrics: dict[str, Any], at_start: bool = True) -> None:
+    def __init__(
+        self, every: int | None, metrics: Callable[[int | None], list[Metric]], n: int | None = None, at_start: bool = True
+    ) -> None:
         super().__init__(every, at_start)
-        self.metrics = metrics.values()
+        self.metrics = [] if every is None else metrics(n)
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Reference statistics, from disk or made once by all ranks."""
         for metric in self.metrics:
-            metric.setup(trainer.datamodule.images, trainer.strategy.root_device)
+            metric.setup(trainer.datamodule.images, trainer.strategy.root_device, module.conditions)
+
+    def act(self, trainer: Trainer, module: LightningModule) -> None:
+        """Nothing, if there is nothing to measure."""
+        if self.metrics:
+            super().act(trainer, module)
 
     def evaluate(self, trainer: Trainer, module: LightningModule) -> None:
-        classes, ema = trainer.datamodule.dataset.num_classes, {"decay": module.ema.max_decay}
+        weights = weights_hash(module.denoiser)
         for i, (way, recipe) in enumerate(module.recipes.items()):
             asked = [metric for metric in self.metrics if metric.n or i == 0]
-            for metric, numbers, passport in measure(recipe, asked, classes, ema, trainer.global_step):
-                values, facts = ({named(key, way): value for key, value in part.items()} for part in (numbers, metric.facts()))
-                name = named(metric.name, way)
-                record(trainer, values, passport=passport.to_dict(), metric=name, **facts)
+            facts = {"ema": module.ema.describe(), "step": trainer.global_step, "weights": weights}
+            for metric, numbers, passport in measure(recipe, asked, facts):
+                values, notes = ({of_way(key, way): value for key, value in part.items()} for part in (numbers, metric.facts()))
+                name = of_way(metric.name, way)
+                record(trainer, values, passport=passport.to_dict(), metric=name, **notes)
                 if trainer.is_global_zero:
                     self.show(trainer, metric.picture(), name.replace("/", "-"))
 
@@ -48,7 +58,7 @@ class Distance(Evaluation):
             log_image(logger, f"samples/{key}", picture, trainer.global_step)
 
 
-def named(key: str, way: str) -> str:
+def of_way(key: str, way: str) -> str:
     """What a number is called that was measured of another recipe than the main one: fd@1k/error is fd@1k/WAY/error."""
     name, slash, part = key.partition("/")
     return key if way == "main" else f"{name}/{way}{slash}{part}"

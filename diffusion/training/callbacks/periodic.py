@@ -11,10 +11,10 @@ from diffusion.metrics import write_metrics
 
 
 class Periodic(Callback, ABC):
-    """Acts after optimizer steps EVERY, 2 EVERY, ..., after the last one, and with `at_start` before the first."""
+    """Acts after optimizer steps EVERY, 2 EVERY, ..., after the last one, and with `at_start` before the first; never if EVERY is None."""
 
-    def __init__(self, every: int, at_start: bool = False) -> None:
-        if every < 1:
+    def __init__(self, every: int | None, at_start: bool = False) -> None:
+        if every is not None and every < 1:
             raise ValueError(f"A callback acts every so many steps: {type(self).__name__}.every={every} is below 1.")
         self.every, self.at_start, self.done = every, at_start, -1
 
@@ -25,18 +25,18 @@ class Periodic(Callback, ABC):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Act before the first step of a new run; a resumed one has done so."""
         self.done = trainer.global_step
-        if self.at_start and trainer.global_step == 0:
+        if self.every is not None and self.at_start and trainer.global_step == 0:
             self.act(trainer, module)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         """Act if a step that is due has just been made (a batch that only accumulates makes none)."""
-        if trainer.global_step != self.done and trainer.global_step % self.every == 0:
+        if self.every is not None and trainer.global_step != self.done and trainer.global_step % self.every == 0:
             self.done = trainer.global_step
             self.act(trainer, module)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Act after the last step unless that was done."""
-        if trainer.global_step != self.done:
+        if self.every is not None and trainer.global_step != self.done:
             self.done = trainer.global_step
             self.act(trainer, module)
 

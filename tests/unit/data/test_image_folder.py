@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from diffusion.data import ImageFolder
-from diffusion.data.image_folder import fit_square
+from diffusion.data.image_folder import cover
 from diffusion.support.errors import UserError
 
 
@@ -52,27 +52,53 @@ def test_grey(dataset):
     assert images.shape == (4, 8, 8, 1) and abs(int(images[3, 0, 0, 0]) - 76) <= 1  # red's luma is 0.299 * 255
 
 
-def test_fit_square_crops_the_centre():
+def test_cover_crops_the_centre():
     """Left third red, middle green, right blue, in landscape: the middle square is green; in portrait likewise."""
     stripes = np.zeros((40, 120, 3), np.uint8)
     for i in range(3):
         stripes[:, 40 * i : 40 * (i + 1), i] = 255
     for image in (stripes, stripes.transpose(1, 0, 2)):
-        square = np.asarray(fit_square(Image.fromarray(image), 10))
+        square = np.asarray(cover(Image.fromarray(image), 10, 10))
         assert square.shape == (10, 10, 3)
         assert (square[2:-2, 2:-2] == (0, 255, 0)).all()
 
 
-def test_fit_square_does_not_alias():
+def test_cover_does_not_alias():
     """A checkerboard of single pixels shrinks to its mean, not to black, white or a moire."""
     board = np.indices((512, 700)).sum(0) % 2 * 255
-    square = np.asarray(fit_square(Image.fromarray(board.astype(np.uint8)), 60)).astype(int)
+    square = np.asarray(cover(Image.fromarray(board.astype(np.uint8)), 60, 60)).astype(int)
     assert np.abs(square - 127.5).max() <= 1
 
 
 def test_an_odd_size_keeps_the_whole_shorter_side():
-    assert fit_square(Image.new("RGB", (101, 257)), 32).size == (32, 32)
-    assert fit_square(Image.new("RGB", (5, 9)), 32).size == (32, 32)
+    assert cover(Image.new("RGB", (101, 257)), 32, 32).size == (32, 32)
+    assert cover(Image.new("RGB", (5, 9)), 32, 32).size == (32, 32)
+
+
+def test_cover_makes_rectangles_of_any_image():
+    """Left third red, middle green, right blue: a wide cut of a square keeps all three, a tall one the middle alone."""
+    stripes = np.zeros((120, 120, 3), np.uint8)
+    for i in range(3):
+        stripes[:, 40 * i : 40 * (i + 1), i] = 255
+    wide, tall = (np.asarray(cover(Image.fromarray(stripes), *size)) for size in ((10, 30), (30, 10)))
+    assert wide.shape == (10, 30, 3) and tall.shape == (30, 10, 3)
+    assert [wide[5, x].argmax() for x in (4, 15, 25)] == [0, 1, 2]
+    assert (tall[:, 2:-2] == (0, 255, 0)).all()
+    for size in ((1, 1), (7, 300), (300, 7), (64, 128), (129, 63)):
+        assert cover(Image.new("RGB", (97, 53)), *size).size == size[::-1]
+
+
+def test_cover_takes_the_pixels_that_are_there():
+    """Of an image of twice the height and width that is asked for, each pixel is the mean of four, and nothing is cut off."""
+    image = np.random.default_rng(0).integers(0, 256, (16, 40, 3), dtype=np.uint8)
+    expected = image.reshape(8, 2, 20, 2, 3).astype(int).sum((1, 3)) / 4
+    assert np.abs(np.asarray(cover(Image.fromarray(image), 8, 20)) - expected).max() <= 1  # it rounds after each direction
+
+
+def test_a_rectangular_folder(dataset):
+    images = dataset(image_size=[6, 11]).load()
+    assert images.images.shape == (4, 6, 11, 3) and dataset(image_size=[6, 11]).shape == (6, 11, 3)
+    assert dataset(image_size=[8, 8]).load().sha256 == dataset().load().sha256
 
 
 def test_exif_orientation_is_applied(tmp_path):

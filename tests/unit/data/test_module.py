@@ -128,7 +128,7 @@ def test_an_unlabelled_set_trains(tmp_path):
 
 
 def test_a_batch_size_above_the_set_is_refused(tmp_path):
-    with pytest.raises(UserError, match="batch_size=101 does not fit a data set of 100 images"):
+    with pytest.raises(UserError, match="batch_size=101 does not fit a data set of 100 items"):
         fit(tmp_path, options={"batch_size": 101})
 
 

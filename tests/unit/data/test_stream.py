@@ -110,7 +110,7 @@ def test_the_device_form_gives_the_same_batches_without_a_host_sync():
 @pytest.mark.parametrize(
     "options,words",
     [
-        ({"batch_size": N + 1}, "batch_size=54 does not fit a data set of 53 images"),
+        ({"batch_size": N + 1}, "batch_size=54 does not fit a data set of 53 items"),
         ({"batch_size": 0}, "batch_size=0 does not fit"),
         ({"batch_size": 10, "world": 4}, "batch_size=10 is the batch over all devices .* say a multiple of 4"),
     ],

@@ -1,0 +1,68 @@
+"""Between numbers of any size and numbers of mean 0 and deviation 1."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion.support.errors import UserError
+
+
+@dataclass(frozen=True)
+class Standardised:
+    """x_0 = (y - mean) / std of float data y: vectors [b, d], or arrays [b, h, w, c], which become [b, c, h, w].
+
+    mean and std have a number for each channel, the data's last dimension. Raises ValueError for a std that is not above 0."""
+
+    data_shape: Sequence[int] | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+    range: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        if self.std is not None and not all(s > 0 for s in self.std):
+            raise ValueError(f"codec.std={list(self.std)} should be above 0: a channel that never changes cannot be standardised.")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of x_0: (d,), or (channels, height, width). Raises ValueError while the data's shape is not known."""
+        if self.data_shape is None:
+            raise ValueError("The shape of x_0 is not known: say Standardised(data_shape=(d,), mean=..., std=...).")
+        return (self.data_shape[-1], *self.data_shape[:-1])
+
+    def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        if self.mean is None or self.std is None:
+            raise ValueError("Standardised needs the data's mean and std.")
+        return like.new_tensor(self.mean), like.new_tensor(self.std)
+
+    def encode(self, batch: Tensor) -> Tensor:
+        """float [b, ..., c] -> float32 [b, c, ...]."""
+        y = batch.to(torch.float32)
+        mean, std = self._scale(y)
+        return ((y - mean) / std).movedim(-1, 1)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """float [b, c, ...] -> float32 [b, ..., c], in the data's units."""
+        y = x.to(torch.float32).movedim(1, -1)
+        mean, std = self._scale(y)
+        return (y * std + mean).contiguous()
+
+    def sized(self, height: int, width: int) -> Self:
+        """The same for arrays of another size. Raises ValueError for vectors, which have none."""
+        if len(self.shape) != 3:
+            raise ValueError("Vectors have no height and width: leave both out.")
+        return replace(self, data_shape=(height, width, self.shape[0]))
+
+    def facts(self, data: Any) -> dict[str, Any]:
+        """The settings that follow from a data set (`diffusion.data.ImageSet`), as plain data; mean and std in float64 over all of it.
+
+        Raises UserError for pictures of 8 bits."""
+        if data.images.dtype == "uint8":
+            raise UserError(f"codec=standardised is for float data, and {data.name} holds pictures of 8 bits; say codec=pixels.")
+        flat = np.asarray(data.images, dtype=np.float64).reshape(-1, data.images.shape[-1])
+        found = {"data_shape": list(data.images.shape[1:]), "mean": flat.mean(0).tolist(), "std": flat.std(0).tolist()}
+        return found | {key: getattr(self, key) for key in ("mean", "std") if getattr(self, key) is not None}

@@ -1,0 +1,130 @@
+"""What a model is told of the image it is to make: nothing, or a class.
+
+A condition is a tensor whose first dimension is the batch: classes are int64 [b], of which -1 is the null condition, and
+`diffusion.denoiser.null` makes the null of any. An object of this module is the one place that knows how many kinds there are, which of
+them image number i is asked for, and how words typed on the command line are read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion.support.errors import UserError
+from diffusion.support.seeds import mixed
+
+
+@dataclass(frozen=True)
+class Unconditional:
+    """No condition; the labels of a data set, if it has any, are not looked at."""
+
+    num_classes: ClassVar[int] = 0
+    period: ClassVar[int] = 1
+    given: ClassVar[bool] = False
+
+    def network(self) -> dict[str, int]:
+        """What a network is told of the condition when it is built."""
+        return {"num_classes": 0}
+
+    def of(self, labels: Tensor | None) -> Tensor | None:
+        """The conditions of a batch of training images with these labels: none."""
+        return None
+
+    def ask(self, indices: Tensor) -> Tensor | None:
+        """The conditions of images number `indices`: none."""
+        return None
+
+    def parse(self, words: Any) -> Tensor:
+        """Raises UserError: there is nothing to ask for."""
+        raise UserError(f"This model was trained without a condition, so {words!r} cannot be asked of it; leave it out.")
+
+    def describe(self) -> dict[str, Any] | None:
+        """What the passport says of how images got their conditions."""
+        return None
+
+    def facts(self, data: Any) -> dict[str, Any]:
+        """The settings that follow from a data set, as plain data: none."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Classes:
+    """One of `num_classes` classes; 0 classes, as a data set without any has, are no condition.
+
+    Image number i is of class i mod num_classes; with `frequencies`, its class is drawn with those weights by a random number that i alone
+    determines. `frequencies="data"` stands for how often each class is in the data (`facts` counts).
+
+    Raises ValueError for frequencies that are not a weight for each class."""
+
+    num_classes: int | None = None
+    frequencies: Sequence[float] | str | None = None
+
+    def __post_init__(self) -> None:
+        weights = self.frequencies
+        if isinstance(weights, str) and weights != "data":
+            raise ValueError(f"conditions.frequencies={weights} should be null, data, or a list of weights.")
+        if weights is None or isinstance(weights, str) or self.num_classes is None:
+            return
+        if len(weights) != self.num_classes or min(weights) < 0 or not 0 < sum(weights) < float("inf"):
+            raise ValueError(f"conditions.frequencies should be {self.num_classes} weights, none below 0 and not all 0.")
+
+    @property
+    def given(self) -> bool:
+        """Whether there is a condition at all."""
+        return self._known() > 0
+
+    @property
+    def period(self) -> int:
+        """Image i is asked for the same as image i + period; 1 where that is left to chance, or nothing is asked for."""
+        return self._known() or 1 if self.frequencies is None else 1
+
+    def network(self) -> dict[str, int]:
+        """What a network is told of the condition when it is built."""
+        return {"num_classes": self._known()}
+
+    def of(self, labels: Tensor | None) -> Tensor | None:
+        """The conditions of a batch of training images with these labels: the labels."""
+        return labels if self.num_classes else None
+
+    def ask(self, indices: Tensor) -> Tensor | None:
+        """The classes of images number `indices` [b]: int64 [b]; None where there are no classes."""
+        if not self._known():
+            return None
+        if self.frequencies is None:
+            return indices % self.num_classes
+        share = np.cumsum(np.asarray(self.frequencies, dtype=np.float64))
+        u = np.array([mixed(1, int(i)) / 2**63 for i in indices])
+        return torch.from_numpy(np.searchsorted(share, u * share[-1], side="right").clip(max=self.num_classes - 1))
+
+    def parse(self, words: Any) -> Tensor:
+        """The classes that a number, or a list of numbers, names: int64 [k]. Raises UserError for what is not a class of the model."""
+        if not self._known():
+            return Unconditional().parse(words)
+        listed = words if isinstance(words, list | tuple) else [words]
+        if not all(str(word).isdecimal() and int(word) < self.num_classes for word in listed):
+            raise UserError(f"{words} is not among the model's classes, which are the numbers 0 to {self.num_classes - 1}.")
+        return torch.tensor([int(word) for word in listed], dtype=torch.int64)
+
+    def describe(self) -> dict[str, Any] | None:
+        """What the passport says of how images got their conditions; None for the classes in turn."""
+        return None if self.frequencies is None else {"name": "Classes", "frequencies": list(self.frequencies)}
+
+    def facts(self, data: Any) -> dict[str, Any]:
+        """The settings that follow from a data set (`diffusion.data.ImageSet`), as plain data.
+
+        Raises UserError if it has another number of classes than was said."""
+        if self.num_classes not in (None, data.num_classes):
+            raise UserError(f"conditions.num_classes={self.num_classes}, and {data.name} has {data.num_classes} classes; leave it out.")
+        found: dict[str, Any] = {"num_classes": data.num_classes}
+        if self.frequencies == "data" and data.num_classes:
+            counts = np.bincount(np.asarray(data.labels), minlength=data.num_classes)
+            found["frequencies"] = (counts / counts.sum()).tolist()
+        return found
+
+    def _known(self) -> int:
+        if self.num_classes is None:
+            raise ValueError("The number of classes is not known: say Classes(num_classes).")
+        return self.num_classes

@@ -1,0 +1,115 @@
+"""A model that can be sampled: a denoiser, the codec of its space, and the conditions it knows. Made once, for training and for loading."""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffusion.generate import Recipe
+from diffusion.guidance import Guidance
+from diffusion.support.build import build
+from diffusion.typing import Codec, Conditions, Denoise
+
+
+@dataclass(frozen=True)
+class Model:
+    """A denoiser with the codec of its space and the conditions it knows.
+
+    Of a model that `diffusion.checkpoint.load` gives back: `config`, the run's; `path`, the checkpoint's file; `step`, at which it was
+    written; `weights`, their hash; `ema`, which average they are, None for the last weights."""
+
+    denoiser: Any  # a Denoiser, anything that is called like one, or a NoisyClassifier
+    codec: Codec
+    conditions: Conditions
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    path: Path | None = None
+    step: int = 0
+    weights: str | None = None
+    ema: Mapping[str, Any] | None = None
+
+    def size(self, height: int | None, width: int | None) -> tuple[int, int] | None:
+        """(height, width), one of which may be left to the model's own; None where both are."""
+        if height is None and width is None:
+            return None
+        own_height, own_width = self.codec.sized(1, 1) and self.codec.shape[1:]
+        return height or own_height, width or own_width
+
+    def recipe(
+        self,
+        sampler: Any,
+        grid: Any,
+        guidance: Mapping[str, Any] | Sequence[Any] = (),
+        *,
+        batch_size: int = 64,
+        precision: str = "32-true",
+        size: tuple[int, int] | None = None,
+    ) -> Recipe:
+        """The way to sample with this sampler, grid and guidance, each an object or its configuration; of guidance, a sequence or a mapping
+        of stages, functions of the denoiser or their configurations, the last one outermost. `size` is the images' (height, width) where
+        it is not that of training.
+
+        Raises ValueError or UserError where they do not fit each other or the model."""
+        codec = self.codec.sized(*size) if size else self.codec
+        sampler, grid = build(sampler, "sampler"), build(grid, "grid")
+        low, high = codec.range or (None, None)
+        offered = {"grid": grid, "low": low, "high": high, "conditions": self.conditions}
+        stages = guidance if isinstance(guidance, Mapping) else {str(i): stage for i, stage in enumerate(guidance)}
+        denoiser: Denoise = self.denoiser
+        for name, stage in stages.items():
+            key = f"guidance.{name}"
+            denoiser = build(stage, key, offered, denoiser=denoiser) if isinstance(stage, Mapping) else stage(denoiser)
+        conditions = denoiser.asks(self.conditions) if isinstance(denoiser, Guidance) else self.conditions
+        return Recipe(denoiser, sampler, grid, codec.shape, codec, conditions, batch_size, precision)
+
+
+def assemble(config: Mapping[str, Any]) -> Model:
+    """The model that a resolved configuration describes, with the weights it begins with (from torch's random state).
+
+    What the configuration leaves to the data (`completed`) is read from the data set, if it is not said.
+
+    Raises ValueError or UserError with one sentence for what does not fit."""
+    if config["codec"].get("data_shape", ()) is None:
+        config = completed(config, build(config["dataset"], "dataset").load())
+    codec, conditions = build(config["codec"], "codec"), build(config["conditions"], "conditions")
+    learned = learned_variance(config["objective"])
+    channels, *size = codec.shape
+    shape = {"in_channels": channels, "out_channels": channels * (1 + learned), "image_size": size[0] if size[:1] == size[1:] else size}
+    network = build(config["network"], "network", shape | conditions.network())
+    schedule, parameterization = build(config["schedule"], "schedule"), build(config["parameterization"], "parameterization")
+    parts = {"network": network, "schedule": schedule, "parameterization": parameterization, "learned_variance": learned}
+    return Model(build(config["task"], "task", parts | conditions.network()), codec, conditions)
+
+
+def learned_variance(objective: Mapping[str, Any]) -> bool:
+    """Whether this objective trains a learned variance; torch's random state stays as it is."""
+    with torch.random.fork_rng(devices=[]):
+        return build(objective, "objective").learned_variance
+
+
+def completed(config: Mapping[str, Any], data: Any) -> dict[str, Any]:
+    """The configuration with what only the data know: the shape of an item, their statistics, the number of classes, how often each is.
+
+    `data` is a `diffusion.data.ImageSet`. So a run's config.yaml builds the model without its data set."""
+    parts = {name: config[name] | build(config[name], name).facts(data) for name in ("codec", "conditions")}
+    return {**config, **parts}
+
+
+def ways(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The ways to sample that a configuration names: `main`, its own sampler, grid and guidance, and its `samplers`, each of which says
+    what differs from that."""
+    main = {key: config[key] for key in ("sampler", "grid", "guidance")}
+    return {"main": main} | {name: {**main, **changed(main, way)} for name, way in config.get("samplers", {}).items()}
+
+
+def changed(own: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with what was typed put over it: settings one by one, an object of another class whole."""
+    result = deepcopy(dict(own))
+    for key, value in typed.items():
+        before = result.get(key)
+        both = isinstance(before, Mapping) and isinstance(value, Mapping)
+        another = both and value.get("_target_", before.get("_target_")) != before.get("_target_")
+        result[key] = changed(before, value) if both and not another else deepcopy(value)
+    return result

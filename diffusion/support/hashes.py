@@ -1,0 +1,15 @@
+"""Hashes of tensors, by which numbers name the weights that made them."""
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+
+
+def tensors_hash(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The first 16 hex digits of the sha256 of names, types, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,82 @@
+"""Where things of older versions are now, so that a run's folder of then is sampled, measured and resumed by today's code.
+
+`brought_up` takes the configuration of a run, resolved (config.yaml) or not (source.yaml), and says it as today's would.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+# Version 0.1 (commit 51fd24b) -> now: modules and names of `_target_`s.
+TARGETS = {
+    "diffusion.codec.": "diffusion.codecs.",
+    "diffusion.callbacks.": "diffusion.training.callbacks.",
+    "diffusion.ema.": "diffusion.training.ema.",
+    "diffusion.posthoc.": "diffusion.training.power_ema.",
+    "diffusion.loggers.": "diffusion.training.loggers.",
+    "diffusion.lr_schedules.": "diffusion.training.lr_schedules.",
+}
+# Settings that had another name.
+SETTINGS = {"diffusion.checkpoint.denoiser": {"path": "ckpt"}, "diffusion.checkpoint.classifier": {"path": "ckpt"}}
+# What networks, times and guidance are told when they are built, and configurations used to repeat.
+TOLD = {
+    "network": ("in_channels", "out_channels", "image_size", "num_classes"),
+    "times": ("num_timesteps",),
+}
+
+
+def brought_up(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a run of any version as today's: a new mapping; one of today's comes back as it is."""
+    config = renamed(config)
+    if "codec" in config:
+        return config
+    dataset, task = config["dataset"], config["task"]
+    of_unet = isinstance(task["denoiser"], dict) and "unet" in (task["denoiser"]["network"] or ())
+    if of_unet:
+        config["objective"], config["p_uncond"] = task["objective"], task["p_uncond"]
+    config["task"] = {"_target_": "diffusion.classifier.of_unet" if of_unet else "diffusion.denoiser.Denoiser"}
+    size, channels = dataset["image_size"], dataset["channels"]
+    config["codec"] = {"_target_": "diffusion.codecs.Pixels", "data_shape": [size, size, channels]}
+    config["conditions"] = {"_target_": "diffusion.conditions.Classes", "num_classes": dataset["num_classes"]}
+    config |= {group: without(config[group], *told) for group, told in TOLD.items()}
+    config |= {group: in_stages(config[group]) for group in ("metric", "guidance")}
+    config["guidance"] = {name: without(stage, "grid") for name, stage in config["guidance"].items()}
+    config["samplers"] = without(config["samplers"], "main")
+    if "milestones" in config["callbacks"]:
+        typed = "$" in str(config["callbacks"]["milestones"]["every"])
+        config["callbacks"]["milestones"]["n"] = "${milestone_n}" if typed else config["milestone_n"]
+    return without(config, "denoiser")
+
+
+def in_stages(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Stages whose settings stood beside them, now each with its own."""
+    shorts = {key: value for key, value in group.items() if not isinstance(value, dict)}
+    optional = {"_optional_": True} if shorts.get("required") is False else {}
+
+    def said(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: said(inner) for key, inner in value.items()}
+        refers = re.fullmatch(r"\$\{\.+(\w+)\}", value) if isinstance(value, str) else None
+        return shorts[refers[1]] if refers and refers[1] in shorts else value
+
+    return {name: said(stage) | optional for name, stage in group.items() if isinstance(stage, dict)}
+
+
+def renamed(node: Any) -> Any:
+    """The same with today's names of classes and settings."""
+    if isinstance(node, list):
+        return [renamed(value) for value in node]
+    if not isinstance(node, Mapping):
+        return node
+    target = node.get("_target_")
+    settings = SETTINGS.get(target, {}) if isinstance(target, str) else {}
+    result = {settings.get(key, key): renamed(value) for key, value in node.items()}
+    if isinstance(target, str):
+        old = next((old for old in TARGETS if target.startswith(old)), None)
+        result["_target_"] = TARGETS[old] + target.removeprefix(old) if old else target
+    return result
+
+
+def without(node: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """A mapping less some keys."""
+    return {key: value for key, value in node.items() if key not in names}

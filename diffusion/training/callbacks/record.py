@@ -1,0 +1,31 @@
+"""What a run is, written down once nothing can refuse it any more."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from diffusion.support.files import atomic
+
+
+class Record(Callback):
+    """Before the first step, when data, model, metrics and, of a resumed run, its checkpoint have been loaded: the resolved configuration
+    and its source to the run's folder, and the configuration to every logger.
+
+    A refused command leaves the folder as it was."""
+
+    def __init__(self, config: Mapping[str, Any], source: str | None = None) -> None:
+        self.config, self.source = dict(config), source
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """See above."""
+        if trainer.is_global_zero:
+            texts = {"config.yaml": yaml.safe_dump(self.config, sort_keys=False), "source.yaml": self.source}
+            for name, text in texts.items():
+                if text is not None:
+                    with atomic(Path(trainer.default_root_dir) / name) as temporary:
+                        temporary.write_text(text)
+        for logger in trainer.loggers:  # what runs are compared by
+            logger.log_hyperparams(self.config)
