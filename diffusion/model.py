@@ -76,8 +76,10 @@ def assemble(config: Mapping[str, Any]) -> Model:
     codec, conditions = build(config["codec"], "codec"), build(config["conditions"], "conditions")
     learned = learned_variance(config["objective"])
     channels, *size = codec.shape
-    shape = {"in_channels": channels, "out_channels": channels * (1 + learned), "image_size": size[0] if size[:1] == size[1:] else size}
-    network = build(config["network"], "network", shape | conditions.network())
+    told = {"in_channels": channels, "out_channels": channels * (1 + learned), **conditions.network()}
+    if size:  # vectors have none
+        told["image_size"] = size[0] if len(set(size)) == 1 else size
+    network = build(config["network"], "network", told)
     schedule, parameterization = build(config["schedule"], "schedule"), build(config["parameterization"], "parameterization")
     parts = {"network": network, "schedule": schedule, "parameterization": parameterization, "learned_variance": learned}
     return Model(build(config["task"], "task", parts | conditions.network()), codec, conditions)

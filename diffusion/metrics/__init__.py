@@ -12,6 +12,7 @@ from diffusion.metrics.memorization import Memorization
 from diffusion.metrics.neighbours import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
 from diffusion.metrics.passport import Passport, code_version, write_metrics
 from diffusion.metrics.reference import reference_features, reference_moments
+from diffusion.metrics.sliced import SlicedWasserstein
 
 __all__ = [
     "BitsPerDimension",
@@ -36,6 +37,7 @@ __all__ = [
     "Pixels",
     "PrecisionRecall",
     "ResNet56",
+    "SlicedWasserstein",
     "SpatialFrechetDistance",
     "TorchScript",
     "VariationalBits",

@@ -65,8 +65,17 @@ class Metric(ABC):
         return None
 
     def resized(self, n: int) -> Self | None:
-        """The same metric of n images; None for one that looks at none."""
-        return None
+        """The same metric of n images, sharing its network; None for one that looks at no images."""
+        if self.n == 0:
+            return None
+        other = copy(self)
+        other.name_by(n)
+        other.reset()
+        return other
+
+    def name_by(self, n: int) -> None:
+        """Be a metric of n images, and say so in the name. Raises ValueError for too few of them."""
+        raise ValueError(f"{self.name} is a number of {self.n} images and cannot be one of {n}.")
 
     def picture(self) -> Tensor | None:
         """What there is to see, uint8 [h, w, 3], after `compute`; None for most."""
@@ -143,13 +152,6 @@ class FeatureMetric(Metric):
             raise ValueError(f"{self.name} needs at least 2 images: metric.n={n} is too few.")
         if self.groups and not 2 <= self.groups <= n // 2:
             raise ValueError(f"metric.groups={self.groups} cannot give a standard error from n={n} images: use 0, or 2 to {n // 2}.")
-
-    def resized(self, n: int) -> Self:
-        """The same metric of n images; it shares the network."""
-        other = copy(self)
-        other.name_by(n)
-        other.reset()
-        return other
 
     def setup(self, imageset: RealImages, device: torch.device | str, conditions: Conditions = UNCONDITIONAL) -> None:
         """Move to `device` and get the reference statistics; all ranks must call it.

@@ -41,7 +41,7 @@ class VESDE(Exploding):
 
     def time(self, log_snr: Tensor) -> Tensor:
         value = -log_snr.double() / 2
-        below = value - self.log_sigma(value.new_tensor(self.first))
+        below = value - self.log_sigma(value.new_full((), self.first))
         return torch.where(below < 0, self.first * below.exp(), self.inverse(value)).clamp(0, 1).to(log_snr.dtype)
 
 

@@ -1,0 +1,135 @@
+"""How far generated items are from those of a data set, in the data's own units and with no network: for vectors and pictures alike."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion.metrics.base import UNCONDITIONAL, Metric, Numbers, abbreviated, dealt, standard_errors
+from diffusion.metrics.reference import RealImages, facts, own_batches, require_images
+from diffusion.support.ranks import gather_dealt, gather_rows
+from diffusion.typing import Conditions
+
+CHUNK = 4096  # items of the data projected at once
+
+
+class SlicedWasserstein(Metric):
+    """The sliced Wasserstein-2 distance between n generated items and a data set (Bonneel et al. 2015), sliced-wasserstein@n:
+
+        SW_2(P, Q) = sqrt( mean over directions theta, |theta| = 1, of W_2(theta.P, theta.Q)^2 ),
+        W_2(p, q)^2 = integral over u in [0, 1] of (F_p^-1(u) - F_q^-1(u))^2,
+
+    with F^-1 the quantiles of the items projected on the line along theta. Items are flattened and in the data's own units, those of
+    uint8 divided by 255. The `projections` directions are normalised Gaussian vectors from a generator seeded `seed`. The integral is the
+    mean over the n generated quantiles u_i = (i + 1/2) / n, against as many of the data, which `quantiles` interpolates where their number
+    differs. n items of the data themselves are not at 0 but at the noise of n draws: compare numbers of the same n.
+
+    With `groups`, NAME/error is the standard error by the delete-a-group jackknife, as in `FeatureMetric`. Raises ValueError for n below
+    2, no projections, and 1 group or more than n / 2."""
+
+    def __init__(self, n: int = 1000, projections: int = 128, seed: int = 0, groups: int = 10) -> None:
+        self.projections, self.seed, self.groups = projections, seed, groups
+        self.name_by(n)
+        if projections < 1:
+            raise ValueError(f"{self.name} needs at least one direction: metric.projections={projections} is too few.")
+        self.reset()
+
+    def name_by(self, n: int) -> None:
+        """Be a metric of n items. Raises ValueError for too few of them."""
+        self.name, self.n = f"sliced-wasserstein@{abbreviated(n)}", n
+        if n < 2:
+            raise ValueError(f"{self.name} needs at least 2 items: metric.n={n} is too few.")
+        if self.groups and not 2 <= self.groups <= n // 2:
+            raise ValueError(f"metric.groups={self.groups} cannot give a standard error from n={n} items: use 0, or 2 to {n // 2}.")
+
+    def setup(self, imageset: RealImages, device: torch.device | str, conditions: Conditions = UNCONDITIONAL) -> None:
+        """Project the data, each rank its share. Raises ValueError for a set without items."""
+        require_images(imageset)
+        self.device, self.conditions = torch.device(device), conditions
+        self.directions = directions(math.prod(imageset.images.shape[1:]), self.projections, self.seed).to(computing(self.device))
+        self.quantisation = str(imageset.images.dtype)
+        self.reference_facts = facts(imageset, len(imageset.images))
+        mine = [self.projected(items) for items in own_batches(imageset.images, CHUNK)]
+        self.real = torch.cat(gather_rows(torch.cat([*mine, self.nothing()]))).sort(0).values
+        self.reset()
+
+    def projected(self, items: Tensor) -> Tensor:
+        """Items [b, ...] on every line: [b, projections], float64."""
+        rows = items.flatten(1).to(self.directions.device).double()
+        return (rows / 255 if items.dtype == torch.uint8 else rows) @ self.directions.T
+
+    def nothing(self) -> Tensor:
+        """The projections of no items."""
+        return self.directions.new_empty(0, self.projections)
+
+    def update(self, images: Tensor, labels: Tensor | None = None) -> None:
+        """Add this rank's generated items as the data hold them, uint8 or float [b, ...] on any device; b may be 0.
+
+        Raises ValueError for items of another size than the data's."""
+        size = images[:1].numel() if len(images) else self.directions.shape[1]
+        if size != self.directions.shape[1]:
+            raise ValueError(f"{self.name} compares with items of {self.directions.shape[1]} numbers, and {size} were generated for each.")
+        if len(images):
+            self.rows.append(self.projected(images))
+
+    def compute(self) -> Numbers:
+        """The distance of all ranks' items, on every rank, and its standard error; may be called again. All ranks must call it.
+
+        Raises ValueError unless all ranks together were given exactly n items."""
+        rows = gather_dealt(torch.cat([*self.rows, self.nothing()]))
+        if len(rows) != self.n:
+            raise ValueError(f"{self.name} is a number of {self.n} items, and {len(rows)} were given.")
+        value = self.statistic([rows]).item()
+        if not self.groups:
+            return value
+        group = (dealt(torch.arange(self.n), self.n, self.conditions.period) % self.groups).to(rows.device)
+        error = standard_errors(self.statistic, [rows[group == g] for g in range(self.groups)]).item()
+        return {self.name: value, f"{self.name}/error": error}
+
+    def statistic(self, parts: Sequence[Tensor]) -> Tensor:
+        """The distance [1] of the items whose projections are in `parts`, each [n_i, projections]."""
+        made = torch.cat(list(parts)).sort(0).values
+        return (made - quantiles(self.real, len(made))).square().mean().sqrt()[None]
+
+    def reset(self) -> None:
+        """Forget the generated items."""
+        self.rows: list[Tensor] = []
+
+    def passport(self) -> dict[str, Any]:
+        """This metric's part of the `Passport`; after `setup`."""
+        meaning = f"standard error over the items drawn, delete-a-group jackknife with {self.groups} groups that share out each class"
+        return {
+            "metric": self.name,
+            "n": self.n,
+            "quantisation": self.quantisation,
+            "extractor": {},
+            "reference": self.reference_facts,
+            "statistics": "",
+            "settings": {"projections": self.projections, "seed": self.seed},
+            "intervals": {"error": meaning} if self.groups else None,
+        }
+
+
+def directions(size: int, count: int, seed: int) -> Tensor:
+    """Uniform on the unit sphere: `count` normalised Gaussian vectors, [count, size] float64, from a generator of their own."""
+    gaussian = torch.randn(count, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return gaussian / gaussian.norm(dim=1, keepdim=True)
+
+
+def quantiles(ordered: Tensor, n: int) -> Tensor:
+    """The quantiles (i + 1/2) / n of each column of `ordered` [m, k], ascending: [n, k].
+
+    Its j-th number is the quantile (j + 1/2) / m; between two of them it is linear, and beyond the outermost it stays. For n = m the
+    numbers themselves."""
+    m = len(ordered)
+    place = ((2 * torch.arange(n) + 1) * m - n).double().div(2 * n).clamp(0, m - 1)  # exact where n = m
+    below = place.floor().long()
+    above = (below + 1).clamp(max=m - 1)
+    return torch.lerp(ordered[below], ordered[above], (place - below)[:, None].to(ordered))
+
+
+def computing(device: torch.device) -> torch.device:
+    """The device, or the CPU for one without float64 (Apple's GPU)."""
+    return torch.device("cpu") if device.type == "mps" else device
