@@ -223,7 +223,8 @@ def brought(cfg: DictConfig) -> list[str]:
     conf = next(source.path for source in hydra.runtime.config_sources if source.provider == "main")
     listed = yaml.safe_load((Path(conf) / f"{hydra.job.config_name}.yaml").read_text())["defaults"]
     defaults = {group: choice for entry in listed if isinstance(entry, dict) for group, choice in entry.items()}
-    found = {group: list(cfg[group]) if group in STAGED else hydra.runtime.choices.get(group) for group in defaults}
+    found = {group: hydra.runtime.choices.get(group) for group in defaults}
+    found |= {group: [name for name, stage in cfg[group].items() if OmegaConf.is_config(stage)] for group in STAGED}
     return [
         f"{group}={'[' + ','.join(choice) + ']' if isinstance(choice, list) else choice}"
         for group, choice in found.items()
