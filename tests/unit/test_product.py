@@ -23,7 +23,8 @@ from diffusion.typing import expand
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 GROUPS = ("sampler", "guidance", "grid", "schedule", "parameterization")
-CHOICES = {group: [path.stem for path in sorted((CONF / group).glob("*.yaml")) if path.stem != "custom"] for group in GROUPS} | {
+FILES = {group: [path.stem for path in sorted((CONF / group).glob("*.yaml"))] for group in GROUPS}
+CHOICES = {group: [name for name in names if name != "custom"] for group, names in FILES.items()} | {"learned": [False, True]}
     "learned": [False, True]
 }
 STEPS, SHAPE, CLASSES = 4, (2, 3, 3), 3
