@@ -18,7 +18,7 @@ from diffusion.support.errors import UserError
 from diffusion.support.moved import brought_up
 from diffusion.support.trust import parsed, vet_source
 
-STAGED = {"metric": ("n", "groups", "extractor"), "guidance": ()}  # groups of stages, and the settings that all of them may be told at once
+STAGED = {"metric": ("n", "groups", "extractor"), "guidance": (), "logger": ()}  # groups of stages, and the settings that all of them may be told at once
 
 
 def open_node() -> Any:
@@ -55,7 +55,7 @@ class TrainSchema:
     task: Any = MISSING
     paths: Any = MISSING
     trainer: Any = MISSING
-    logger: Any = MISSING
+    logger: Any = field(default_factory=open_node)
     callbacks: Any = MISSING
     optimizer: Any = MISSING
     lr_schedule: Any = MISSING
@@ -222,7 +222,7 @@ def brought(cfg: DictConfig) -> list[str]:
     listed = yaml.safe_load((Path(conf) / f"{hydra.job.config_name}.yaml").read_text())["defaults"]
     defaults = {group: choice for entry in listed if isinstance(entry, dict) for group, choice in entry.items()}
     found = {group: hydra.runtime.choices.get(group) for group in defaults}
-    found |= {group: [name for name, stage in cfg[group].items() if OmegaConf.is_config(stage)] for group in STAGED}
+    found |= {group: [name for name, stage in cfg[group].items() if OmegaConf.is_config(stage)] for group in ("metric", "guidance")}
     return [
         f"{group}={'[' + ','.join(choice) + ']' if isinstance(choice, list) else choice}"
         for group, choice in found.items()

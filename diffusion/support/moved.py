@@ -39,7 +39,7 @@ def brought_up(config: Mapping[str, Any]) -> dict[str, Any]:
     config["codec"] = {"_target_": "diffusion.codecs.Pixels", "data_shape": [size, size, channels]}
     config["conditions"] = {"_target_": "diffusion.conditions.Classes", "num_classes": dataset["num_classes"]}
     config |= {group: without(config[group], *told) for group, told in TOLD.items()}
-    config |= {group: in_stages(config[group]) for group in ("metric", "guidance")}
+    config |= {group: in_stages(config[group]) for group in ("metric", "guidance", "logger") if group in config}
     config["guidance"] = {name: without(stage, "grid") for name, stage in config["guidance"].items()}
     config["samplers"] = without(config["samplers"], "main")
     if "milestones" in config["callbacks"]:
