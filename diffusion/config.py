@@ -210,6 +210,8 @@ def own(run: Mapping[str, Any], cfg: DictConfig, typed: Mapping[str, str]) -> di
             result[group] = chosen
         else:
             node = OmegaConf.create(dict(run[group]))
+            if group in STAGED:  # what a sweep's file says of all stages
+                node.merge_with({key: value for key, value in chosen.items() if not isinstance(value, dict)})
             for key in typed:
                 if key.startswith(f"{group}."):
                     OmegaConf.update(node, key.removeprefix(f"{group}."), OmegaConf.select(cfg, key), force_add=True)
