@@ -62,7 +62,8 @@ class Standardised:
         Raises UserError for pictures of 8 bits."""
         if data.images.dtype == "uint8":
             raise UserError(f"codec=standardised is for float data, and {data.name} holds pictures of 8 bits; say codec=pixels.")
-        total, square, count = 0.0, 0.0, 0
+        total = square = torch.zeros(data.images.shape[-1], dtype=torch.float64)
+        count = 0
         for start in range(0, len(data.images), 4096):
             rows = torch.from_numpy(data.images[start : start + 4096]).double().flatten(0, -2)
             total, square, count = total + rows.sum(0), square + rows.square().sum(0), count + len(rows)

@@ -27,7 +27,7 @@ TOLD = {
 
 def brought_up(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a run of any version as today's: a new mapping; one of today's comes back as it is."""
-    config = renamed(config)
+    config = {key: renamed(value) for key, value in config.items()}
     if "codec" in config:
         return config
     dataset, task = config["dataset"], config["task"]
