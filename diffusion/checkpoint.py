@@ -16,8 +16,9 @@ from diffusion.support.hashes import tensors_hash
 from diffusion.support.moved import brought_up
 from diffusion.support.trust import parsed, trusting, vet
 
-# The groups of a run's configuration that make its model and its ways to sample.
-MODEL = ("codec", "conditions", "task", "network", "schedule", "parameterization", "objective", "sampler", "grid", "guidance", "samplers")
+# The groups of a run's configuration from which its model and its ways to sample are built.
+MODEL = ("dataset", "codec", "conditions", "task", "network", "schedule", "parameterization", "objective")
+WAYS = ("sampler", "grid", "guidance", "samplers")
 
 
 def find(path: str | Path) -> tuple[Path, Path]:
@@ -43,11 +44,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
 def read_config(folder: Path) -> dict[str, Any]:
     """A run's resolved configuration, as today's code names things; nothing of it is built. Raises UserError if it is not one."""
     file = folder / "config.yaml"
-    config = parsed(file.read_text(), str(file))
-    try:
-        return brought_up(config)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is not the configuration of a run ({type(error).__name__}: {error}).") from error
+    return brought_up(parsed(file.read_text(), str(file)), str(file))
 
 
 def load(path: str | Path, averaged: bool = True, kind: type[nn.Module] = Denoiser, trust: Sequence[str] = ()) -> Model:
@@ -60,7 +57,7 @@ def load(path: str | Path, averaged: bool = True, kind: type[nn.Module] = Denois
     folder, file = find(path)
     config = read_config(folder)
     with trusting(trust):
-        vet({group: config.get(group) for group in MODEL}, where=str(folder / "config.yaml"))
+        vet({group: config.get(group) for group in (*MODEL, *WAYS)}, where=str(folder / "config.yaml"))
         model = assemble(config)
     checkpoint = read_checkpoint(file)
     if not isinstance(model.denoiser, kind):

@@ -32,7 +32,7 @@ def recipe_of(model: Model, way: Mapping[str, Any], config: Mapping[str, Any]) -
     """The way to sample that `way` says, in the run's own precision and batches unless the command says others."""
     run = model.config
     size, precision = config["sample_batch_size"] or run["sample_batch_size"], config["precision"] or run["precision"]
-    return model.recipe(*(way[key] for key in WAY), batch_size=size, precision=str(precision))
+    return model.recipe(*(way[key] for key in WAY), batch_size=size, precision=precision)
 
 
 def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any], typed: Mapping[str, str], path: Path) -> None:

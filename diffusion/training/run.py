@@ -80,7 +80,7 @@ def training_module(config: Mapping[str, Any], model: Model) -> DiffusionModule:
     times = build(config["times"], "times", {"num_timesteps": model.denoiser.schedule.num_timesteps})
     settings = {name: config[name] for name in ("p_uncond", "seed", "grad_clip")}
     module = DiffusionModule(model, times=times, mirror=config["dataset"].get("flip", False), **parts, **settings)
-    how = {"batch_size": config["sample_batch_size"], "precision": str(config["precision"])}
+    how = {"batch_size": config["sample_batch_size"], "precision": config["precision"]}
     module.recipes = {name: model.recipe(**way, **how) for name, way in ways(config).items()}
     return module
 
