@@ -12,7 +12,7 @@ from diffusion.support.errors import UserError
 
 
 @lru_cache(maxsize=8)
-def _on(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+def _on_device(numbers: tuple[float, ...], device: torch.device) -> Tensor:
     """The numbers on a device, copied there once: a copy in each training step would wait for the device."""
     return torch.tensor(numbers, dtype=torch.float32, device=device)
 
@@ -43,7 +43,7 @@ class Standardised:
     def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
         if self.mean is None or self.std is None:
             raise ValueError("Standardised needs the data's mean and std.")
-        return _on(tuple(self.mean), like.device), _on(tuple(self.std), like.device)
+        return _on_device(tuple(self.mean), like.device), _on_device(tuple(self.std), like.device)
 
     def encode(self, batch: Tensor) -> Tensor:
         """float [b, ..., c] -> float32 [b, c, ...]."""
