@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's recipes, as they are printed: the class in a module from outside, its word in a folder of its own, trained and sampled."""
+"""CONTRIBUTING.md's recipes as they are printed: the class in a module from outside, its word in a folder of its own; trained and sampled."""
 
 import json
 import re
@@ -19,12 +19,21 @@ from diffusion.training.run import train
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 RECIPES = dict(re.findall(r"^### (.+?)\n(.*?)(?=^### |\Z)", TEXT, re.M | re.S))
 DATA = ["dataset=synthetic", "dataset.image_size=8", "dataset.channels=1", "dataset.num_classes=4"]
-SMALL = "steps=2 batch_size=8 log_every=1 eval_every=2 checkpoint_every=2 grid.steps=3 callbacks.samples.columns=2 trainer.accelerator=cpu".split()
+SMALL = [
+    "steps=2",
+    "batch_size=8",
+    "log_every=1",
+    "eval_every=2",
+    "checkpoint_every=2",
+    "grid.steps=3",
+    "callbacks.samples.columns=2",
+    "trainer.accelerator=cpu",
+]
 
 
 def test_there_is_a_recipe_for_each():
-    words = "schedule sampler objective guidance network codec Conditions data_set metric".split()
-    assert [name.split(maxsplit=1)[-1].replace(" ", "_") for name in RECIPES] == words
+    words = ["schedule", "sampler", "objective", "guidance", "network", "codec", "Conditions", "data set", "metric"]
+    assert [re.sub("^An? ", "", name) for name in RECIPES] == words
 
 
 @pytest.fixture(params=RECIPES)
@@ -65,7 +74,7 @@ def test_a_recipe_trains_and_samples(recipe, tmp_path):
     if group == "metric":
         assert numbers["brightness@200"] >= 0
         lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-        assert [line["passport"]["extractor"] for line in lines if "passport" in line][0] == {"name": "level"}
+        assert next(line["passport"]["extractor"] for line in lines if "passport" in line) == {"name": "level"}
     elif group != "dataset":  # which is no part of a model
         with pytest.raises(UserError, match="mine"):
             load(tmp_path / "run")
@@ -73,7 +82,7 @@ def test_a_recipe_trains_and_samples(recipe, tmp_path):
 
 def test_the_same_without_a_file(recipe, tmp_path):
     """`GROUP=custom` and the class's path, in place of the file."""
-    group, target, typed = recipe
+    group, target, _ = recipe
     place = f"{group}.custom" if group in ("guidance", "metric") else group
     said = [f"{group}=custom", f"{place}._target_={target}"]
     config = configured("train", TrainSchema, ["parameterization=v", "objective=simple", *said])
