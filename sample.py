@@ -41,7 +41,7 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
     recipe = model.recipe(
         *(way[key] for key in ("sampler", "grid", "guidance")),
         batch_size=cfg.sample_batch_size or run["sample_batch_size"],
-        precision=cfg.precision or str(run["precision"]),
+        precision=cfg.precision or run["precision"],
         size=model.size(cfg.height, cfg.width),
     )
     recipe = edited(recipe, OmegaConf.to_container(cfg.edit, resolve=True))

@@ -43,11 +43,7 @@ def read(file: Path) -> dict[str, Any]:
 def read_config(folder: Path) -> dict[str, Any]:
     """A run's resolved configuration, as today's code names things; nothing of it is built. Raises UserError if it is not one."""
     file = folder / "config.yaml"
-    config = parsed(file.read_text(), str(file))
-    try:
-        return brought_up(config)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is not the configuration of a run ({type(error).__name__}: {error}).") from error
+    return brought_up(parsed(file.read_text(), str(file)), str(file))
 
 
 def load(path: str | Path, averaged: bool = True, kind: type[nn.Module] = Denoiser, trust: Sequence[str] = ()) -> Model:

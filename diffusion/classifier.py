@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from diffusion.networks import Encoder
+from diffusion.networks import Encoder, UNet
 from diffusion.parameterization import unit_size
 from diffusion.schedules import Schedule
 from diffusion.typing import expand
@@ -31,7 +31,7 @@ class NoisyClassifier(nn.Module):
         return self.network((expand(scale, x_t) * x_t).to(weight.dtype), label).to(x_t.dtype)
 
 
-def of_unet(network: nn.Module, schedule: Schedule, num_classes: int) -> NoisyClassifier:
+def of_unet(network: UNet, schedule: Schedule, num_classes: int) -> NoisyClassifier:
     """The classifier of `num_classes` that a U-Net's way down makes. Raises ValueError as `Encoder` does."""
     return NoisyClassifier(Encoder(network, num_classes), schedule)
 

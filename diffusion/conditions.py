@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -95,9 +94,9 @@ class Classes:
             return None
         if self.frequencies is None:
             return indices % self.num_classes
-        share = np.cumsum(np.asarray(self.frequencies, dtype=np.float64))
-        u = np.array([mixed(1, int(i)) / 2**63 for i in indices])
-        return torch.from_numpy(np.searchsorted(share, u * share[-1], side="right").clip(max=self.num_classes - 1))
+        share = torch.tensor(self.frequencies, dtype=torch.float64).cumsum(0)
+        u = torch.tensor([mixed(1, int(i)) / 2**63 for i in indices], dtype=torch.float64)
+        return torch.searchsorted(share, u * share[-1], right=True).clamp(max=self.num_classes - 1)
 
     def parse(self, words: Any) -> Tensor:
         """The classes that a number, or a list of numbers, names: int64 [k]. Raises UserError for what is not a class of the model."""
@@ -120,7 +119,7 @@ class Classes:
             raise UserError(f"conditions.num_classes={self.num_classes}, and {data.name} has {data.num_classes} classes; leave it out.")
         found: dict[str, Any] = {"num_classes": data.num_classes}
         if self.frequencies == "data" and data.num_classes:
-            counts = np.bincount(np.asarray(data.labels), minlength=data.num_classes)
+            counts = torch.tensor(data.labels).bincount(minlength=data.num_classes).double()
             found["frequencies"] = (counts / counts.sum()).tolist()
         return found
 

@@ -18,7 +18,11 @@ from diffusion.support.errors import UserError
 from diffusion.support.moved import brought_up
 from diffusion.support.trust import parsed, vet_source
 
-STAGED = {"metric": ("n", "groups", "extractor"), "guidance": ()}  # groups of stages, and the settings that all of them may be told at once
+STAGED = {
+    "metric": ("n", "groups", "extractor"),
+    "guidance": (),
+    "logger": (),
+}  # groups of stages, and the settings that all of them may be told at once
 
 
 def open_node() -> Any:
@@ -55,7 +59,7 @@ class TrainSchema:
     task: Any = MISSING
     paths: Any = MISSING
     trainer: Any = MISSING
-    logger: Any = MISSING
+    logger: Any = field(default_factory=open_node)
     callbacks: Any = MISSING
     optimizer: Any = MISSING
     lr_schedule: Any = MISSING
@@ -182,7 +186,7 @@ def _resumed(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         raise UserError(f"resume={cfg.resume} is not a run's folder: it has no source.yaml.")
     source = parsed((folder / "source.yaml").read_text(), str(folder / "source.yaml"))
     vet_source(source, str(folder / "source.yaml"))
-    before, typed = OmegaConf.create(brought_up(source)), words()
+    before, typed = OmegaConf.create(brought_up(source, str(folder / "source.yaml"))), words()
     for key in typed:
         if key != "trust" and OmegaConf.is_config(OmegaConf.select(before, key)):
             raise UserError(f"{key}=... would change what the run {folder} is; a resumed run keeps its groups, start a new one instead.")
@@ -206,6 +210,8 @@ def own(run: Mapping[str, Any], cfg: DictConfig, typed: Mapping[str, str]) -> di
             result[group] = chosen
         else:
             node = OmegaConf.create(dict(run[group]))
+            if group in STAGED:  # what a sweep's file says of all stages
+                node.merge_with({key: value for key, value in chosen.items() if not isinstance(value, dict)})
             for key in typed:
                 if key.startswith(f"{group}."):
                     OmegaConf.update(node, key.removeprefix(f"{group}."), OmegaConf.select(cfg, key), force_add=True)
@@ -221,7 +227,8 @@ def brought(cfg: DictConfig) -> list[str]:
     conf = next(source.path for source in hydra.runtime.config_sources if source.provider == "main")
     listed = yaml.safe_load((Path(conf) / f"{hydra.job.config_name}.yaml").read_text())["defaults"]
     defaults = {group: choice for entry in listed if isinstance(entry, dict) for group, choice in entry.items()}
-    found = {group: list(cfg[group]) if group in STAGED else hydra.runtime.choices.get(group) for group in defaults}
+    found = {group: hydra.runtime.choices.get(group) for group in defaults}
+    found |= {group: [name for name, stage in cfg[group].items() if OmegaConf.is_config(stage)] for group in ("metric", "guidance")}
     return [
         f"{group}={'[' + ','.join(choice) + ']' if isinstance(choice, list) else choice}"
         for group, choice in found.items()

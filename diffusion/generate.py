@@ -16,6 +16,8 @@ from diffusion.denoiser import Estimate
 from diffusion.samplers import State
 from diffusion.typing import Codec, Conditions, Denoise
 
+PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # what autocast computes in
+
 
 class SeededNoise:
     """Standard normal noise like torch.randn_like, where row i comes from a generator seeded with seeds[i].
@@ -98,7 +100,7 @@ class Recipe:
 
     `precision` is what the network computes in: 32-true, or bf16-mixed or 16-mixed for autocast, as in training.
 
-    Raises ValueError at once if the grid does not fit the denoiser's schedule."""
+    Raises ValueError at once for another precision, and if the grid does not fit the denoiser's schedule."""
 
     denoiser: Denoise
     sampler: Callable
@@ -112,6 +114,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"sample_batch_size={self.batch_size} is the number of images at a time, at least 1.")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision} is not one that images are made in: use {', '.join(PRECISIONS)}.")
         self.grid(self.denoiser.schedule)
 
     def __call__(self, seeds: Sequence[int], cond: Tensor | None = None) -> Made:
@@ -124,7 +128,7 @@ class Recipe:
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Within the context the network computes in the recipe's precision."""
-        kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision)
+        kind = PRECISIONS[self.precision]
         device = getattr(self.denoiser, "device", torch.device("cpu"))
         with torch.autocast(device.type, dtype=kind) if kind else nullcontext():
             yield

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.objectives import variational_term
+from diffusion.objectives import PIXELS, Span, variational_term
 from diffusion.samplers import RK45
 from diffusion.samplers.blend import log_ratio
 from diffusion.schedules import Schedule
@@ -30,8 +30,12 @@ class Bound(NamedTuple):
 
 
 @torch.no_grad()
-def variational_bound(denoiser: Denoise, x0: Tensor, cond: Tensor | None = None, noise: Noise = torch.randn_like) -> Bound:
+def variational_bound(
+    denoiser: Denoise, x0: Tensor, cond: Tensor | None = None, noise: Noise = torch.randn_like, span: Span = PIXELS
+) -> Bound:
     """-log2 p(x_0) / D <= L_0 + L_1 + ... + L_T of images x0 [b, ...], each of the T + 1 terms evaluated (DDPM eq. 5; IDDPM eq. 4).
+
+    The 256 levels of the images lie evenly in `span`.
 
     Every L_t has one draw of x_t ~ q(x_t | x_0), from `noise`, called T times. Raises ValueError for a schedule in continuous time."""
     schedule = denoiser.schedule
@@ -44,7 +48,7 @@ def variational_bound(denoiser: Denoise, x0: Tensor, cond: Tensor | None = None,
         alpha, sigma = (expand(value, x0) for value in schedule(t))
         x_t = alpha * x0 + sigma * noise(x0)
         estimate = denoiser(x_t, t, cond)
-        terms.append(variational_term(schedule, estimate, x0, x_t, t))
+        terms.append(variational_term(schedule, estimate, x0, x_t, t, span))
         if estimate.frac is not None:
             fractions.append(estimate.frac.mean())
     bits, prior = torch.stack(terms, 1), prior_term(schedule, x0)

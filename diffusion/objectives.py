@@ -19,6 +19,8 @@ from diffusion.typing import expand, per_sample_mean
 from diffusion.weightings import Weighting
 
 LossTerms = dict[str, Tensor]
+Span = tuple[float, float] | None  # between which numbers 256 levels lie evenly, a codec's `range`; None for data without levels
+PIXELS: Span = (-1.0, 1.0)
 
 
 class Objective(Protocol):
@@ -56,13 +58,13 @@ def time_steps(schedule: Schedule) -> int:
     return schedule.num_timesteps
 
 
-def variational_term(schedule: Schedule, estimate: Estimate, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+def variational_term(schedule: Schedule, estimate: Estimate, x0: Tensor, x_t: Tensor, t: Tensor, span: Span = PIXELS) -> Tensor:
     """One term of the variational bound (DDPM eq. 5), mean over dimensions, in bits per dimension, [b].
 
-    For t > 1/T it is L_t = KL(q(x_s | x_t, x_0) || p(x_s | x_t)), s = t - 1/T; for t = 1/T it is L_0 = -log p(x_0 | x_t) of 8-bit
-    data under the discretised Gaussian (DDPM eq. 13). p has the posterior's form at the estimated x_0, and the learned variance
-    exp(v log large + (1 - v) log small) (IDDPM eq. 15), or the larger one where none is learned. log small at t = 1/T, where the
-    posterior's variance is 0, is replaced by its value at 2/T."""
+    For t > 1/T it is L_t = KL(q(x_s | x_t, x_0) || p(x_s | x_t)), s = t - 1/T; for t = 1/T it is L_0 = -log p(x_0 | x_t) of 8-bit data
+    in `span` under the discretised Gaussian (DDPM eq. 13), or of data without levels (None) under the Gaussian's density. p has the
+    posterior's form at the estimated x_0, and the learned variance exp(v log large + (1 - v) log small) (IDDPM eq. 15), or the larger one
+    where none is learned. log small at t = 1/T, where the posterior's variance is 0, is replaced by its value at 2/T."""
     knot = 1 / time_steps(schedule)
     s = ((t / knot).round() - 1) * knot
     true_mean, _, large = posterior(x_t, x0, t, s, schedule)
@@ -72,19 +74,26 @@ def variational_term(schedule: Schedule, estimate: Estimate, x0: Tensor, x_t: Te
     log_small, log_large = small_second.log(), large.log()
     log_var = log_large if estimate.frac is None else estimate.frac * log_large + (1 - estimate.frac) * log_small
     kl = 0.5 * (log_var - log_small - 1 + (log_small - log_var).exp() + (true_mean - mean) ** 2 * (-log_var).exp())
-    decoder = -discretised_log_likelihood(x0, mean, 0.5 * log_var)
+    decoder = -log_density(x0, mean, log_var) if span is None else -discretised_log_likelihood(x0, mean, 0.5 * log_var, *span)
     return per_sample_mean(torch.where(expand(first.to(x_t), x_t) > 0, decoder, kl)) / log(2)
 
 
-def discretised_log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """log of N(mean, std) over the bin of width 2/255 around x, the outermost two open-ended (DDPM eq. 13); elementwise, in nats."""
+def log_density(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+    """log N(x; mean, var), elementwise, in nats."""
+    return -0.5 * (log(2 * pi) + log_var + (x - mean) ** 2 * (-log_var).exp())
+
+
+def discretised_log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
+    """log of N(mean, std) over the bin around x of one of the 256 levels between low and high, the outermost two open-ended (DDPM eq. 13,
+    whose bins are 2/255 wide); elementwise, in nats."""
+    half, edge = (high - low) / 510, 0.0005 * (high - low)
 
     def cdf(edge: Tensor) -> Tensor:
         return 0.5 * (1 + torch.erf(edge / 2**0.5))
 
-    upper, lower = ((x - mean + side / 255) * (-log_std).exp() for side in (1, -1))
-    upper_cdf = torch.where(x > 0.999, 1.0, cdf(upper))
-    lower_cdf = torch.where(x < -0.999, 0.0, cdf(lower))
+    upper, lower = ((x - mean + side * half) * (-log_std).exp() for side in (1, -1))
+    upper_cdf = torch.where(x > high - edge, 1.0, cdf(upper))
+    lower_cdf = torch.where(x < low + edge, 0.0, cdf(lower))
     return (upper_cdf - lower_cdf).clamp(min=1e-12).log()
 
 
@@ -107,13 +116,17 @@ class Simple:
 
 @dataclass(frozen=True)
 class VLB:
-    """L_vlb = L_0 + sum_t L_t, estimated by T times one term, in bits per dimension (IDDPM eq. 4). Its mean is trained too."""
+    """L_vlb = L_0 + sum_t L_t, estimated by T times one term, in bits per dimension (IDDPM eq. 4). Its mean is trained too.
+
+    `span`: see `variational_term`."""
+
+    span: Span = PIXELS
 
     learned_variance: ClassVar[bool] = True
 
     def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> LossTerms:
         x_t, estimate = noise_and_denoise(denoiser, x0, t, eps, cond)
-        term = variational_term(denoiser.schedule, estimate, x0, x_t, t)
+        term = variational_term(denoiser.schedule, estimate, x0, x_t, t, self.span)
         return {"loss": time_steps(denoiser.schedule) * term, "vlb": term}
 
 
@@ -121,16 +134,18 @@ class VLB:
 class Hybrid:
     """L_hybrid = L_simple + weight L_vlb (IDDPM eq. 16), weight = 0.001; L_vlb is T times one term in bits per dimension.
 
-    The bound sees the mean detached, so that it trains the variance alone. The term "vlb" is reported before both factors."""
+    The bound sees the mean detached, so that it trains the variance alone. The term "vlb" is reported before both factors. `span`: see
+    `variational_term`."""
 
     weight: float = 0.001
+    span: Span = PIXELS
 
     learned_variance: ClassVar[bool] = True
 
     def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> LossTerms:
         x_t, estimate = noise_and_denoise(denoiser, x0, t, eps, cond)
         mse = simple(denoiser, estimate, x0, t, eps)
-        term = variational_term(denoiser.schedule, estimate._replace(x0=estimate.x0.detach()), x0, x_t, t)
+        term = variational_term(denoiser.schedule, estimate._replace(x0=estimate.x0.detach()), x0, x_t, t, self.span)
         return {"loss": mse + self.weight * time_steps(denoiser.schedule) * term, "simple": mse, "vlb": term}
 
 

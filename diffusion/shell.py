@@ -43,7 +43,9 @@ def plainly(error: Exception) -> str:
     if cause is not None:
         text += f": {str(cause).strip().splitlines()[0]}"
     known = HydraException in type(error).__mro__ or OmegaConfBaseException in type(error).__mro__
-    return f"{text}; `python {Path(sys.argv[0]).name} --help` lists the groups and keys." if known else text
+    file = Path(sys.argv[0])
+    command = f"-m diffusion.{file.stem}" if file.parent.name == "diffusion" else file.name
+    return f"{text}; `python {command} --help` lists the groups and keys." if known else text
 
 
 @contextmanager

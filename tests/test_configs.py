@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from composing import ROOT, composed
+from composing import ROOT, composed, way
 
+from diffusion.model import assemble, learned_variance, ways
 from diffusion.support.build import build
-from diffusion.training.run import guided, train
+from diffusion.training.run import train
 
 CONF = ROOT / "conf"
 SKIP = {"hydra"}
@@ -17,7 +18,10 @@ CHOICES = [(f.parent.relative_to(CONF).as_posix(), f.stem) for f in sorted(CONF.
 @pytest.mark.parametrize("group, choice", CHOICES, ids=[f"{g}={c}" for g, c in CHOICES])
 def test_composes(group, choice):
     if group in (others := {"edit": "sample", "sweep": "evaluate"}):  # of another command alone
-        assert composed("ckpt=x", f"{group}={choice}", name=others[group])["sampler"]["_target_"]
+        said = way(composed(), f"{group}={choice}", name=others[group])
+        assert said["sampler"]["_target_"] and (
+            "metric" not in said or said["metric"]["fd_digits"]["n"] == (128 if choice == "few" else 1000)
+        )
         return
     config = composed(
         f"logger={choice}" if group == "logger" and choice == "none" else f"{group}={choice}" if group != "logger" else "seed=0"
@@ -25,15 +29,15 @@ def test_composes(group, choice):
     assert config["task"]["_target_"]
 
 
-@pytest.mark.parametrize("choice", [c for g, c in CHOICES if g in ("sampler", "grid")])
+@pytest.mark.parametrize("choice", [c for g, c in CHOICES if g in ("sampler", "grid") and c != "custom"])
 def test_sampling_groups_build_from_both_commands(choice):
     group = next(g for g, c in CHOICES if c == choice and g in ("sampler", "grid"))
-    for name, first in (("train", []), ("sample", ["ckpt=x"])):
-        config = composed(*first, f"{group}={choice}", name=name)
+    run = composed()
+    for config in (composed(f"{group}={choice}"), *(way(run, f"{group}={choice}", name=name) for name in ("sample", "evaluate"))):
         assert build(config["sampler"], "sampler") and build(config["grid"], "grid")
 
 
-@pytest.mark.parametrize("choice", [c for g, c in CHOICES if g == "schedule"])
+@pytest.mark.parametrize("choice", [c for g, c in CHOICES if g == "schedule" and c != "custom"])
 def test_schedules_build(choice):
     schedule = build(composed(f"schedule={choice}", "objective=simple")["schedule"], "schedule")
     assert schedule(torch.tensor(0.0, dtype=torch.float64))[1] == 0
@@ -46,17 +50,17 @@ def test_experiments_train(choice, tmp_path: Path):
     config = composed(f"experiment={choice}", *small, "trainer.accelerator=cpu", "precision=32-true", "metric=none", "compile=false")
     shape = {k: config["dataset"][k] for k in ("image_size", "channels", "num_classes", "flip")}
     config["dataset"] = {"_target_": "diffusion.data.Synthetic", "root": "", "cache": str(tmp_path / "cache"), "n": 16, **shape}
-    for network in (config["network"], config["denoiser"]["network"], config["task"]["denoiser"]["network"]):
-        if "channels" in network:
-            network.update(channels=32, res_blocks=1, **{key: 32 for key in ("head_channels",) if key in network})
-    config["samplers"]["main"]["grid"].update(steps=2)
+    network = config["network"]
+    if "channels" in network:
+        network.update(channels=32, res_blocks=1, **{key: 32 for key in ("head_channels",) if key in network})
     train(config, tmp_path)
     assert (tmp_path / "checkpoints/last.ckpt").exists()
 
 
 def test_guidance_stages_wrap_in_order():
-    config = composed("guidance=[cfg,clip]", "guidance.scale=3")
-    outer = guided(build(config["denoiser"], "denoiser"), config["guidance"], 10)
+    config = composed("guidance=[cfg,clip]", "guidance.scale=3", "codec.data_shape=[8,8,1]", "conditions.num_classes=10")
+    (main,) = ways(config).values()
+    outer = assemble(config).recipe(**main).denoiser
     assert type(outer).__name__ == "Clip" and type(outer.denoiser).__name__ == "ClassifierFree" and outer.denoiser.scale == 3
 
 
@@ -73,18 +77,19 @@ MODELS = {  # document 002: the channels, and the blocks in order
 def test_the_models_of_document_002(name):
     """Its list of settings, "My results", 1 to 14 in order but for the gradient's accumulation, in the run that would be."""
     config = composed("experiment=res_64", f"network={name}")
-    task = config["task"]
-    network, channels = task["denoiser"]["network"], MODELS[name][0]
+    network, channels = config["network"], MODELS[name][0]
     assert (network["channels"], network["block"]) == MODELS[name] and network["dropout"] == 0
-    assert network["image_size"] == config["dataset"]["image_size"] == 64
+    assert (config["dataset"]["image_size"], config["dataset"]["num_classes"]) == (64, 1000)
     assert [channels * m for m in network["multipliers"]] == [2 * channels, 4 * channels, 8 * channels]  # doubling, on three levels
-    assert task["denoiser"]["schedule"]["_target_"].endswith(".Cosine") and task["denoiser"]["schedule"]["num_timesteps"] == 1000
-    assert task["objective"] == {"_target_": "diffusion.objectives.Hybrid", "weight": 0.001} and task["denoiser"]["learned_variance"]
+    assert config["schedule"]["_target_"].endswith(".Cosine") and config["schedule"]["num_timesteps"] == 1000
+    assert config["objective"] == {"_target_": "diffusion.objectives.Hybrid", "weight": 0.001}
     assert (config["batch_size"], config["accumulate"], config["steps"]) == (1024, 1, 600_000)
-    assert task["optimizer"]["lr"] == 3e-4
+    assert config["optimizer"]["lr"] == 3e-4 and config["p_uncond"] == 0.2
+    learned = learned_variance(config["objective"])
+    told = {"in_channels": 3, "out_channels": 3 * (1 + learned), "image_size": 64, "num_classes": 1000}  # as `assemble` says
     with torch.device("meta"):
-        built = build(network, "network")
+        built = build(network, "network", told)
+    assert learned and built.out.out_channels == 6
     assert built.time.out.out_features == built.classes.embedding_dim == 512
-    assert (task["p_uncond"], network["num_classes"]) == (0.2, 1000)
     assert network["attention"] == ([16] if "atn" in network["block"] else [])
-    assert "scale" in config["guidance"] and config["guidance"]["scale"] == 1  # measured without guidance
+    assert config["guidance"]["cfg"]["scale"] == 1  # measured without guidance

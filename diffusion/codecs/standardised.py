@@ -2,13 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from diffusion.support.errors import UserError
+
+
+@lru_cache(maxsize=8)
+def _on(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    """The numbers on a device, copied there once: a copy in each training step would wait for the device."""
+    return torch.tensor(numbers, dtype=torch.float32, device=device)
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Standardised:
     def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
         if self.mean is None or self.std is None:
             raise ValueError("Standardised needs the data's mean and std.")
-        return like.new_tensor(self.mean), like.new_tensor(self.std)
+        return _on(tuple(self.mean), like.device), _on(tuple(self.std), like.device)
 
     def encode(self, batch: Tensor) -> Tensor:
         """float [b, ..., c] -> float32 [b, c, ...]."""
@@ -63,6 +69,12 @@ class Standardised:
         Raises UserError for pictures of 8 bits."""
         if data.images.dtype == "uint8":
             raise UserError(f"codec=standardised is for float data, and {data.name} holds pictures of 8 bits; say codec=pixels.")
-        flat = np.asarray(data.images, dtype=np.float64).reshape(-1, data.images.shape[-1])
-        found = {"data_shape": list(data.images.shape[1:]), "mean": flat.mean(0).tolist(), "std": flat.std(0).tolist()}
-        return found | {key: getattr(self, key) for key in ("mean", "std") if getattr(self, key) is not None}
+        total = square = torch.zeros(data.images.shape[-1], dtype=torch.float64)
+        count = 0
+        for start in range(0, len(data.images), 4096):
+            rows = torch.from_numpy(data.images[start : start + 4096]).double().flatten(0, -2)
+            total, square, count = total + rows.sum(0), square + rows.square().sum(0), count + len(rows)
+        mean = total / count
+        found = {"mean": mean.tolist(), "std": (square / count - mean**2).clamp(min=0).sqrt().tolist()}
+        said = {key: list(value) for key in found if (value := getattr(self, key)) is not None}
+        return {"data_shape": list(data.images.shape[1:]), **found, **said}

@@ -126,7 +126,8 @@ def compared(configs: list[dict[str, Any]]) -> tuple[list[str], dict[str, Any]]:
     The resolved configuration repeats itself (optimizer.lr is also task.optimizer.lr): of keys with the same last word and the same
     values in all runs the shortest is kept."""
     keys = {key: None for config in configs for key in config if not key.startswith(PRIVATE)}
-    differing, common = {}, {}
+    differing: dict[tuple, str] = {}
+    common: dict[str, Any] = {}
     for key in sorted(keys, key=lambda key: (key.count("."), len(key))):
         column = tuple(repr(config.get(key)) for config in configs)
         if len(set(column)) > 1:

@@ -95,7 +95,8 @@ class Clock:
 
     def __init__(self) -> None:
         self.at: dict[int, float] = {}
-        self.zero, self.last = None, -1
+        self.zero: float | None = None
+        self.last = -1
 
     def __call__(self, step: int, time: float) -> float:
         if self.zero is None:
@@ -110,9 +111,13 @@ class Clock:
 
 def read_run(folder: Path) -> Run:
     """One run; of two records of a key at the same step the later one counts."""
-    clock, axis, table, profiles, passports = Clock(), {}, {}, {}, {}
+    clock = Clock()
+    axis: dict[int, tuple[float, float]] = {}
+    table: dict[str, dict[int, tuple[float, dict | None]]] = {}
+    profiles: dict[str, tuple[int, list[float]]] = {}
+    passports: dict[tuple, dict] = {}
     for record in records(folder / "metrics.jsonl"):
-        step, images, time = (record.get(name) for name in AXES)
+        step, images, time = record["step"], record.get("images"), record.get("time")
         old = axis.get(step, (math.nan, math.nan))
         axis[step] = (old[0] if images is None else images, old[1] if time is None else clock(step, time))
         passport = interned(record.get("passport"), passports)
@@ -165,7 +170,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def flat(config: dict, prefix: str = "") -> dict[str, Any]:
     """{"schedule": {"_target_": "a.Cosine", "s": 0.008}} -> {"schedule": "Cosine", "schedule.s": 0.008}; lists as JSON."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in config.items():
         key = f"{prefix}.{name}" if prefix else str(name)
         match value:

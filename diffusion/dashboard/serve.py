@@ -6,6 +6,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock
+from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from diffusion.dashboard.page import contents, html, plain
@@ -18,7 +19,9 @@ class Live:
 
     def __init__(self, folder: str | Path) -> None:
         self.reader, self.lock = Reader(folder), Lock()
-        self.signatures, self.data, self.stamp = None, None, ""
+        self.signatures: list[tuple[Path, Any]] | None = None
+        self.data: dict[str, Any] = {}
+        self.stamp = ""
 
     def read(self) -> tuple[dict, str]:
         """The page's contents and their stamp, which changes when they do."""
@@ -45,7 +48,7 @@ def address(run: Run, path: Path) -> str:
 class Handler(BaseHTTPRequestHandler):
     """/ is the page, /data.json?since=STAMP what it shows (nothing if STAMP still holds), /samples/RUN/FILE a picture."""
 
-    def __init__(self, live: Live, *args: object) -> None:
+    def __init__(self, live: Live, *args: Any) -> None:
         self.live = live
         super().__init__(*args)
 

@@ -92,5 +92,5 @@ class DataModule(LightningDataModule):
             return tensor.to(device)
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"{self.dataset.name} takes {tensor.nbytes / 2**30:.1f} GiB, more than {device} has free: say device_resident=false."
+                f"{self.dataset.name} takes {tensor.nbytes / 2**30:.1f} GiB, more than {device} has free: say data.device_resident=false."
             ) from error

@@ -37,9 +37,10 @@ PLAIN = {
 
 
 class Subject(NamedTuple):
-    """What is measured: a model; the images it is measured against; `facts`, what each line says of it."""
+    """What is measured: a model, and the device it is on; the images it is measured against; `facts`, what each line says of it."""
 
     model: Model
+    device: torch.device
     data: ImageSet
     facts: dict[str, Any]
 
@@ -51,7 +52,7 @@ def trained(config: Mapping[str, Any], device: torch.device) -> Subject:
     vet({group: run.get(group) for group in ("dataset", "metric")}, where=f"the run's config.yaml, {config['ckpt']}")
     data = build(config["dataset"] or run["dataset"], "dataset").load()
     model.denoiser.to(device)
-    return Subject(model, data, {"step": model.step, "images": model.step * run["batch_size"] * run["accumulate"]})
+    return Subject(model, device, data, {"step": model.step, "images": model.step * run["batch_size"] * run["accumulate"]})
 
 
 def exact(config: Mapping[str, Any], device: torch.device) -> Subject:
@@ -65,7 +66,7 @@ def exact(config: Mapping[str, Any], device: torch.device) -> Subject:
     images = codec.encode(torch.from_numpy(np.array(data.images))).to(device)
     denoiser = EmpiricalDistribution(images, build(config["schedule"], "schedule"), labels)
     plain = PLAIN if codec.range else {**PLAIN, "guidance": {}}  # without a range there is nothing to clip to
-    return Subject(Model(denoiser, codec, conditions, {**plain, "dataset": config["dataset"]}), data, {"step": 0, "images": 0})
+    return Subject(Model(denoiser, codec, conditions, {**plain, "dataset": config["dataset"]}), device, data, {"step": 0, "images": 0})
 
 
 @dataclass(frozen=True)

@@ -63,8 +63,8 @@ class ClassifierFree(Guidance):
         """`pair` with both halves asked."""
         if cond is None:
             raise ValueError(f"guidance.scale={self.scale} needs a conditional model and a condition; set guidance.scale=1 for neither.")
-        negative = self.other()
-        other = null(cond) if negative is None else negative.to(cond).expand_as(cond)
+        chosen = self.other()
+        other = null(cond) if chosen is None else chosen.to(cond).expand_as(cond)
         both = self.denoiser(torch.cat([x_t, x_t]), t.repeat(2) if t.ndim else t, torch.cat([cond, other]))
         positive, negative = (Estimate(*half) for half in zip(*map(halves, both), strict=True))
         return lerp_estimates(negative, positive, self.strength(x_t, t)), positive

@@ -53,6 +53,7 @@ class DynamicThreshold(Clip):
             raise ValueError(f"percentile={self.percentile} is a share of the pixels, above 0 and at most 1.")
 
     def limit(self, x0: Tensor) -> Tensor:
+        assert self.low is not None and self.high is not None  # see Clip
         middle, half = (self.high + self.low) / 2, (self.high - self.low) / 2
         x = (x0 - middle) / half
         q = expand(torch.quantile(x.flatten(1).abs(), self.percentile, dim=1).clamp(min=1), x)

@@ -14,6 +14,7 @@ from diffusion.metrics.base import UNCONDITIONAL, Metric, abbreviated
 from diffusion.metrics.plots import bound_plot
 from diffusion.metrics.reference import RealImages, facts
 from diffusion.samplers import RK45
+from diffusion.support.errors import UserError
 from diffusion.support.ranks import gather_dealt, rank_and_world
 from diffusion.typing import Codec, Conditions, Denoise
 
@@ -101,7 +102,7 @@ class BitsPerDimension(Metric):
 
 
 class VariationalBits(BitsPerDimension):
-    """The whole variational bound, all T + 1 terms (see `variational_bound`), under nll-vlb@n; `clip` clips x_0 to [-1, 1] in it.
+    """The whole variational bound, all T + 1 terms (see `variational_bound`), under nll-vlb@n; `clip` clips x_0 to the codec's range in it.
 
     `facts` has the means of the terms under NAME/terms, L_0 first, of the prior's under NAME/prior, and of the learned variance's fraction
     at each step under NAME/fraction; the picture shows them."""
@@ -116,7 +117,10 @@ class VariationalBits(BitsPerDimension):
         return 2 + 2 * self.denoiser.schedule.num_timesteps
 
     def measure(self, x0: Tensor, cond: Tensor | None, noise: SeededNoise) -> Tensor:
-        bound = variational_bound(Clip(self.denoiser, *self.codec.range) if self.clip else self.denoiser, x0, cond, noise)
+        span = self.codec.range
+        if span is None:
+            raise UserError(f"{self.name} is of pictures of 8 bits, and this model's space has no levels; choose another metric.")
+        bound = variational_bound(Clip(self.denoiser, *span) if self.clip else self.denoiser, x0, cond, noise, span)
         fraction = torch.full_like(bound.terms[0], torch.nan) if bound.fraction is None else bound.fraction
         return torch.cat([bound.bits[:, None], bound.prior[:, None], bound.terms, fraction.expand_as(bound.terms)], 1).double()
 

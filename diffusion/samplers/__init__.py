@@ -6,7 +6,7 @@ yields a State, and the last one is the sample. A sampler is a frozen dataclass:
 
 from diffusion.samplers.adaptive import RK45, DPMAdaptive
 from diffusion.samplers.ancestral import DDIM, DDPM, Euler, EulerAncestral
-from diffusion.samplers.base import Sampler, State, last
+from diffusion.samplers.base import State, last
 from diffusion.samplers.dpm_solver import DPMSolver, DPMSolverPP
 from diffusion.samplers.inversion import DDIMInversion
 from diffusion.samplers.langevin import Langevin, PredictorCorrector
@@ -41,7 +41,6 @@ __all__ = [
     "Heun",
     "Langevin",
     "PredictorCorrector",
-    "Sampler",
     "State",
     "UniPC",
     "last",

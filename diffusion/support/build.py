@@ -57,11 +57,15 @@ def build(node: Any, key: str = "", offered: Mapping[str, Any] | None = None, **
 
 
 def build_stages(node: Mapping[str, Any] | None, key: str = "", offered: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The objects of a mapping of stages, by name, in order. One with `_optional_: true` that cannot be had (a UserError) is left out, and
-    the log says why."""
+    """The objects of a mapping of stages, by name, in order; a stage that is null is left out. One with `_optional_: true` that cannot be
+    had (a UserError) is left out too, and the log says why.
+
+    Raises ValueError for a stage that says nothing of what it builds, and as `build` does."""
     built = {}
     for name, stage in (node or {}).items():
-        if isinstance(stage, dict) and "_target_" not in stage:
+        if stage is None:
+            continue
+        if isinstance(stage, (*SCALARS, list)) or (isinstance(stage, dict) and "_target_" not in stage):
             raise ValueError(f"{key}.{name} is not one of {key}'s stages: nothing says what it builds.")
         try:
             built[name] = build(stage, f"{key}.{name}", offered)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from diffusion.support.errors import UserError
+
 # Version 0.1 (commit 51fd24b) -> now: modules and names of `_target_`s.
 TARGETS = {
     "diffusion.codec.": "diffusion.codecs.",
@@ -25,10 +27,19 @@ TOLD = {
 }
 
 
-def brought_up(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a run of any version as today's: a new mapping; one of today's comes back as it is."""
+def brought_up(config: Any, where: str = "the configuration") -> dict[str, Any]:
+    """The configuration of a run of any version as today's: a new mapping; one of today's comes back as it is.
+
+    Raises UserError for what is not the configuration of a run; `where` is its file, for the message."""
+    try:
+        return _brought_up(config)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{where} is not the configuration of a run ({type(error).__name__}: {error}).") from error
+
+
+def _brought_up(config: Mapping[str, Any]) -> dict[str, Any]:
     config = renamed(config)
-    if "codec" in config:
+    if "codec" in config and "task" in config:
         return config
     dataset, task = config["dataset"], config["task"]
     of_unet = isinstance(task["denoiser"], dict) and "unet" in (task["denoiser"]["network"] or ())
@@ -39,7 +50,7 @@ def brought_up(config: Mapping[str, Any]) -> dict[str, Any]:
     config["codec"] = {"_target_": "diffusion.codecs.Pixels", "data_shape": [size, size, channels]}
     config["conditions"] = {"_target_": "diffusion.conditions.Classes", "num_classes": dataset["num_classes"]}
     config |= {group: without(config[group], *told) for group, told in TOLD.items()}
-    config |= {group: in_stages(config[group]) for group in ("metric", "guidance")}
+    config |= {group: in_stages(config[group]) for group in ("metric", "guidance", "logger") if group in config}
     config["guidance"] = {name: without(stage, "grid") for name, stage in config["guidance"].items()}
     config["samplers"] = without(config["samplers"], "main")
     if "milestones" in config["callbacks"]:

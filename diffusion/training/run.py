@@ -76,11 +76,11 @@ def _train(config: Mapping[str, Any], folder: Path, source: str | None, trust: S
 
 def trained(config: Mapping[str, Any], model: Model) -> DiffusionModule:
     """The module that trains this model as the configuration says, with its ways to sample."""
-    parts = {name: build(config[name], name) for name in ("objective", "optimizer", "lr_schedule", "ema")}
+    parts = {name: build(config[name], name, {"span": model.codec.range}) for name in ("objective", "optimizer", "lr_schedule", "ema")}
     times = build(config["times"], "times", {"num_timesteps": model.denoiser.schedule.num_timesteps})
     settings = {name: config[name] for name in ("p_uncond", "seed", "grad_clip")}
     module = DiffusionModule(model, times=times, mirror=config["dataset"].get("flip", False), **parts, **settings)
-    how = {"batch_size": config["sample_batch_size"], "precision": str(config["precision"])}
+    how = {"batch_size": config["sample_batch_size"], "precision": config["precision"]}
     module.recipes = {name: model.recipe(**way, **how) for name, way in ways(config).items()}
     return module
 

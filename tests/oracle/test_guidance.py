@@ -19,7 +19,7 @@ from diffusion.guidance import (
     Rescale,
     Unconditional,
 )
-from diffusion.oracles import GaussianMixture
+from diffusion.oracles import EmpiricalDistribution, GaussianMixture
 from diffusion.parameterization import V
 from diffusion.posterior import posterior
 from diffusion.samplers import DDIM, last
@@ -289,3 +289,11 @@ def test_what_remains_outside_an_interval_is_still_clipped(image):
 def test_what_cannot_be_is_refused_with_a_sentence(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("exact", [GaussianMixture(torch.zeros(2, 1), torch.ones(2)), EmpiricalDistribution(torch.zeros(2, 1))])
+def test_an_exact_denoiser_without_classes_refuses_a_condition(exact):
+    x = torch.zeros(1, 1, dtype=torch.float64)
+    with pytest.raises(ValueError, match="no classes: give it their classes, or no condition"):
+        exact(x, TIMES[1], torch.tensor([0]))
+    assert exact(x, TIMES[1]).x0.shape == x.shape

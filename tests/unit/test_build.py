@@ -129,7 +129,10 @@ def test_locate():
 
 
 def test_stages_are_the_mappings_among_the_values():
-    assert build_stages({"one": thing(count=1), "every": 5, "two": thing(count=2)}) == {"one": Thing(1), "two": Thing(2)}
+    assert build_stages({"one": thing(count=1), "none": None, "two": thing(count=2)}) == {"one": Thing(1), "two": Thing(2)}
+    for stray in (5, "word", False, [1], {"every": 5}):
+        with pytest.raises(ValueError, match=r"^callbacks\.stray is not one of callbacks's stages"):
+            build_stages({"one": thing(count=1), "stray": stray}, "callbacks")
     assert build_stages(None) == {} == build_stages({})
     with pytest.raises(ValueError, match=r"^callbacks\.one\.cuont is not"):
         build_stages({"one": thing(cuont=1)}, "callbacks")

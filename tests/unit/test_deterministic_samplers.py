@@ -7,7 +7,7 @@ import torch
 
 from diffusion import grids
 from diffusion.denoiser import Denoiser, Estimate
-from diffusion.generate import Conditioned
+from diffusion.generate import Asked
 from diffusion.oracles import GaussianMixture
 from diffusion.parameterization import V, Velocity
 from diffusion.samplers import (
@@ -138,7 +138,7 @@ def test_a_float32_network_at_alpha_0(sampler, read):
         def forward(self, x, label, cond):
             return 0.5 * x.sin()
 
-    denoise = Conditioned(Denoiser(Net(), Flow(), read), None)
+    denoise = Asked(Denoiser(Net(), Flow(), read), None)
     times = grids.Trailing(6)(Flow())
     state = last(sampler(denoise, torch.randn(3, 1, 4, 4), times, torch.randn_like))
     assert state.x.dtype == torch.float32
@@ -171,7 +171,7 @@ def test_frozen_and_constructible_with_no_argument(sampler):
     ids=str,
 )
 def test_calls_of_the_denoiser(sampler, calls):
-    denoise = Conditioned(mixture(Linear()), None)
+    denoise = Asked(mixture(Linear()), None)
     times = grids.Karras(12)(Linear())
     last(sampler(denoise, start(times, Linear()), times))
     assert denoise.nfe == calls
@@ -272,7 +272,7 @@ def test_bad_settings_are_refused(make, message):
 def test_estimates_are_handed_on():
     """A State's x0 is the denoiser's own estimate, not the average a move was made with."""
 
-    class Constant(Conditioned):
+    class Constant(Asked):
         def __call__(self, x, t):
             return Estimate(torch.ones_like(x), x)
 

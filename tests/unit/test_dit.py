@@ -179,6 +179,7 @@ def test_another_size_compiles():
 
 
 def test_the_digits_preset_is_small():
-    net = build(composed("network=dit_digits")["network"])
+    told = {"in_channels": 1, "out_channels": 2, "image_size": 8, "num_classes": 10}
+    net = build(composed("network=dit_digits")["network"], "network", told)
     assert 0.5e6 < sum(p.numel() for p in net.parameters()) < 1.2e6
     assert net(torch.randn(2, 1, 8, 8), torch.zeros(2), torch.tensor([3, -1])).shape == (2, 2, 8, 8)

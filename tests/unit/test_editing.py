@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffusion.editing import FromImage, Inpaint, Reconstruct, SlerpNoise, edited, interpolate, noised, slerp
+from diffusion.editing import FromImage, Inpaint, Reconstruct, SlerpNoise, edited, interpolated, noised, slerp
 from diffusion.generate import Recipe, SeededNoise, generate
 from diffusion.grids import Trailing
 from diffusion.oracles import GaussianMixture
@@ -98,7 +98,7 @@ def test_slerp():
 @pytest.mark.parametrize("sampler", [DDIM(), DDPM()], ids=["ddim", "ddpm"])
 def test_the_ends_of_an_interpolation_are_the_seeds_images(sampler):
     recipe = Recipe(DENOISER, sampler, Trailing(5), (1, 2, 2))
-    between = interpolate(recipe, (3, 8), 5)
+    between = interpolated(recipe, (3, 8), 5)
     ends = generate(DENOISER, sampler, Trailing(5), (1, 2, 2), [3, 8])
     assert between.shape == (5, 2, 2, 1)
     assert torch.equal(between[[0, -1]], ends)
@@ -126,5 +126,5 @@ def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="resample"):
         Inpaint(DDIM(), PLUS, PLUS, 0)
     with pytest.raises(UserError, match="two seeds"):
-        interpolate(Recipe(DENOISER, DDIM(), GRID, (1, 2, 2)), [1], 3)
+        interpolated(Recipe(DENOISER, DDIM(), GRID, (1, 2, 2)), [1], 3)
     assert edited(recipe := Recipe(DENOISER, DDIM(), GRID, (1, 2, 2)), {}) is recipe

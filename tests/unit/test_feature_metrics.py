@@ -2,7 +2,7 @@
 
 import sys
 import types
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import log
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 import torch
 from composing import composed
 
+from diffusion.conditions import Classes, Unconditional
 from diffusion.metrics import (
     ClassAccuracy,
     DensityCoverage,
@@ -90,7 +91,7 @@ def measure(metric, images, labels, sizes):
 @pytest.mark.parametrize("kind", SMALL, ids=lambda kind: kind.__name__)
 def test_chunks_do_not_matter_and_exactly_n_are_asked_for(kind, cache, real, made):
     metric = kind(DigitsClassifier(cache=cache), 150, cache, **{"groups": 5, **SMALL[kind]})
-    metric.setup(real, "cpu")
+    metric.setup(real, "cpu", Classes(10))
     labels = torch.from_numpy(real.labels[:150])
     numbers = measure(metric, made, labels, 64)
     assert next(iter(numbers)) == metric.name and metric.name.endswith("-digits@150")
@@ -99,7 +100,7 @@ def test_chunks_do_not_matter_and_exactly_n_are_asked_for(kind, cache, real, mad
     for sizes in (7, [0, 149, 1]):
         assert measure(metric, made, labels, sizes) == pytest.approx(numbers, rel=1e-5, abs=1e-7)
     without = kind(DigitsClassifier(cache=cache), 150, cache, **SMALL[kind])
-    without.setup(real, "cpu")
+    without.setup(real, "cpu", Classes(10))
     assert measure(without, made, labels, 50)[metric.name] == pytest.approx(numbers[metric.name], rel=1e-6)
     metric.update(made[:1], labels[:1])
     with pytest.raises(ValueError, match="150 images, and 151 were given"):
@@ -110,7 +111,7 @@ def test_chunks_do_not_matter_and_exactly_n_are_asked_for(kind, cache, real, mad
 def test_metrics_of_one_network_run_it_once(cache, real, made, monkeypatch):
     metrics = [kind(DigitsClassifier(cache=cache), 150, cache, **SMALL[kind]) for kind in SMALL]
     for metric in metrics:
-        metric.setup(real, "cpu")
+        metric.setup(real, "cpu", Classes(10))
     assert len({id(metric.extractor) for metric in metrics}) == 1
     network, calls = metrics[0].extractor.network, []
     handle = network.register_forward_hook(lambda *_: calls.append(1))
@@ -228,7 +229,7 @@ def test_the_standard_error_of_conditional_images_is_that_of_repeated_draws(cach
     draw = lambda: (level + generator.integers(0, 50, (300, 2, 2, 1))).astype(np.uint8)  # noqa: E731
     values, errors = [], []
     metric = FrechetDistance(Pixels(), 300, cache, groups=10)
-    metric.setup(Images(np.concatenate([draw() // 2 for _ in range(10)]), sha256="ef" * 32), "cpu")
+    metric.setup(Images(np.concatenate([draw() // 2 for _ in range(10)]), sha256="ef" * 32), "cpu", Classes(10))
     for _ in range(60):
         metric.reset()
         metric.update(torch.from_numpy(draw()))
@@ -272,14 +273,15 @@ def test_the_extrapolation_takes_the_bias_of_n_away(cache):
 
 def test_accuracy_of_real_digits_and_of_wrong_labels(cache, real):
     metric = ClassAccuracy(DigitsClassifier(cache=cache), 400, cache)
-    metric.setup(real, "cpu")
+    metric.setup(real, "cpu", Classes(10))
     images, labels = torch.from_numpy(real.images), torch.from_numpy(real.labels)
     assert measure(metric, images, labels, 100)["accuracy-digits@400"] > 0.98
     assert measure(metric, images, (labels + 1) % 10, 100)["accuracy-digits@400"] < 0.02
     with pytest.raises(UserError, match="this model has none"):
         metric.update(images)
-    with pytest.raises(UserError, match="knows 10 classes and digits has 7"):
-        metric.setup(replace(real, num_classes=7), "cpu")
+    for conditions, classes in ((Classes(7), 7), (Unconditional(), 0)):
+        with pytest.raises(UserError, match=f"knows 10 classes and the model is asked for {classes}"):
+            metric.setup(real, "cpu", conditions)
 
 
 @pytest.mark.parametrize("extractor", [Pixels, DigitsClassifier])
@@ -368,9 +370,8 @@ def test_dinov2_is_made_by_timm_and_fed_as_it_was_trained(tmp_path, monkeypatch)
 
 def test_words_compose_and_share_their_settings(tmp_path):
     words = ["fd", "kid", "inception_score", "precision_recall", "density_coverage", "fid_infinity", "accuracy", "memorization"]
-    config = composed(
-        f"metric=[{','.join(words)}]", "metric.n=2000", "metric.extractor=DigitsClassifier", "metric.groups=5", f"paths.cache={tmp_path}"
-    )
+    shared = ["metric.n=2000", "metric.extractor=DigitsClassifier", "metric.groups=5"]
+    config = composed(f"metric=[{','.join(words)}]", *shared, f"paths.cache={tmp_path}")
     metrics = build_stages(config["metric"], "metric")
     assert [metric.name for metric in metrics.values()] == [
         "fd-digits@2k",

@@ -7,7 +7,6 @@ from composing import composed
 
 from diffusion.support.build import build_stages
 from diffusion.support.errors import UserError
-from diffusion.training.run import usable
 
 WEIGHTS = Path(__file__).parents[3] / "shared" / "data" / "resnet_cifar10" / "resnet56-4bfd9763.th"
 
@@ -35,11 +34,14 @@ def test_a_missing_file_is_said_at_once(tmp_path, group):
         build_stages(config)
 
 
-def test_only_a_metric_that_is_not_required_may_be_missing(tmp_path, caplog):
-    assert usable(configured(tmp_path, "metric=fid_if_available", f"metric.weights={tmp_path / 'absent'}")) == {}
-    assert "metric.weights=PATH" in caplog.text
-    with pytest.raises(UserError):
-        usable(configured(tmp_path, "metric=fid", f"metric.weights={tmp_path / 'absent'}"))
+def test_only_a_metric_that_is_optional_may_be_missing(tmp_path, caplog):
+    absent = f"metric.weights={tmp_path / 'absent'}"
+    assert build_stages(configured(tmp_path, "metric=fid_if_available", absent), "metric") == {}
+    assert "metric.fid is left out" in caplog.text and "metric.weights=PATH" in caplog.text
+    with pytest.raises(UserError, match=r"metric\.weights=PATH"):
+        build_stages(configured(tmp_path, "metric=fid", absent), "metric")
+    both = build_stages(configured(tmp_path, "metric=[fd_digits,fid_if_available]", f"metric.fid.extractor.weights={tmp_path / 'absent'}"))
+    assert list(both) == ["fd_digits"]
 
 
 def test_none(tmp_path):

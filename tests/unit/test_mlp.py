@@ -104,8 +104,8 @@ def test_it_learns_where_the_data_are():
 
 def test_the_file_says_its_own_settings_alone():
     config = OmegaConf.to_container(OmegaConf.load(CONF))
-    assert config == {"_target_": "diffusion.networks.MLP", "width": 256, "depth": 4}
-    assert 0.5e6 < sum(p.numel() for p in MLP(width=256, depth=4).parameters()) < 1.5e6
+    assert config == {"_target_": "diffusion.networks.MLP", "width": 128, "depth": 4}
+    assert 0.2e6 < sum(p.numel() for p in MLP(width=128, depth=4).parameters()) < 0.5e6
 
 
 @pytest.mark.parametrize(

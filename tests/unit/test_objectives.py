@@ -307,3 +307,10 @@ def test_the_condition_reaches_the_network():
         objective(Denoiser(Conditional(objective.learned_variance), SCHEDULE, Epsilon(), objective.learned_variance), x0, t, eps, cond)
     assert all(c is cond for c in seen) and len(seen) == 3
     assert [o.learned_variance for o in (Simple(), VLB(), Hybrid())] == [False, True, True]
+
+
+@pytest.mark.parametrize("objective", [VLB(), Hybrid()])
+def test_a_bound_in_continuous_time_is_refused(objective):
+    x0, t, eps = batch()
+    with pytest.raises(ValueError, match=r"Flow has none; use a discrete schedule such as schedule=cosine\."):
+        objective(denoiser(schedule=Flow(), read=V()), x0, t, eps)

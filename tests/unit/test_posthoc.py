@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion.average import reconstruct, write
+from diffusion.average import averaged, write
 from diffusion.training.power_ema import PostHoc, coefficients, exponent, inner_product
 
 
@@ -103,7 +103,7 @@ def run(tmp_path):
 def test_any_length_afterwards(run, std, step):
     """E over the profile of theta = t is (gamma + 1)/(gamma + 2) n and of (t/1000)^2 (gamma + 1)/(gamma + 3) (n/1000)^2: float16
     snapshots, the discrete sum and the least squares leave 1 % together."""
-    n, shadow = reconstruct(run, std, step)
+    n, shadow = averaged(run, std, step)
     assert n == (496 if step else 992)
     gamma = exponent(std)
     assert shadow["line"].item() == pytest.approx((gamma + 1) / (gamma + 2) * n, rel=0.01)
@@ -113,13 +113,13 @@ def test_any_length_afterwards(run, std, step):
 def test_written_as_a_checkpoint(run):
     path = write(run, 0.07)
     checkpoint = torch.load(path, weights_only=True)
-    assert path.name == "ema=0.07.ckpt" and torch.equal(checkpoint["ema"]["shadow"]["line"], reconstruct(run, 0.07)[1]["line"])
+    assert path.name == "ema=0.07.ckpt" and torch.equal(checkpoint["ema"]["shadow"]["line"], averaged(run, 0.07)[1]["line"])
     assert checkpoint["state_dict"].keys() == {"denoiser.line", "denoiser.curve"}
 
 
 def test_without_snapshots_there_is_a_sentence(run):
     with pytest.raises(Exception, match="no snapshots to average up to step 10; train with ema=posthoc"):
-        reconstruct(run, 0.07, 10)
+        averaged(run, 0.07, 10)
 
 
 def test_state_round_trip_and_the_plain_average_beside():

@@ -10,20 +10,22 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from omegaconf import OmegaConf
 from torch import nn
 
 from diffusion import checkpoint
 from diffusion.codecs import Pixels
+from diffusion.conditions import Classes
 from diffusion.denoiser import Denoiser
 from diffusion.generate import trajectories
-from diffusion.support.build import build
-from diffusion.training.run import guided
+from diffusion.model import Model
+from diffusion.support.build import build, spread
 from diffusion.typing import expand
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 GROUPS = ("sampler", "guidance", "grid", "schedule", "parameterization")
-CHOICES = {group: [path.stem for path in sorted((CONF / group).glob("*.yaml"))] for group in GROUPS} | {"learned": [False, True]}
+CHOICES = {group: [path.stem for path in sorted((CONF / group).glob("*.yaml")) if path.stem != "custom"] for group in GROUPS} | {
+    "learned": [False, True]
+}
 STEPS, SHAPE, CLASSES = 4, (2, 3, 3), 3
 CHEAPER = {"langevin": {"walk": 2}, "rk45": {"rtol": 1e-2, "atol": 1e-2}}  # the same code, fewer calls
 AFTER_ANOTHER = {"rescale", "interval"}  # guidances that act on a guided model
@@ -40,12 +42,11 @@ def parts(case):
     sampler = file("sampler", case["sampler"]) | CHEAPER.get(case["sampler"], {})
     grid = file("grid", case["grid"]) | {"steps": STEPS}
     names = ["cfg", case["guidance"]] if case["guidance"] in AFTER_ANOTHER else [case["guidance"]]
-    stages = [file("guidance", name) for name in names]
-    cfg = OmegaConf.create({"grid": grid, "guidance": OmegaConf.merge(*stages)})
+    stages = {key: stage for name in names for key, stage in file("guidance", name).items()}
     for key, value in (("scale", 0.7), ("ckpt", "another")):
-        if key in cfg.guidance:
-            cfg.guidance[key] = value
-    return sampler, grid, OmegaConf.to_container(cfg.guidance, resolve=True)
+        if f"'{key}'" in str(stages):
+            stages = spread(stages | {key: value}, "guidance")
+    return sampler, grid, stages
 
 
 class Known(nn.Module):
@@ -82,12 +83,14 @@ def recipe(case, monkeypatch):
     schedule, read = (build(file(group, case[group]), group) for group in ("schedule", "parameterization"))
     denoiser, other = (Denoiser(Known(schedule, read, case["learned"], shift), schedule, read, case["learned"]) for shift in (0.2, 0.1))
 
-    def load(path, ema=True, kind=Denoiser):
-        return checkpoint.Loaded(other if kind is Denoiser else Judge(schedule), Pixels(), {}, path)
+    codec, conditions = Pixels((*SHAPE[1:], SHAPE[0])), Classes(CLASSES)
+
+    def load(path, averaged=True, kind=Denoiser):
+        return Model(other if kind is Denoiser else Judge(schedule), codec, conditions, weights="another")
 
     monkeypatch.setattr(checkpoint, "load", load)
-    sampler, grid, guidance = parts(case)
-    return guided(denoiser, guidance, CLASSES), build(sampler, "sampler"), build(grid, "grid")
+    made = Model(denoiser, codec, conditions).recipe(*parts(case))
+    return made.denoiser, made.sampler, made.grid
 
 
 @pytest.fixture(autouse=True)

@@ -4,11 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from composing import composed, way
 
 from diffusion import grids, samplers
-from diffusion.config import register
 from diffusion.denoiser import Estimate
 from diffusion.samplers import last
 from diffusion.schedules import Linear
@@ -44,44 +42,54 @@ GRIDS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def hydra():
-    register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
+@pytest.fixture(scope="module")
+def run():
+    """A run's own way: ddpm, on the grid that is the default."""
+    return composed()
 
 
-def made(name, *overrides):
-    cfg = compose(name, list(overrides))
-    return [build(OmegaConf.to_container(cfg[key]), key) for key in ("sampler", "grid")]
+@pytest.fixture
+def made(run):
+    """`made(name, *overrides)`: sampler and grid as the command takes them, of sample.py for the run."""
+
+    def build_both(name, *overrides):
+        config = composed(*overrides) if name == "train" else way(run, *overrides, name=name)
+        return [build(config[key], key) for key in ("sampler", "grid")]
+
+    return build_both
 
 
-@pytest.mark.parametrize("name", ["train", "sample"])
+@pytest.mark.parametrize("name", ["train", "sample", "evaluate"])
 @pytest.mark.parametrize("sampler", GRIDS)
-def test_brings_its_grid(sampler, name):
+def test_brings_its_grid(made, sampler, name):
     built, grid = made(name, f"sampler={sampler}")
     assert type(grid) is GRIDS[sampler]
     for state in built(Point(), torch.ones(1, 2), grid(Linear()), torch.zeros_like):
         assert state.x.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["train", "sample"])
+@pytest.mark.parametrize("name", ["train", "sample", "evaluate"])
 @pytest.mark.parametrize("sampler", ["heun", "ddim"])
-def test_the_command_line_wins(sampler, name):
+def test_the_command_line_wins(made, sampler, name):
     for overrides in ([f"sampler={sampler}", "grid=quadratic"], ["grid=quadratic", f"sampler={sampler}"]):
         grid = made(name, *overrides, "grid.steps=7")[1]
         assert grid == grids.Quadratic(7)
 
 
-@pytest.mark.parametrize("path", sorted((CONF / "sampler").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_sampler_composes(path):
+def files(group):
+    """The group's own, beside that for a class of the user's."""
+    return [path for path in sorted((CONF / group).glob("*.yaml")) if path.stem != "custom"]
+
+
+@pytest.mark.parametrize("path", files("sampler"), ids=lambda path: path.stem)
+def test_every_sampler_composes(made, path):
     built = made("sample", f"sampler={path.stem}")[0]
     assert callable(built)
     assert type(built).__module__.startswith("diffusion.samplers")
 
 
-@pytest.mark.parametrize("path", sorted((CONF / "grid").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_grid_composes(path):
+@pytest.mark.parametrize("path", files("grid"), ids=lambda path: path.stem)
+def test_every_grid_composes(made, path):
     grid = made("train", f"grid={path.stem}")[1]
     times = grid(Linear())
     assert len(times) == grid.steps + 1
@@ -102,6 +110,6 @@ class Point:
         return Estimate(torch.zeros_like(x), x / self.schedule(t)[1])
 
 
-def test_the_stand_in_is_solved_exactly():
+def test_the_stand_in_is_solved_exactly(made):
     sampler, grid = made("sample", "sampler=unipc")
     assert last(sampler(Point(), torch.ones(1, 2), grid(Linear()))).x.abs().max() < 1e-6

@@ -7,7 +7,7 @@ from torch import nn
 
 from diffusion.codecs import Pixels
 from diffusion.denoiser import Denoiser, Estimate
-from diffusion.generate import Conditioned, Recipe, SeededNoise, describe, generate, trajectories
+from diffusion.generate import Asked, Recipe, SeededNoise, described, generate, trajectories
 from diffusion.grids import Leading, Linspace, Trailing
 from diffusion.guidance import ClassifierFree, Clip
 from diffusion.parameterization import X0, Epsilon, Score, V, Velocity
@@ -169,13 +169,16 @@ def test_everything_runs_with_everything(sampler, schedule, guidance):
 
 def test_nfe_is_counted_and_described():
     recipe = Recipe(ClassifierFree(denoiser(), 2.0), DDIM(0.5), Trailing(7), SHAPE)
-    assert torch.equal(recipe([4], torch.tensor([2])), generate(recipe.denoiser, DDIM(0.5), Trailing(7), SHAPE, [4], torch.tensor([2])))
-    assert recipe.describe()["nfe"] == 7
-    described = recipe.describe()
-    assert described["sampler"] == {"name": "DDIM", "eta": 0.5, "grid": {"name": "Trailing", "steps": 7}}
-    assert described["guidance"] == {"name": "ClassifierFree", "denoiser": "Denoiser", "scale": 2.0, "negative": None}
-    assert describe(Clip(ClassifierFree(denoiser(), 2.0)))["denoiser"]["scale"] == 2.0
-    counted = Conditioned(denoiser(), None)
+    made = recipe([4], torch.tensor([2]))
+    assert torch.equal(made.images, generate(recipe.denoiser, DDIM(0.5), Trailing(7), SHAPE, [4], torch.tensor([2])))
+    assert made.nfe == 7
+    assert recipe([], None).nfe == 0
+    assert Recipe(denoiser(), DDIM(), Trailing(5), SHAPE, batch_size=2)([1, 2, 3, 4, 5]).nfe == 5  # each image's, not all batches' together
+    way = recipe.describe()
+    assert way["sampler"] == {"name": "DDIM", "eta": 0.5, "grid": {"name": "Trailing", "steps": 7}}
+    assert way["guidance"] == {"name": "ClassifierFree", "denoiser": "Denoiser", "scale": 2.0, "negative": None}
+    assert described(Clip(ClassifierFree(denoiser(), 2.0)))["denoiser"]["scale"] == 2.0
+    counted = Asked(denoiser(), None)
     last(DDIM()(counted, torch.zeros(1, *SHAPE), Trailing(7)(Cosine())))
     assert counted.nfe == 7
 

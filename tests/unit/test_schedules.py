@@ -1,6 +1,6 @@
 """Noise schedules against the forward chain, written out in numpy."""
 
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, fields, replace
 from math import cos, pi
 
 import numpy as np
@@ -303,3 +303,11 @@ def test_impossible_ends_are_refused():
     for kind in (VPSDE, SubVP):
         with pytest.raises(ValueError, match=f"{kind.__name__} needs 0 < beta_min < beta_max"):
             kind(beta_min=3.0, beta_max=1.0)
+
+
+@pytest.mark.parametrize("schedule", EVERY, ids=repr)
+def test_the_number_of_time_steps_is_the_schedule_s_to_say(schedule):
+    """One property for all: T where the class has the setting, None in continuous time."""
+    wanted = {f.name: getattr(schedule, f.name) for f in fields(schedule)}.get("num_timesteps")
+    assert schedule.num_timesteps == wanted and (wanted is None) == isinstance(schedule, (Flow, VESDE, VPSDE))
+    assert wanted is None or replace(schedule, num_timesteps=50).num_timesteps == 50

@@ -11,6 +11,7 @@ from processes import two_ranks
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import norm, wasserstein_distance
 
+from diffusion.conditions import Classes
 from diffusion.data import TwoMoons
 from diffusion.metrics import Passport, SlicedWasserstein
 from diffusion.metrics.sliced import directions, quantiles
@@ -144,10 +145,8 @@ def test_classes_are_shared_out_over_the_groups():
     """Items of class i mod 5 that are far apart: dealt in their own order, five groups would be the classes and their error huge."""
     real = normal(1000, 1) * 0.01 + 100 * (torch.arange(1000) % 5)[:, None]
     made = normal(500, 1, seed=1) * 0.01 + 100 * (torch.arange(500) % 5)[:, None]
-    items = Items(real)
-    items.num_classes = 5
     metric = SlicedWasserstein(500, groups=5)
-    metric.setup(items, "cpu")
+    metric.setup(Items(real), "cpu", Classes(5))
     metric.update(made)
     assert metric.numbers()["sliced-wasserstein@500/error"] < 0.01
 
@@ -177,7 +176,7 @@ def test_the_file_builds_it():
 def test_what_does_not_fit_is_refused():
     for settings, message in (
         (dict(n=1), "at least 2 items"),
-        (dict(n=10, projections=0), "at least one direction"),
+        (dict(n=10, projections=0, groups=0), "at least one direction"),
         (dict(n=10, groups=6), "use 0, or 2 to 5"),
         (dict(n=10, groups=1), "use 0, or 2 to 5"),
     ):
@@ -210,9 +209,7 @@ dist.destroy_process_group()
 def numbers(output, rank, world, size):
     """The numbers of 101 items, written as JSON; this rank has items rank, rank + world, ..."""
     metric = SlicedWasserstein(101, groups=4)
-    items = Items(normal(75, 3))
-    items.num_classes = 3
-    metric.setup(items, "cpu")
+    metric.setup(Items(normal(75, 3)), "cpu", Classes(3))
     for indices in torch.arange(101)[rank::world].split(size):
         metric.update(normal(101, 3, seed=1)[indices] * 2)
     Path(output).write_text(json.dumps(metric.numbers()))

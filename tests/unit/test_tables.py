@@ -6,30 +6,42 @@ import json
 import numpy as np
 import pytest
 import torch
-from composing import ROOT
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from composing import composition, typed
 
-from diffusion.config import register
-from diffusion.evaluate import evaluate, made, plain
+from diffusion.conditions import Classes
+from diffusion.config import own
+from diffusion.evaluate import EXACT, plain, where
+from diffusion.evaluation import cells, subjects
 from diffusion.evaluation import tables as table
-from diffusion.evaluation.subjects import Drawn, exact
+from diffusion.evaluation.subjects import Drawn
 from diffusion.support.errors import UserError
 
 DIGITS = ["ckpt=exact", "dataset=digits", "metric.n=60"]
 
 
 @pytest.fixture
-def config(tmp_path):
-    """`config(*words)`: the plain configuration of a command line."""
+def subject(tmp_path):
+    """`subject(*words)`: what is measured, the way it is sampled, and the command's own keys, as diffusion.evaluate makes them."""
 
-    def compose_plain(*words):
-        register()
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return plain(compose("evaluate", [f"paths.cache={tmp_path}", f"out={tmp_path / 'cells.jsonl'}", "device=cpu", *words]))
+    def composed_subject(*words):
+        words = [f"paths.cache={tmp_path}", f"out={tmp_path / 'cells.jsonl'}", "device=cpu", *words]
+        cfg = composition(*words, name="evaluate")
+        config = plain(cfg)
+        found = (subjects.exact if config["ckpt"] == EXACT else subjects.trained)(config, torch.device("cpu"))
+        return found, own(found.model.config, cfg, typed(*words)), config
 
-    return compose_plain
+    return composed_subject
+
+
+@pytest.fixture
+def evaluate(subject):
+    """`evaluate(said, *words)`: measure one cell, as typed `said`."""
+
+    def measured(said, *words):
+        found, way, config = subject(*words)
+        cells.evaluate(found, way, config, said, where(config))
+
+    return measured
 
 
 def distance(data, images):
@@ -38,39 +50,39 @@ def distance(data, images):
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "ddpm"])
-def test_the_exact_denoiser_gives_back_the_data(config, sampler):
+def test_the_exact_denoiser_gives_back_the_data(subject, sampler):
     """At many steps every image is one of the data set's, of the class asked for."""
-    settings = config(*DIGITS, f"sampler={sampler}", "grid.steps=100")
-    subject = exact(settings, torch.device("cpu"))
-    images = made(settings, subject)(range(20), torch.arange(20) % 10).numpy()
+    of, way, config = subject(*DIGITS, f"sampler={sampler}", "grid.steps=100")
+    recipe = cells.recipe_of(of.model, way, config)
+    images = recipe(range(20), recipe.conditions.ask(torch.arange(20))).images.numpy()
     for c in range(10):
-        assert max(distance(subject.data.images[subject.data.labels == c], images[c::10])) <= 1
+        assert max(distance(of.data.images[of.data.labels == c], images[c::10])) <= 1
 
 
-def test_the_floor_is_of_the_data_and_by_seed(config):
-    subject = exact(config(*DIGITS), torch.device("cpu"))
-    drawn = Drawn(subject.data)
-    labels = torch.arange(30) % 10
-    images = drawn(range(30), labels)
-    assert torch.equal(images[7:9], drawn([7, 8], labels[7:9]))
+def test_the_floor_is_of_the_data_and_by_seed(subject):
+    data = subject(*DIGITS)[0].data
+    drawn = Drawn(data, Classes(10))
+    labels = drawn.conditions.ask(torch.arange(30))
+    images, calls = drawn(range(30), labels)
+    assert torch.equal(images[7:9], drawn([7, 8], labels[7:9]).images) and calls == 0
     for c in range(10):
-        assert distance(subject.data.images[subject.data.labels == c], images[c::10].numpy()) == [0, 0, 0]
-    assert len(drawn(range(5))) == 5
+        assert distance(data.images[data.labels == c], images[c::10].numpy()) == [0, 0, 0]
+    assert len(drawn(range(5)).images) == 5
 
 
-def test_a_cell_is_measured_once_and_always_the_same(config, tmp_path):
+def test_a_cell_is_measured_once_and_always_the_same(evaluate, tmp_path):
     path, other = tmp_path / "cells.jsonl", tmp_path / "other.jsonl"
     words = [*DIGITS, "sampler=ddim", "grid.steps=4", "floor=true"]
     for _ in range(2):
-        evaluate(config(*words), {"sampler": "ddim", "out": "x"})
-    evaluate(config(*words, f"out={other}", "sample_batch_size=7"), {})
+        evaluate({"sampler": "ddim", "out": "x"}, *words)
+    evaluate({}, *words, f"out={other}", "sample_batch_size=7")
     first, second = (table.read(p) for p in (path, other))
     assert len(first) == len(second) == 2
     assert [a["fd-digits@60"] for a in first] == pytest.approx([b["fd-digits@60"] for b in second], rel=1e-6)
     assert [a["passport"]["id"] for a in first] == [b["passport"]["id"] for b in second]
     assert first[0]["words"] == {"sampler": "ddim"}
     for change in ("seed=5", "guidance.scale=2", "schedule=linear", "metric.n=61", "sampler.eta=1"):
-        evaluate(config(*words, change), {})
+        evaluate({}, *words, change)
         assert table.read(path)[-1]["cell"] != first[0]["cell"]
     assert len([line for line in table.read(path) if line["way"] == "sampler"]) == 6
 
@@ -84,9 +96,9 @@ def test_a_cell_is_measured_once_and_always_the_same(config, tmp_path):
         ([*DIGITS, "grid.steps=2000"], "grid.steps=2000"),
     ],
 )
-def test_mistakes_are_a_sentence(config, words, said):
+def test_mistakes_are_a_sentence(evaluate, words, said):
     with pytest.raises((UserError, ValueError), match=said):
-        evaluate(config(*words), {})
+        evaluate({}, *words)
 
 
 def cell(words, value, steps, nfe, way="sampler", grid="Karras", metric="fd@1"):

@@ -1,0 +1,125 @@
+"""One cell of a table: a model, a way to sample it and metrics, measured unless the file has their numbers already."""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from diffusion.evaluation import tables
+from diffusion.evaluation.measure import measure
+from diffusion.evaluation.subjects import EXACT, Drawn, Subject
+from diffusion.generate import Recipe
+from diffusion.metrics import Metric, write_metrics
+from diffusion.model import Model
+from diffusion.pictures import save_png
+from diffusion.support.build import build_stages
+from diffusion.support.errors import UserError
+from diffusion.support.ranks import rank_and_world, sum_over_ranks
+
+WAY = ("sampler", "grid", "guidance")
+log = logging.getLogger(__name__)
+
+
+def recipe_of(model: Model, way: Mapping[str, Any], config: Mapping[str, Any]) -> Recipe:
+    """The way to sample that `way` says, in the run's own precision and batches unless the command says others."""
+    run = model.config
+    size, precision = config["sample_batch_size"] or run["sample_batch_size"], config["precision"] or run["precision"]
+    return model.recipe(*(way[key] for key in WAY), batch_size=size, precision=precision)
+
+
+def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any], typed: Mapping[str, str], path: Path) -> None:
+    """Measure one cell, unless the file at `path` has it, and append a line for each metric; by all ranks together.
+
+    `way` holds the sampler, grid, guidance and metrics, `config` the command's own keys, `typed` what was typed, which labels the cell.
+
+    Raises UserError or ValueError with one sentence for what the user can mend."""
+    metrics = list(build_stages(way["metric"], "metric").values())
+    if not metrics:
+        raise UserError("There is nothing to measure: say metric=fd_digits, fid or fd_resnet56.")
+    model, recipe = subject.model, recipe_of(subject.model, way, config)
+    for metric in metrics:
+        metric.setup(subject.data, subject.device, recipe.conditions)
+    of_model = ("dataset", "schedule", "codec", "conditions") if config["ckpt"] == EXACT else ("dataset",)
+    cell = {key: config[key] for key in ("ckpt", "averaged", "seed", *of_model)} | {"weights": model.weights, "metric": way["metric"]}
+    cell |= subject.facts
+    sources: dict[str, tuple[Recipe | Drawn, dict]] = {
+        "sampler": (recipe, cell | {key: way[key] for key in WAY} | {"precision": recipe.precision})
+    }
+    if config["floor"]:
+        sources["floor"] = (Drawn(subject.data, recipe.conditions, recipe.batch_size), cell)
+    passport = {"ema": model.ema, "step": model.step, "weights": model.weights}
+    for kind, (source, what) in sources.items():
+        facts = {**subject.facts, "way": kind, "cell": what, "words": {k: v for k, v in typed.items() if k.split(".")[0] in what}}
+        asked = metrics if kind == "sampler" else [metric for metric in metrics if metric.n]  # real images say nothing of the model
+        fill(path, facts, asked, partial(measure, source, facts=passport, first_seed=config["seed"]))
+
+
+def fill(path: Path, facts: dict, metrics: list, measured: Callable) -> None:
+    """Append to `path` a line for each number that `measured(metrics=...)` yields, of the metrics that the cell lacks there."""
+    there = {line["metric"]: line for line in tables.read(path) if line["cell"] == facts["cell"]}
+    for metric in metrics:
+        if metric.name in there and facts["way"] != "floor":
+            log.info("%-40s %s %.4g, in %s already", called(facts), metric.name, there[metric.name][metric.name], path)
+    left, started = [metric for metric in metrics if not agreed(metric.name in there)], time.perf_counter()
+    for metric, values, passport in measured(metrics=left) if left else ():
+        seconds = time.perf_counter() - started
+        log.info("%-40s %s %.4g, %s calls, %.1f s", called(facts), metric.name, values[metric.name], passport.nfe, seconds)
+        if rank_and_world()[0] == 0:
+            line = {
+                **facts,
+                "time": time.time(),
+                "seconds": seconds,
+                **values,
+                "metric": metric.name,
+                **metric.facts(),
+                **pictured(metric, path, facts["cell"]),
+                "passport": passport.to_dict(),
+            }
+            write_metrics(path, line)
+
+
+def pictured(metric: Metric, path: Path, cell: dict) -> dict[str, str]:
+    """Save the metric's picture beside the lines in `path`, under a name that belongs to the cell; its name for the line, if it has one."""
+    picture = metric.picture()
+    if picture is None:
+        return {}
+    which = hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:12]
+    file = save_png(picture, path.with_name(f"{path.stem}-{metric.name}-{which}.png"))
+    log.info("%-40s %s", "", file)
+    return {"picture": file.name}
+
+
+def called(facts: dict) -> str:
+    """What a line is of, for the log."""
+    words = [f"{key}={value}" for key, value in facts["words"].items() if key not in ("ckpt", "dataset")]
+    return tables.FLOOR if facts["way"] == "floor" else " ".join(words) or facts["cell"]["ckpt"]
+
+
+def agreed(finding: bool) -> bool:
+    """The first rank's finding, on every rank: another may have read the file a moment later."""
+    return bool(sum_over_ranks(torch.tensor(int(finding and rank_and_world()[0] == 0))))
+
+
+def join_ranks(name: str) -> torch.device:
+    """This process's device, after joining the others where torchrun started several; one group serves all the cells of a sweep."""
+    kind = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if kind == "cuda" else torch.device(kind)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if "TORCHELASTIC_RUN_ID" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
+
+
+def leave_ranks() -> None:
+    """Leave the group of processes, at the end, whatever the end."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
