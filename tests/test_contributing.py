@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's recipes as they are printed: the class in a module from outside, its word in a folder of its own; trained and sampled."""
+"""CONTRIBUTING.md's recipes as they are printed: a class from outside, its word in a folder of its own; trained and sampled."""
 
 import json
 import re
