@@ -16,8 +16,9 @@ from diffusion.support.hashes import tensors_hash
 from diffusion.support.moved import brought_up
 from diffusion.support.trust import parsed, trusting, vet
 
-# The groups of a run's configuration that make its model and its ways to sample.
-MODEL = ("codec", "conditions", "task", "network", "schedule", "parameterization", "objective", "sampler", "grid", "guidance", "samplers")
+# The groups of a run's configuration from which its model and its ways to sample are built.
+MODEL = ("dataset", "codec", "conditions", "task", "network", "schedule", "parameterization", "objective")
+WAYS = ("sampler", "grid", "guidance", "samplers")
 
 
 def find(path: str | Path) -> tuple[Path, Path]:
@@ -56,7 +57,7 @@ def load(path: str | Path, averaged: bool = True, kind: type[nn.Module] = Denois
     folder, file = find(path)
     config = read_config(folder)
     with trusting(trust):
-        vet({group: config.get(group) for group in MODEL}, where=str(folder / "config.yaml"))
+        vet({group: config.get(group) for group in (*MODEL, *WAYS)}, where=str(folder / "config.yaml"))
         model = assemble(config)
     checkpoint = read(file)
     if not isinstance(model.denoiser, kind):

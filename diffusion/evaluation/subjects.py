@@ -49,7 +49,7 @@ def trained(config: Mapping[str, Any], device: torch.device) -> Subject:
     """A run's model. Raises UserError where there is none."""
     model = load(config["ckpt"], config["averaged"])
     run = model.config
-    vet({group: run.get(group) for group in ("dataset", "metric")}, where=f"the run's config.yaml, {config['ckpt']}")
+    vet({"metric": run["metric"]}, where=f"the run's config.yaml, {config['ckpt']}")
     data = build(config["dataset"] or run["dataset"], "dataset").load()
     model.denoiser.to(device)
     return Subject(model, device, data, {"step": model.step, "images": model.step * run["batch_size"] * run["accumulate"]})
