@@ -107,9 +107,8 @@ def composes(command: str) -> bool:
     try:
         config = configured(name, schema, typed)
         if name == "train":  # some are refused where they would be built
-            assemble(config | {"conditions": {"_target_": "diffusion.conditions.Classes", "num_classes": 10}}).recipe(
-                **ways(config)["main"]
-            )
+            config["codec"]["data_shape"], config["conditions"] = [8, 8, 1], {"_target_": "diffusion.conditions.Classes", "num_classes": 10}
+            assemble(config).recipe(**ways(config)["main"])
     except (HydraException, OmegaConfBaseException, ValueError, UserError):
         return False
     return True
