@@ -62,6 +62,8 @@ class Model:
         denoiser: Denoise = self.denoiser
         for name, stage in stages.items():
             key = f"guidance.{name}"
+            if isinstance(stage, Mapping) and "_target_" not in stage:
+                raise ValueError(f"{key} is not one of guidance's stages: nothing says what it builds.")
             denoiser = build(stage, key, offered, denoiser=denoiser) if isinstance(stage, Mapping) else stage(denoiser)
         conditions = denoiser.asks(self.conditions) if isinstance(denoiser, Guidance) else self.conditions
         return Recipe(denoiser, sampler, grid, codec.shape, codec, conditions, batch_size, precision)

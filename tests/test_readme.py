@@ -13,7 +13,18 @@ CONF = ROOT / "conf"
 WORDS = {row[0].strip("`"): row[2].split(", ") for row in rows(TEXT, "| group |")}
 NO_WORDS = {"callbacks", "debug", "hydra", "paths"}  # settings, and what Hydra wants
 TYPED = [words for words in commands(TEXT) if program(words)]
-SMALL = "steps=4 eval_every=4 checkpoint_every=2 log_every=2 batch_size=8 network.channels=8 grid.steps=2 metric.n=20 metric.groups=0 logger=none"
+FEW = ["metric.n=20", "metric.groups=0"]
+SMALL = [
+    "steps=4",
+    "eval_every=4",
+    "checkpoint_every=2",
+    "log_every=2",
+    "batch_size=8",
+    "network.channels=8",
+    "grid.steps=2",
+    "logger=none",
+    *FEW,
+]
 # The beginnings of the commands that are run, not only composed, in this order, and what is added to them so that they take seconds.
 RUN = {
     "python train.py resume=runs/NAME": "steps=6",
@@ -78,7 +89,7 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     (code,) = [block for block in blocks(TEXT, "python") if "class Laplace" in block]
     (folder / "mine.py").write_text(code)
-    did(folder, ["python", "train.py", "name=NAME", *SMALL.split()])
+    did(folder, ["python", "train.py", "name=NAME", *SMALL])
     return folder
 
 
@@ -104,7 +115,7 @@ def test_a_command_runs(folder, beginning):
 @pytest.mark.xdist_group("readme")
 def test_the_example_of_a_schedule_trains_and_samples(folder):
     train, sample = [words for words in TYPED if any("laplace" in word for word in words)]
-    did(folder, [*train, *SMALL.split()])
+    did(folder, [*train, *SMALL])
     did(folder, [*sample, "n=4", "grid.steps=2"])
     assert list((folder / "runs/laplace/samples").glob("*/grid.png"))
 
