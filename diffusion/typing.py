@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from diffusion.schedules import Schedule
 
 Noise = Callable[[Tensor], Tensor]
-"""`noise(x)` is standard normal noise of x's shape, dtype and device, like torch.randn_like(x); two calls draw two noises."""
+"""`noise(x)` is standard normal noise of x's shape, dtype and device, like torch.randn_like(x)."""
 
 
 class Network(Protocol):

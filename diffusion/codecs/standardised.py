@@ -1,4 +1,4 @@
-"""Between numbers of any size and numbers of mean 0 and deviation 1."""
+"""The codec of float data: numbers of any scale become numbers of mean 0 and deviation 1."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ class Standardised:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of x_0: (d,), or (channels, height, width). Raises ValueError while the data's shape is not known."""
+        """The shape of x_0: (d,), or (channels, height, width). Raises ValueError while the data's shape is not known."""
         if self.data_shape is None:
             raise ValueError("The shape of x_0 is not known: say Standardised(data_shape=(d,), mean=..., std=...).")
         return (self.data_shape[-1], *self.data_shape[:-1])

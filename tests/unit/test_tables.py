@@ -26,7 +26,7 @@ def subject(tmp_path):
     def composed_subject(*words):
         words = [f"paths.cache={tmp_path}", f"out={tmp_path / 'cells.jsonl'}", "device=cpu", *words]
         cfg = composition(*words, name="evaluate")
-        config = plain(cfg)
+        config = settings(cfg)
         found = (subjects.exact if config["ckpt"] == EXACT else subjects.trained)(config, torch.device("cpu"))
         return found, own(found.model.config, cfg, typed(*words)), config
 
