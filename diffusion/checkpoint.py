@@ -33,7 +33,7 @@ def find(path: str | Path) -> tuple[Path, Path]:
     return folder, file
 
 
-def read(file: Path) -> dict[str, Any]:
+def read_checkpoint(file: Path) -> dict[str, Any]:
     """A checkpoint's content, plain tensors and plain data. Raises UserError for a file that is not one."""
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
@@ -59,7 +59,7 @@ def load(path: str | Path, averaged: bool = True, kind: type[nn.Module] = Denois
     with trusting(trust):
         vet({group: config.get(group) for group in (*MODEL, *WAYS)}, where=str(folder / "config.yaml"))
         model = assemble(config)
-    checkpoint = read(file)
+    checkpoint = read_checkpoint(file)
     if not isinstance(model.denoiser, kind):
         raise UserError(f"{file} holds a {type(model.denoiser).__name__} where a {kind.__name__} is needed; give another run.")
     prefix = "denoiser."

@@ -49,7 +49,7 @@ class Unconditional:
         return {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Classes:
     """One of `num_classes` classes; 0 classes, as a data set without any has, are no condition.
 
@@ -58,31 +58,39 @@ class Classes:
 
     Raises ValueError for frequencies that are not a weight for each class."""
 
-    num_classes: int | None = None
-    frequencies: Sequence[float] | str | None = None
+    _said: int | None
+    frequencies: Sequence[float] | str | None
 
-    def __post_init__(self) -> None:
-        weights = self.frequencies
-        if isinstance(weights, str) and weights != "data":
-            raise ValueError(f"conditions.frequencies={weights} should be null, data, or a list of weights.")
-        if weights is None or isinstance(weights, str) or self.num_classes is None:
+    def __init__(self, num_classes: int | None = None, frequencies: Sequence[float] | str | None = None) -> None:
+        object.__setattr__(self, "_said", num_classes)  # None until `facts` has read the number from the data
+        object.__setattr__(self, "frequencies", frequencies)
+        if isinstance(frequencies, str) and frequencies != "data":
+            raise ValueError(f"conditions.frequencies={frequencies} should be null, data, or a list of weights.")
+        if frequencies is None or isinstance(frequencies, str) or num_classes is None:
             return
-        if len(weights) != self.num_classes or min(weights) < 0 or not 0 < sum(weights) < float("inf"):
-            raise ValueError(f"conditions.frequencies should be {self.num_classes} weights, none below 0 and not all 0.")
+        if len(frequencies) != num_classes or min(frequencies) < 0 or not 0 < sum(frequencies) < float("inf"):
+            raise ValueError(f"conditions.frequencies should be {num_classes} weights, none below 0 and not all 0.")
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are. Raises ValueError while that is not known."""
+        if self._said is None:
+            raise ValueError("The number of classes is not known: say Classes(num_classes).")
+        return self._said
 
     @property
     def given(self) -> bool:
         """Whether there is a condition at all."""
-        return self._known() > 0
+        return self.num_classes > 0
 
     @property
     def period(self) -> int:
         """Image i is asked for the same as image i + period; 1 where that is left to chance, or nothing is asked for."""
-        return self._known() or 1 if self.frequencies is None else 1
+        return self.num_classes or 1 if self.frequencies is None else 1
 
     def network(self) -> dict[str, int]:
         """What a network is told of the condition when it is built."""
-        return {"num_classes": self._known()}
+        return {"num_classes": self.num_classes}
 
     def of(self, labels: Tensor | None) -> Tensor | None:
         """The conditions of a batch of training images with these labels: the labels."""
@@ -90,7 +98,7 @@ class Classes:
 
     def ask(self, indices: Tensor) -> Tensor | None:
         """The classes of images number `indices` [b]: int64 [b]; None where there are no classes."""
-        if not self._known():
+        if not self.num_classes:
             return None
         if self.frequencies is None:
             return indices % self.num_classes
@@ -100,7 +108,7 @@ class Classes:
 
     def parse(self, words: Any) -> Tensor:
         """The classes that a number, or a list of numbers, names: int64 [k]. Raises UserError for what is not a class of the model."""
-        if not self._known():
+        if not self.num_classes:
             return Unconditional().parse(words)
         listed = words if isinstance(words, list | tuple) else [words]
         if not all(str(word).isdecimal() and int(word) < self.num_classes for word in listed):
@@ -115,15 +123,10 @@ class Classes:
         """The settings that follow from a data set (`diffusion.data.ImageSet`), as plain data.
 
         Raises UserError if it has another number of classes than was said."""
-        if self.num_classes not in (None, data.num_classes):
-            raise UserError(f"conditions.num_classes={self.num_classes}, and {data.name} has {data.num_classes} classes; leave it out.")
+        if self._said not in (None, data.num_classes):
+            raise UserError(f"conditions.num_classes={self._said}, and {data.name} has {data.num_classes} classes; leave it out.")
         found: dict[str, Any] = {"num_classes": data.num_classes}
         if self.frequencies == "data" and data.num_classes:
             counts = torch.tensor(data.labels).bincount(minlength=data.num_classes).double()
             found["frequencies"] = (counts / counts.sum()).tolist()
         return found
-
-    def _known(self) -> int:
-        if self.num_classes is None:
-            raise ValueError("The number of classes is not known: say Classes(num_classes).")
-        return self.num_classes

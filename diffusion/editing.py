@@ -18,7 +18,7 @@ from diffusion.samplers import DDIMInversion, State, last
 from diffusion.schedules import Schedule
 from diffusion.support.build import build
 from diffusion.support.errors import UserError
-from diffusion.typing import Noise
+from diffusion.typing import Denoise, Noise, device_of
 
 
 def noised(x_s: Tensor, s: Tensor, t: Tensor, schedule: Schedule, z: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class FromImage:
         if not 0 < self.strength <= 1:
             raise ValueError(f"edit.strength={self.strength} is a time, above 0 and at most 1.")
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         rest = times[times <= self.strength + 1e-12]
         if len(rest) < 2:
             raise ValueError(f"edit.strength={self.strength} leaves no step of the grid; raise it, or take a larger grid.steps.")
@@ -68,7 +68,7 @@ class Inpaint:
         if self.resample < 1:
             raise ValueError(f"edit.resample={self.resample} is below 1, the number of times each move is made.")
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         image, mask, zero = self.image.to(x).expand_as(x), self.mask.to(x), times[-1]
         for t, s in pairwise(times):
             for again in reversed(range(self.resample if s > 0 else 1)):
@@ -89,7 +89,7 @@ class Reconstruct:
     image: Tensor
     inversion: Callable = DDIMInversion(refinements=2)  # noqa: RUF009 (frozen)
 
-    def __call__(self, denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:  # noqa: ANN001
+    def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         encoded = last(self.inversion(denoise, self.image.to(x).expand_as(x), times, noise)).x
         yield from self.sampler(denoise, encoded, times, noise)
 
@@ -123,7 +123,7 @@ def interpolated(recipe: Recipe, seeds: Sequence[int], n: int, cond: Tensor | No
     Raises UserError unless there are two seeds."""
     if len(seeds) != 2:
         raise UserError(f"between={list(seeds)} should be two seeds, such as between=[3,8].")
-    device, schedule = recipe.denoiser.device, recipe.denoiser.schedule
+    device, schedule = device_of(recipe.denoiser), recipe.denoiser.schedule
     noise, times = SlerpNoise(*(SeededNoise([seed], device) for seed in seeds)), recipe.grid(schedule)
     x = schedule(times[0])[1] * noise(torch.empty(n, *recipe.shape, device=device))
     denoise = Asked(recipe.denoiser, None if cond is None else cond.to(device))
@@ -140,7 +140,10 @@ def edited(recipe: Recipe, edit: Mapping[str, Any]) -> Recipe:
     if len(recipe.shape) != 3:
         raise UserError("Only pictures can be edited, and this model makes vectors; leave edit out.")
     channels, *size = recipe.shape
-    given = {"sampler": recipe.sampler, "image": recipe.codec.encode(picture(edit["image"], "image", channels, size)[None])[0]}
+    given: dict[str, Any] = {
+        "sampler": recipe.sampler,
+        "image": recipe.codec.encode(picture(edit["image"], "image", channels, size)[None])[0],
+    }
     if "mask" in edit:
         given["mask"] = (picture(edit["mask"], "mask", 1, size).permute(2, 0, 1) > 127).float()
     settings = {key: value for key, value in edit.items() if key not in given}

@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> None:
     """One cell; under -m or with a sweep, each of the table's."""
     with begin(trust=cfg.trust):
         known(cfg, EvaluateSchema)
-        config, typed = plain(cfg), words()
+        config, typed = settings(cfg), words()
         from diffusion.evaluation import cells, subjects  # slow to import, so that --help and a mistyped word have been answered by now
 
         device = cells.join_ranks(config["device"])
@@ -35,7 +35,7 @@ def main(cfg: DictConfig) -> None:
         cells.evaluate(subject, own(subject.model.config, cfg, typed), config, typed, where(config))
 
 
-def plain(cfg: DictConfig) -> dict[str, Any]:
+def settings(cfg: DictConfig) -> dict[str, Any]:
     """The keys that are read here, resolved; what a data set's file brings for training may refer to what is not here.
 
     Raises UserError if there is nothing to measure."""
@@ -66,7 +66,7 @@ class Table(Callback):
         if int(os.environ.get("RANK", 0)) == 0 and not OmegaConf.is_missing(config, "ckpt"):
             from diffusion.evaluation import tables
 
-            print(tables.save(where(plain(config)), "python -m diffusion.evaluate " + " ".join(sys.argv[1:])))
+            print(tables.save(where(settings(config)), "python -m diffusion.evaluate " + " ".join(sys.argv[1:])))
 
 
 if __name__ == "__main__":

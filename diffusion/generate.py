@@ -14,7 +14,7 @@ from diffusion.codecs import Pixels
 from diffusion.conditions import Unconditional
 from diffusion.denoiser import Estimate
 from diffusion.samplers import State
-from diffusion.typing import Codec, Conditions, Denoise
+from diffusion.typing import Codec, Conditions, Denoise, device_of
 
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # what autocast computes in
 
@@ -41,7 +41,7 @@ class Asked:
 
     def __init__(self, denoiser: Denoise, cond: Tensor | None = None) -> None:
         self.denoiser, self.cond, self.schedule, self.nfe = denoiser, cond, denoiser.schedule, 0
-        self.device = getattr(denoiser, "device", torch.device("cpu"))
+        self.device = device_of(denoiser)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
         self.nfe += 1
@@ -58,7 +58,7 @@ def trajectories(
     cond: Tensor | None = None,
 ) -> Iterator[State]:
     """Every state of one batch, from x_1 = sigma_1 z at the grid's first time; shape is (c, h, w), cond [n, ...] or None."""
-    device = getattr(denoiser, "device", torch.device("cpu"))
+    device = device_of(denoiser)
     noise, times = SeededNoise(seeds, device), grid(denoiser.schedule)
     x = denoiser.schedule(times[0])[1] * noise(torch.empty(len(seeds), *shape, device=device))
     denoise = Asked(denoiser, None if cond is None else cond.to(device))
@@ -129,7 +129,7 @@ class Recipe:
     def computing(self) -> Iterator[None]:
         """Within the context the network computes in the recipe's precision."""
         kind = PRECISIONS[self.precision]
-        device = getattr(self.denoiser, "device", torch.device("cpu"))
+        device = device_of(self.denoiser)
         with torch.autocast(device.type, dtype=kind) if kind else nullcontext():
             yield
 
@@ -140,7 +140,7 @@ class Recipe:
             "guidance": described(self.denoiser) if is_dataclass(self.denoiser) else None,
             "conditions": self.conditions.describe(),
             "precision": self.precision,
-            "device": getattr(self.denoiser, "device", torch.device("cpu")).type,
+            "device": device_of(self.denoiser).type,
         }
 
 

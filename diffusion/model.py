@@ -34,7 +34,8 @@ class Model:
         """(height, width), one of which may be left to the model's own; None where both are."""
         if height is None and width is None:
             return None
-        own_height, own_width = self.codec.sized(1, 1) and self.codec.shape[1:]
+        self.codec.sized(1, 1)  # raises ValueError for vectors
+        own_height, own_width = self.codec.shape[1:]
         return height or own_height, width or own_width
 
     def recipe(
@@ -113,7 +114,8 @@ def changed(own: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
     result = deepcopy(dict(own))
     for key, value in typed.items():
         before = result.get(key)
-        both = isinstance(before, Mapping) and isinstance(value, Mapping)
-        another = both and value.get("_target_", before.get("_target_")) != before.get("_target_")
-        result[key] = changed(before, value) if both and not another else deepcopy(value)
+        result[key] = deepcopy(value)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            another = value.get("_target_", before.get("_target_")) != before.get("_target_")
+            result[key] = result[key] if another else changed(before, value)
     return result

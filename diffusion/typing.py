@@ -96,6 +96,11 @@ class Conditions(Protocol):
         """The settings that follow from a data set, as plain data."""
 
 
+def device_of(denoiser: Denoise) -> torch.device:
+    """The device that a denoiser works on: its `device`, or the CPU if it has none."""
+    return getattr(denoiser, "device", torch.device("cpu"))
+
+
 def expand(value: Tensor, x: Tensor) -> Tensor:
     """Shape `value` [b] as [b, 1, ..., 1] so that it multiplies `x` [b, ...], in x's dtype.
 

@@ -17,24 +17,26 @@ FLOORS = {
     2: ["networks", "parameterization", "schedules"],
     3: ["classifier", "denoiser", "posterior"],
     4: ["grids", "guidance", "likelihood", "objectives", "oracles", "samplers", "times", "weightings"],
-    5: ["codecs"],
+    5: ["codecs", "conditions"],
     6: ["dashboard", "data", "editing", "generate", "metrics", "pictures"],
-    7: ["checkpoint"],
+    7: ["checkpoint", "model"],
     8: ["evaluation", "training"],
     9: ["average", "config", "evaluate", "shell"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
-# The bound's terms are the objective's and the ODE's solver the sampler's; a likelihood draws noise as samples do, and pairs are pictures.
+# The bound's terms are the objective's and the ODE's solver the sampler's; a likelihood draws noise as samples do, and pairs are pictures;
+# an edit is a recipe whose sampler is another; a checkpoint's weights go into an assembled model; a training measures as evaluate does.
 MAY_READ = {
     "likelihood": {"objectives", "samplers"},
     "objectives": {"weightings"},
     "metrics": {"generate", "pictures"},
     "editing": {"generate"},
+    "checkpoint": {"model"},
     "training": {"evaluation"},
 }
 HYDRA = {"hydra", "omegaconf"}
 LIGHTNING = {"pytorch_lightning", "lightning"}
-MAY_USE_LIGHTNING = ("training/", "data/module.py", "shell.py")
+MAY_USE_LIGHTNING = ("training/", "data/module.py")
 FILES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "diffusion").rglob("*.py"))}
 SCRIPTS = {name: ROOT / name for name in ("train.py", "sample.py")}
 
@@ -117,6 +119,24 @@ def test_the_library_needs_torch_alone(file):
 def test_hydra_and_lightning_live_in_their_places(file):
     assert file in SCRIPTS or unit(file) in ("config", "shell", "evaluate") or not OUTER[file] & HYDRA
     assert file.removeprefix("diffusion/").startswith(MAY_USE_LIGHTNING) or not OUTER[file] & LIGHTNING
+
+
+def test_every_allowance_is_needed():
+    used = {mine: {unit(target) for file in INNER if unit(file) == mine for target in GRAPH[file]} for mine in MAY_READ}
+    assert all(allowed <= used[mine] for mine, allowed in MAY_READ.items())
+    assert all(any(OUTER[file] & LIGHTNING for file in FILES if file.startswith(f"diffusion/{place}")) for place in MAY_USE_LIGHTNING)
+
+
+def test_sampling_a_run_reaches_no_lightning_and_no_training():
+    """By whatever way sample.py's imports go."""
+    reached, waiting = set(), {"sample.py"}
+    while waiting:
+        file = waiting.pop()
+        reached.add(file)
+        packages = {f"{folder.as_posix()}/__init__.py" for folder in Path(file).parents if f"{folder.as_posix()}/__init__.py" in FILES}
+        waiting |= (GRAPH[file] | packages) - reached
+    assert {"diffusion/checkpoint.py", "diffusion/generate.py"} <= reached
+    assert not {file for file in reached if OUTER[file] & (LIGHTNING | {"torchmetrics"}) or file.startswith("diffusion/training/")}
 
 
 def test_networks_know_no_schedule():

@@ -24,7 +24,7 @@ def html(data: dict[str, Any]) -> str:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise UserError("The dashboard draws with plotly, which is not installed: pip install -e .[dashboard].") from error
-    script, inside = text("data.js") + text("app.js"), plain(data).replace("<", "\\u003c")  # no </script> in the data
+    script, inside = text("data.js") + text("app.js"), compact(data).replace("<", "\\u003c")  # no </script> in the data
     parts = {"<!--plotly-->": get_plotlyjs(), "<!--data-->": inside, "<!--script-->": script}
     page = text("template.html")
     for mark, part in parts.items():
@@ -38,7 +38,7 @@ def text(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
-def plain(data: dict[str, Any]) -> str:
+def compact(data: dict[str, Any]) -> str:
     """JSON as short as it gets."""
     return json.dumps(data, separators=(",", ":"), allow_nan=False)
 

@@ -133,7 +133,7 @@ def read_run(folder: Path) -> Run:
     position = {step: i for i, step in enumerate(steps)}
     return Run(
         name=folder.name,
-        config=read_config(folder / "config.yaml"),
+        config=flat_config(folder / "config.yaml"),
         steps=steps,
         images=[axis[step][0] for step in steps],
         seconds=[axis[step][1] for step in steps],
@@ -159,7 +159,7 @@ def interned(passport: dict | None, known: dict[tuple, dict]) -> dict | None:
     return known.setdefault(content, {name: value for name, value in passport.items() if name != "step"})
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def flat_config(path: Path) -> dict[str, Any]:
     """config.yaml by dotted keys, {} where it is missing or cannot be read."""
     try:
         config = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))

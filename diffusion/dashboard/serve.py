@@ -9,7 +9,7 @@ from threading import Lock
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from diffusion.dashboard.page import contents, html, plain
+from diffusion.dashboard.page import compact, contents, html
 from diffusion.dashboard.read import Reader, Run
 from diffusion.support.errors import UserError
 
@@ -63,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
             case ["data.json"]:
                 data, stamp = self.live.read()
                 since = parse_qs(url.query).get("since")
-                self.answer(b"" if since == [stamp] else plain(data).encode(), "application/json")
+                self.answer(b"" if since == [stamp] else compact(data).encode(), "application/json")
             case ["samples", name, file] if picture := self.live.picture(unquote(name), unquote(file)):
                 self.answer(picture, mimetypes.guess_type(file)[0] or "application/octet-stream")
             case _:

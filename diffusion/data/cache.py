@@ -79,12 +79,13 @@ def _build(dataset: "Dataset", target: Path) -> None:
     with atomic(target) as folder:
         folder.mkdir()
         digest = hashlib.sha256()
-        labels, n = [], 0
+        labels: list[np.ndarray] = []
+        n = 0
         with open(folder / FILES[dataset.dtype], "wb") as file:
             for images, chunk_labels in _checked(dataset, chunks):
                 file.write(images.data)
                 digest.update(images.data)
-                labels.append(chunk_labels)
+                labels += [] if chunk_labels is None else [chunk_labels]
                 n += len(images)
         if n == 0:
             raise UserError(f"{dataset.name} ({source}) is empty.")

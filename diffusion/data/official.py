@@ -98,8 +98,8 @@ def _from_archive(path: Path, names: Mapping[str, str]) -> dict[str, bytes]:
         with tarfile.open(path, "r|*") as archive:
             for entry in archive:
                 name = Path(entry.name).name
-                if entry.isfile() and name in names:
-                    members[name] = archive.extractfile(entry).read()
+                if entry.isfile() and name in names and (file := archive.extractfile(entry)):
+                    members[name] = file.read()
                 if len(members) == len(names):
                     break
     except _DAMAGE as error:
@@ -108,7 +108,7 @@ def _from_archive(path: Path, names: Mapping[str, str]) -> dict[str, bytes]:
 
 
 def _from_folder(folder: Path, name: str) -> bytes:
-    path = _member(folder, name)
+    path = _member(folder, name) or folder / name
     try:
         content = path.read_bytes()
         return gzip.decompress(content) if path.suffix == ".gz" else content

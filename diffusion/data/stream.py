@@ -28,7 +28,7 @@ def permutation(n: int, seed: int, epoch: int, device: torch.device | str = "cpu
 
     The argsort of n distinct pseudo-random words. The last result is kept, since a whole epoch asks for it.
     """
-    word = splitmix64(splitmix64(seed, 1).item() + epoch, 1).item()
+    word = int(splitmix64(int(splitmix64(seed, 1)) + epoch, 1))
     return splitmix64(word, n, device).argsort()
 
 

@@ -64,7 +64,7 @@ def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any]
 
 def fill(path: Path, facts: dict, metrics: list, measured: Callable) -> None:
     """Append to `path` a line for each number that `measured(metrics=...)` yields, of the metrics that the cell lacks there."""
-    there = {line["metric"]: line for line in tables.read(path) if line["cell"] == facts["cell"]}
+    there = {line["metric"]: line for line in tables.read_cells(path) if line["cell"] == facts["cell"]}
     for metric in metrics:
         if metric.name in there and facts["way"] != "floor":
             log.info("%-40s %s %.4g, in %s already", called(facts), metric.name, there[metric.name][metric.name], path)

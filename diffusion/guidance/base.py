@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffusion.denoiser import Estimate
 from diffusion.schedules import Schedule
-from diffusion.typing import Conditions, Denoise, expand
+from diffusion.typing import Conditions, Denoise, device_of, expand
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Guidance(ABC):
     @property
     def device(self) -> torch.device:
         """The innermost denoiser's device; the CPU if it does not say."""
-        return getattr(self.denoiser, "device", torch.device("cpu"))
+        return device_of(self.denoiser)
 
     @property
     def unguided(self) -> Denoise:

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, Self, TypeVar
 from weakref import WeakValueDictionary
 
 import torch
@@ -18,6 +18,7 @@ from diffusion.support.ranks import gather_dealt
 from diffusion.typing import Codec, Conditions, Denoise
 
 Numbers = float | dict[str, float]
+Part = TypeVar("Part")  # the form in which a statistic takes a part of the images: their features [n, d], or sums over them
 UNCONDITIONAL = Unconditional()
 
 
@@ -91,10 +92,12 @@ class FeatureStore:
 
     A metric that keeps features keeps what this hands out, so that several keep one copy."""
 
-    open: ClassVar[WeakValueDictionary] = WeakValueDictionary()
+    open: ClassVar[WeakValueDictionary[tuple, "FeatureStore"]] = WeakValueDictionary()
 
     def __init__(self, extractor: Extractor) -> None:
-        self.extractor, self.images, self.outputs = extractor, None, {}
+        self.extractor = extractor
+        self.images: Tensor | None = None
+        self.outputs: dict[str, Tensor] = {}
 
     @classmethod
     def of(cls, extractor: Extractor) -> "FeatureStore":
@@ -107,8 +110,8 @@ class FeatureStore:
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """The extractor's layers by name for uint8 images [b, h, w, c]: those of the last call if the images are."""
-        same = self.images is not None and self.images.device == images.device
-        if not (same and torch.equal(self.images, images)):
+        last = self.images
+        if last is None or last.device != images.device or not torch.equal(last, images):
             self.images, self.outputs = images, self.extractor.outputs(images)
         return self.outputs
 
@@ -117,7 +120,7 @@ class FeatureStore:
         self.images, self.outputs = None, {}
 
 
-def standard_errors(statistic: Callable[[Sequence], Tensor], parts: Sequence) -> Tensor:
+def standard_errors(statistic: Callable[[list[Part]], Tensor], parts: Sequence[Part]) -> Tensor:
     """The delete-a-group jackknife's standard errors of the values [k] of `statistic`, over the images drawn (Efron & Tibshirani 1993,
     eq. 11.5, with groups for single images): sqrt((G - 1)/G sum_g (value without g - their mean)^2). The weights of the model and the
     real images are taken as they are. Unlike the bootstrap it repeats no image, which a distance would see."""
@@ -125,7 +128,7 @@ def standard_errors(statistic: Callable[[Sequence], Tensor], parts: Sequence) ->
     return ((len(parts) - 1) * (values - values.mean(0)).square().mean(0)).sqrt()
 
 
-class FeatureMetric(Metric):
+class FeatureMetric(Metric, Generic[Part]):
     """A metric of the features of n generated images, against those of a data set.
 
     A subclass says the `words` of its numbers (`standard` is what they are called in the FID Inception network's features), the `layer`
@@ -136,11 +139,14 @@ class FeatureMetric(Metric):
     words: ClassVar[tuple[str, ...]]
     standard: ClassVar[tuple[str, ...]] = ()
     layer: ClassVar[str] = "features"
+    statistics = ""  # the hash of what the real images are summed up in, where they are
+    reference_facts: dict[str, Any]
 
     def __init__(self, extractor: Extractor, n: int, cache: str | Path, groups: int = 0) -> None:
         self.cache, self.groups, self.extractor = cache, groups, extractor
         self.name_by(n)
-        self.store, self.width, self.conditions = None, 0, UNCONDITIONAL  # until setup
+        self.store, self.width = FeatureStore(extractor), 0  # until setup
+        self.conditions: Conditions = UNCONDITIONAL
         self.reset()
 
     def name_by(self, n: int) -> None:
@@ -167,22 +173,26 @@ class FeatureMetric(Metric):
 
     @abstractmethod
     def refer(self, imageset: RealImages) -> int:
-        """Get what the statistic compares with, set `statistics` to its hash, and return the number of real images in it."""
+        """Get what the statistic compares with, set `statistics` to its hash if it has one, and return the number of real images in it."""
 
     @abstractmethod
-    def statistic(self, parts: list[Tensor]) -> Tensor:
-        """The numbers [k], float64, of the images whose features are in `parts`, each [n_i, d]."""
+    def statistic(self, parts: Sequence[Part]) -> Tensor:
+        """The numbers [k], float64, of the images in `parts` together."""
 
     def update(self, images: Tensor, labels: Tensor | None = None) -> None:
         """Add this rank's generated images, uint8 [b, h, w, c] on any device; b may be 0. Does not wait for a GPU."""
         if len(images):
             self.rows.append(self.store(images)[self.layer])
 
-    def gathered(self) -> tuple[list, list]:
-        """What `statistic` takes of all ranks' images: ([all of them, in order], [each group]). Raises ValueError unless they are n."""
-        rows = gather_dealt(torch.cat([*self.rows, torch.empty(0, self.width, device=self.extractor.device)]))
+    def own_rows(self) -> Tensor:
+        """The features [b, d] of this rank's images, in order."""
+        return torch.cat([*self.rows, torch.empty(0, self.width, device=self.extractor.device)])
+
+    def all_rows(self) -> Tensor:
+        """The features [n, d] of all ranks' images, in order, on every rank. Raises ValueError unless there are n."""
+        rows = gather_dealt(self.own_rows())
         self.require_n(len(rows))
-        return [rows], self.parts_of(rows)
+        return rows
 
     def parts_of(self, rows: Tensor) -> list[Tensor]:
         """The rows [n, ...] of all images, in order, as one tensor for each group."""
@@ -198,19 +208,16 @@ class FeatureMetric(Metric):
         if count != self.n:
             raise ValueError(f"{self.name} is a number of {self.n} images, and {count} were given.")
 
-    def compute(self) -> Numbers:
-        """The number, or several by name, over all ranks' images, on every rank; may be called again. All ranks must call it.
-
-        Raises ValueError unless all ranks together were given exactly n images."""
-        whole, parts = self.gathered()
-        values = dict(zip(self.keys, self.statistic(whole).tolist(), strict=True)) | self.errors(parts)
+    def values(self, whole: Sequence[Part], groups: Sequence[Part]) -> Numbers:
+        """The statistic of all images, with its standard errors over the groups: one number, or several by name."""
+        values = dict(zip(self.keys, self.statistic(whole).tolist(), strict=True)) | self.errors(groups)
         return values if len(values) > 1 else values[self.name]
 
-    def errors(self, parts: list) -> dict[str, float]:
+    def errors(self, parts: Sequence[Part]) -> dict[str, float]:
         """The numbers' standard errors by name; none without groups."""
         if not self.groups:
             return {}
-        with warnings.catch_warnings():  # what there is to say of too few images has been said of all of them
+        with warnings.catch_warnings():  # the statistic of all images has already warned if they are too few
             warnings.simplefilter("ignore")
             errors = standard_errors(self.statistic, parts).tolist()
         return dict(zip([f"{key}/error" for key in self.keys], errors, strict=True))
@@ -223,8 +230,7 @@ class FeatureMetric(Metric):
     def reset(self) -> None:
         """Forget the generated images; what is known of the real ones stays."""
         self.rows: list[Tensor] = []
-        if self.store is not None:
-            self.store.forget()
+        self.store.forget()
 
     def settings(self) -> dict[str, Any]:
         """What else the numbers depend on, as plain data for the passport."""
@@ -242,6 +248,22 @@ class FeatureMetric(Metric):
             "settings": self.settings() or None,
             "intervals": self.intervals() or None,
         }
+
+
+class RowMetric(FeatureMetric[Tensor]):
+    """A metric whose statistic takes the features themselves: `statistic(parts)`, each part [n_i, d]."""
+
+    def gathered(self) -> tuple[Tensor, list[Tensor]]:
+        """(the rows [n, ...] of all ranks' images, in order; those of each group). Raises ValueError unless there are n."""
+        rows = self.all_rows()
+        return rows, self.parts_of(rows)
+
+    def compute(self) -> Numbers:
+        """The number, or several by name, over all ranks' images, on every rank; may be called again. All ranks must call it.
+
+        Raises ValueError unless all ranks together were given exactly n images."""
+        rows, groups = self.gathered()
+        return self.values([rows], groups)
 
 
 def dealt(numbers: Tensor, n: int, classes: int) -> Tensor:

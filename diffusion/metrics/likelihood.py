@@ -28,12 +28,15 @@ class BitsPerDimension(Metric):
     word: ClassVar[str]
     quantisation: ClassVar[str]
     n = 0
+    denoiser: Denoise  # this and the codec are set by `model`
+    codec: Codec
+    conditions: Conditions
+    means: Tensor  # set by `compute`
 
     def __init__(self, images: int | None = 1000, batch_size: int = 128, seed: int = 0) -> None:
         if images is not None and images < 2:
             raise ValueError(f"A mean with an error needs at least 2 images: metric.images={images} is too few.")
         self.images, self.batch_size, self.seed = images, batch_size, seed
-        self.denoiser, self.codec = None, None
 
     def setup(self, imageset: RealImages, device: torch.device | str, conditions: Conditions = UNCONDITIONAL) -> None:
         """Choose the images. Raises ValueError for a set without images."""
@@ -53,7 +56,7 @@ class BitsPerDimension(Metric):
 
     def compute(self) -> dict[str, float]:
         """The mean and its standard error, on every rank. All ranks must call it. Raises ValueError without `model`."""
-        if self.denoiser is None:
+        if not hasattr(self, "denoiser"):
             raise ValueError(f"{self.name} measures a model: call model(denoiser, codec) first.")
         rank, world = rank_and_world()
         mine = torch.arange(len(self.chosen))[rank::world]
@@ -114,7 +117,7 @@ class VariationalBits(BitsPerDimension):
         self.clip = clip
 
     def columns(self) -> int:
-        return 2 + 2 * self.denoiser.schedule.num_timesteps
+        return 2 + 2 * (self.denoiser.schedule.num_timesteps or 0)  # the bound of a continuous schedule is refused by `measure`
 
     def measure(self, x0: Tensor, cond: Tensor | None, noise: SeededNoise) -> Tensor:
         span = self.codec.range
@@ -132,7 +135,8 @@ class VariationalBits(BitsPerDimension):
 
     def picture(self) -> Tensor | None:
         """See `bound_plot`."""
-        terms, prior, fraction = (self.facts().get(f"{self.name}/{key}") for key in ("terms", "prior", "fraction"))
+        facts = self.facts()
+        terms, prior, fraction = facts[f"{self.name}/terms"], facts[f"{self.name}/prior"], facts.get(f"{self.name}/fraction")
         return bound_plot(f"{self.name}: {self.means[0]:.3f}", terms, prior, fraction)
 
     def settings(self) -> dict[str, Any]:

@@ -55,8 +55,8 @@ class SelfAttention(nn.Module):
         self.out = zero(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor, given: Given) -> Tensor:
-        h = attend(*self.qkv(pixels_of(self.norm(x))).chunk(3, dim=-1), self.heads)
-        return added(x, image_of(self.out(h), x), self.rescale)
+        q, k, v = self.qkv(pixels_of(self.norm(x))).chunk(3, dim=-1)
+        return added(x, image_of(self.out(attend(q, k, v, self.heads)), x), self.rescale)
 
 
 class Look(nn.Module):
@@ -73,7 +73,8 @@ class Look(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """x [b, n, channels], context [b, m, context_channels]."""
-        return self.out(attend(self.q(x), *self.kv(context).chunk(2, dim=-1), self.heads))
+        k, v = self.kv(context).chunk(2, dim=-1)
+        return self.out(attend(self.q(x), k, v, self.heads))
 
 
 class CrossAttention(nn.Module):

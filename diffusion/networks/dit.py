@@ -37,6 +37,8 @@ class DiT(ConditionedNetwork):
         ValueError: if the sides of image_size are not multiples of patch, or width not of 4 and of heads.
     """
 
+    position: Tensor
+
     def __init__(
         self,
         in_channels: int = 4,
@@ -65,7 +67,8 @@ class DiT(ConditionedNetwork):
         """x_t [b, in_channels, h, w], label [b], cond -> [b, out_channels, h, w]: see `ConditionedNetwork`.
 
         Raises ValueError if h or w is not a multiple of patch."""
-        rows, columns = patches(*x_t.shape[-2:], self.patch)
+        height, width = x_t.shape[-2:]
+        rows, columns = patches(height, width, self.patch)
         given = self.given(label, cond)
         x = self.stem(x_t).flatten(2).transpose(1, 2)
         x = x + self._position(rows, columns).to(x)
@@ -87,12 +90,13 @@ class DiT(ConditionedNetwork):
     def _initialise(self) -> None:
         """As the authors do: Xavier-uniform layers, biases 0, embeddings of deviation 0.02, and 0 where a branch or the output ends."""
         for layer in self.modules():
-            if hasattr(layer, "bias"):
+            if isinstance(layer, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(layer.weight.flatten(1))
                 nn.init.zeros_(layer.bias) if layer.bias is not None else None
-        for table in [self.time.hidden, self.time.out, *([self.classes] if self.classes else [])]:
+        tables: list[nn.Linear | nn.Embedding] = [self.time.hidden, self.time.out, *([self.classes] if self.classes else [])]
+        for table in tables:
             nn.init.normal_(table.weight, std=0.02)
-        for last in [self.modulate, self.out, *(end for block in self.blocks for end in block.ends())]:
+        for last in [self.modulate, self.out, *(end for block in self.modules() if isinstance(block, Block) for end in block.ends())]:
             zero(last)
 
 
@@ -116,7 +120,8 @@ class Block(nn.Module):
         """x [b, n, c]."""
         scale1, shift1, gate1, scale2, shift2, gate2 = self.modulate(given.embedding)[:, None].chunk(6, dim=-1)
         h = norm(x) * (1 + scale1) + shift1
-        x = x + gate1 * self.project(attend(*self.qkv(h).chunk(3, dim=-1), self.heads))
+        q, k, v = self.qkv(h).chunk(3, dim=-1)
+        x = x + gate1 * self.project(attend(q, k, v, self.heads))
         if self.look is not None:
             x = x + self.look(x, given.context)
         return x + gate2 * self.mlp(norm(x) * (1 + scale2) + shift2)

@@ -67,6 +67,8 @@ class FourierTimeEmbedding(TimeEmbedding):
     The w are drawn once and not trained. `channels` of them make 2 channels features.
     """
 
+    bits: Tensor
+
     def __init__(self, channels: int, embedding_channels: int, scale: float) -> None:
         super().__init__(2 * channels, embedding_channels)
         # Kept by their bits as integers, because module.to(bfloat16) would round a buffer of floats.

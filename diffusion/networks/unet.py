@@ -92,7 +92,7 @@ class UNet(ConditionedNetwork):
         embed = embedding_channels or 4 * channels
         time = TimeEmbedding(channels, embed) if fourier_scale is None else FourierTimeEmbedding(channels, embed, fourier_scale)
         super().__init__(time, embed, num_classes, context_channels)
-        _check(channels, block, middle, context_channels, fir and not resample_in_resblock)
+        _check_settings(channels, block, middle, context_channels, fir and not resample_in_resblock)
 
         residual = dict(embedding_channels=embed, dropout=dropout, scale_shift=scale_shift, rescale=skip_rescale)
         looking = dict(heads=heads, head_channels=head_channels, rescale=skip_rescale)
@@ -207,10 +207,11 @@ def _up_path(blocks: _Blocks, levels: list[tuple[int, int]], res_blocks: int, sk
     for i, (width, resolution) in reversed(list(enumerate(levels))):
         for layer in range(res_blocks + 1):
             look = layer == res_blocks or not blocks.attention_once
-            path.append(blocks.layer(in_width + skips.pop(), width, resolution, look))
+            chain = blocks.layer(in_width + skips.pop(), width, resolution, look)
+            path.append(chain)
             in_width = width
         if i > 0:
-            path[-1].append(blocks.grow(width))
+            chain.append(blocks.grow(width))
     return path
 
 
@@ -229,7 +230,7 @@ def _resolutions(image_size: int | Sequence[int], levels: int, attention: Sequen
     return resolutions
 
 
-def _check(channels: int, block: Sequence[str], middle: Sequence[str], context_channels: int, lone_fir: bool) -> None:
+def _check_settings(channels: int, block: Sequence[str], middle: Sequence[str], context_channels: int, lone_fir: bool) -> None:
     """Raises ValueError for settings that make no network."""
     if channels % 2 or channels < 4:
         raise ValueError(f"channels must be even and at least 4, for the time embedding: it is {channels}.")

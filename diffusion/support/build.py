@@ -52,7 +52,7 @@ def build(node: Any, key: str = "", offered: Mapping[str, Any] | None = None, **
     if offered:
         names = inspect.signature(target).parameters
         settings |= {k: v for k, v in offered.items() if k in names and settings.get(k) is None}
-    _check(target, settings, given, key, complete=not node.get("_partial_"))
+    _check_arguments(target, settings, given, key, complete=not node.get("_partial_"))
     return partial(target, **settings, **given) if node.get("_partial_") else target(**settings, **given)
 
 
@@ -110,7 +110,7 @@ def _places(node: dict[str, Any], setting: str, path: str) -> list[tuple[str, di
     return found + [place for k, v in node.items() if isinstance(v, dict) for place in _places(v, setting, f"{path}.{k}")]
 
 
-def _check(target: Callable, settings: dict, given: dict, key: str, complete: bool) -> None:
+def _check_arguments(target: Callable, settings: dict, given: dict, key: str, complete: bool) -> None:
     signature = inspect.signature(target)
     name, names = getattr(target, "__name__", str(target)), signature.parameters
     anything = any(p.kind is p.VAR_KEYWORD for p in names.values())

@@ -38,7 +38,7 @@ def brought_up(config: Any, where: str = "the configuration") -> dict[str, Any]:
 
 
 def _brought_up(config: Mapping[str, Any]) -> dict[str, Any]:
-    config = renamed(config)
+    config = {key: renamed(value) for key, value in config.items()}
     if "codec" in config and "task" in config:
         return config
     dataset, task = config["dataset"], config["task"]

@@ -160,7 +160,8 @@ def _remedy(name: str) -> str:
 def _call(value: str) -> str:
     """The first `${...}` of a value that is more than a reference or a resolver of ours, or an empty string."""
     for start in (found.start() for found in re.finditer(r"\$\{", value)):
-        name, end, argument = CALL.match(value, start).groups()
+        found = CALL.match(value, start)
+        name, end, argument = found.groups() if found else ("", "", "")
         ours = name in RESOLVERS or (name == "hydra" and argument.startswith(HYDRA))
         if not end or (end == ":" and not ours):
             return value[start:]
@@ -171,7 +172,8 @@ def _walk(data: Any, where: str) -> Iterator[tuple[Path, Any]]:
     """Every value of plain data with its path, in order and without recursion.
 
     Raises UserError for more than any configuration has, shared parts counted each time, and for values that are not plain."""
-    waiting, seen = [(None, data, 0)], 0
+    waiting: list[tuple[Path, Any, int]] = [(None, data, 0)]
+    seen = 0
     while waiting:
         path, node, depth = waiting.pop()
         yield path, node

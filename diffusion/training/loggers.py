@@ -6,10 +6,11 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
+from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
-from pytorch_lightning.loggers.logger import rank_zero_experiment
 
 
 class CSV(CSVLogger):
@@ -21,7 +22,7 @@ class CSV(CSVLogger):
         """The writer of metrics.csv, made when first asked for."""
         if self._experiment is None:
             self._experiment = Appending(self.log_dir)
-        return self._experiment
+        return cast(ExperimentWriter, self._experiment)
 
 
 class Appending(ExperimentWriter):

@@ -23,9 +23,8 @@ from diffusion.typing import expand
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 GROUPS = ("sampler", "guidance", "grid", "schedule", "parameterization")
-CHOICES = {group: [path.stem for path in sorted((CONF / group).glob("*.yaml")) if path.stem != "custom"] for group in GROUPS} | {
-    "learned": [False, True]
-}
+FILES = {group: [path.stem for path in sorted((CONF / group).glob("*.yaml"))] for group in GROUPS}
+CHOICES = {group: [name for name in names if name != "custom"] for group, names in FILES.items()} | {"learned": [False, True]}
 STEPS, SHAPE, CLASSES = 4, (2, 3, 3), 3
 CHEAPER = {"langevin": {"walk": 2}, "rk45": {"rtol": 1e-2, "atol": 1e-2}}  # the same code, fewer calls
 AFTER_ANOTHER = {"rescale", "interval"}  # guidances that act on a guided model

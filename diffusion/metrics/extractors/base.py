@@ -37,14 +37,14 @@ class Extractor(ABC):
     cheap     whether its features cost less than reading them from a disk, so that they are never cached
     """
 
-    name: ClassVar[str]
-    frechet: ClassVar[str]
-    dim: ClassVar[int]
-    channels: ClassVar[int] = 3
+    name: str
+    frechet: str
+    dim: int
+    channels: int = 3
     size: ClassVar[int | None] = None
     resize: ClassVar[str]
     batch: ClassVar[int] = 256
-    layers: ClassVar[tuple[str, ...]] = ("features", "logits")
+    layers: tuple[str, ...] = ("features", "logits")
     cheap: ClassVar[bool] = False
 
     def __init__(self, network: nn.Module) -> None:

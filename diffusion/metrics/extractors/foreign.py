@@ -20,7 +20,7 @@ class Foreign(Extractor):
     What it returns and how many features there are is found by trying. What else a resize would be is the network's own affair."""
 
     resize = "the network's own"
-    layers = ("features", "logits")
+    layers: tuple[str, ...] = ("features", "logits")
 
     def __init__(self, name: str, network: Callable, weights_hash: str) -> None:
         super().__init__(Called(network))
@@ -85,4 +85,4 @@ def fingerprint(function: Callable) -> str:
     """16 hex digits that change with what the function does, as far as that can be told."""
     if isinstance(function, nn.Module):
         return tensors_hash(function.state_dict())
-    return hashlib.sha256(inspect.getsource(inspect.getmodule(function)).encode()).hexdigest()[:16]
+    return hashlib.sha256(inspect.getsource(import_module(function.__module__)).encode()).hexdigest()[:16]
