@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 import yaml
-from documents import ROOT, commands, configured, house, program, rows, variants
+from documents import ROOT, blocks, commands, configured, house, program, rows, variants
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from test_floors import FLOORS, INNER, unit
@@ -79,6 +79,23 @@ def test_a_command_of_the_page_on_configurations_composes(words):
     name, schema, typed = program(words)
     for variant in variants(typed):
         assert configured(name, schema, variant)["sampler"]
+
+
+def said() -> list[tuple[str, str]]:
+    """The commands of the page with a comment that is itself words of a command."""
+    lines = [line.partition(" #") for block in blocks(CONFIGURATION) for line in block.splitlines()]
+    return [(typed.strip(), words.strip()) for typed, _, words in lines if re.fullmatch(r"( [\w.]+=\S+)+", words)]
+
+
+@pytest.mark.parametrize("typed, words", said())
+def test_what_a_comment_says_comes_of_the_command(typed, words):
+    """Saying it too changes nothing."""
+    name, schema, before = program(typed.split())
+    assert configured(name, schema, [*before, *words.split()]) == configured(name, schema, before)
+
+
+def test_comments_are_compared():
+    assert len(said()) >= 5
 
 
 def cells(heading: str) -> list[list[str]]:

@@ -31,6 +31,7 @@ RUN = {
     "python sample.py ckpt=runs/NAME n=64": "n=4 grid.steps=3",
     "python sample.py ckpt=runs/NAME averaged=false": "n=2",
     "python -m diffusion.evaluate ckpt=runs/NAME metric=fd_digits": "grid.steps=2 metric.n=20 metric.groups=0",
+    "python -m diffusion.evaluate ckpt=runs/NAME metric=[fd_digits,": "metric.n=20 metric.groups=0 metric.nll_vlb.images=2",
     "python -m diffusion.evaluate -m ckpt=runs/NAME": "grid.steps=2,3 guidance.scale=1 metric.n=20 metric.groups=0",
     "python -m diffusion.dashboard runs/": "",
 }
