@@ -147,3 +147,11 @@ def test_the_names_of_the_change_log():
         name = codes(now)[0].partition("(")[0]
         if name.startswith("diffusion."):
             assert pydoc.locate(name) is not None, name
+
+
+def test_a_commit_is_checked_as_the_tests_begin():
+    """Pre-commit's hooks are what `make test` runs before the tests, and what continuous integration runs is `make test`."""
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    (needs,) = re.findall(r"^test: (.*?)  ##", (ROOT / "Makefile").read_text(), re.M)
+    assert [hook["entry"] for hook in hooks] == [f"make {target}" for target in needs.split() if not target.startswith(".")]
+    assert (ROOT / ".ci/run").read_text().splitlines()[-1] == "make test"
