@@ -32,7 +32,10 @@ def main(cfg: DictConfig) -> None:
 
         device = cells.join_ranks(config["device"])
         subject = (subjects.exact if config["ckpt"] == EXACT else subjects.trained)(config, device)
-        cells.evaluate(subject, own(subject.model.config, cfg, typed), config, typed, where(config))
+        run = subject.model.config
+        for key in ("precision", "sample_batch_size"):  # a metric's file refers to them
+            cfg[key] = cfg[key] or run[key]
+        cells.evaluate(subject, own(run, cfg, typed), config, typed, where(config))
 
 
 def settings(cfg: DictConfig) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -87,6 +88,15 @@ def test_the_same_without_a_file(recipe, tmp_path):
     said = [f"{group}=custom", f"{place}._target_={target}"]
     config = configured("train", TrainSchema, ["parameterization=v", "objective=simple", *said])
     assert f"'_target_': '{target}'" in str(config[group])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_code_is_as_tidy_as_ours(name):
+    ruff = [sys.executable, "-m", "ruff"]
+    (code,) = blocks(RECIPES[name], "python")
+    for tool in (["check"], ["format", "--check"]):
+        result = subprocess.run([*ruff, *tool, "--stdin-filename", "mine.py", "-"], input=code, cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout
 
 
 def test_the_commands_are_targets():

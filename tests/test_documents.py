@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 import yaml
-from documents import ROOT, commands, configured, house, program, rows, variants
+from documents import ROOT, blocks, commands, configured, house, program, rows, variants
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from test_floors import FLOORS, INNER, unit
@@ -81,6 +81,23 @@ def test_a_command_of_the_page_on_configurations_composes(words):
         assert configured(name, schema, variant)["sampler"]
 
 
+def said() -> list[tuple[str, str]]:
+    """The commands of the page with a comment that is itself words of a command."""
+    lines = [line.partition(" #") for block in blocks(CONFIGURATION) for line in block.splitlines()]
+    return [(typed.strip(), words.strip()) for typed, _, words in lines if re.fullmatch(r"( [\w.]+=\S+)+", words)]
+
+
+@pytest.mark.parametrize("typed, words", said())
+def test_what_a_comment_says_comes_of_the_command(typed, words):
+    """Saying it too changes nothing."""
+    name, schema, before = program(typed.split())
+    assert configured(name, schema, [*before, *words.split()]) == configured(name, schema, before)
+
+
+def test_comments_are_compared():
+    assert len(said()) >= 5
+
+
 def cells(heading: str) -> list[list[str]]:
     """The rows of the table under a heading of the change log."""
     return rows(CHANGES[CHANGES.index(f"### {heading}\n") :].split("\n### ")[0], "| then |")
@@ -130,3 +147,11 @@ def test_the_names_of_the_change_log():
         name = codes(now)[0].partition("(")[0]
         if name.startswith("diffusion."):
             assert pydoc.locate(name) is not None, name
+
+
+def test_a_commit_is_checked_as_the_tests_begin():
+    """Pre-commit's hooks are what `make test` runs before the tests, and what continuous integration runs is `make test`."""
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    (needs,) = re.findall(r"^test: (.*?)  ##", (ROOT / "Makefile").read_text(), re.M)
+    assert [hook["entry"] for hook in hooks] == [f"make {target}" for target in needs.split() if not target.startswith(".")]
+    assert (ROOT / ".ci/run").read_text().splitlines()[-1] == "make test"
