@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from diffusion.config import brought, configuration, register
 from diffusion.shell import begin, shell
+from diffusion.support.trust import packages
 
 log = logging.getLogger(__name__)
 register()
@@ -25,7 +26,7 @@ def main(cfg: DictConfig) -> None:
 
         from diffusion.training.run import train  # slow to import, so that a mistyped word has been answered by now
 
-        summarise(train(config, folder, source, list(cfg.trust)), folder)
+        summarise(train(config, folder, source, packages(cfg.trust)), folder)
 
 
 def summarise(latest: dict[str, float], folder: Path) -> None:

@@ -54,7 +54,7 @@ class TrainSchema:
     sample_batch_size: int = MISSING
     matmul_precision: str = MISSING
     data: Any = MISSING
-    trust: list[str] = field(default_factory=list)
+    trust: Any = field(default_factory=list)  # a package or several
     samplers: Any = field(default_factory=open_node)
     task: Any = MISSING
     paths: Any = MISSING
@@ -96,7 +96,7 @@ class SampleSchema:
     between: list[int] | None = None
     columns: int | None = None
     out: str | None = None
-    trust: list[str] = field(default_factory=list)
+    trust: Any = field(default_factory=list)  # a package or several
     sampler: Any = field(default_factory=open_node)
     grid: Any = field(default_factory=open_node)
     guidance: Any = field(default_factory=open_node)
