@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def summarise(latest: dict[str, float], folder: Path) -> None:
-    """Say at the end what came out and where it is."""
+    """Say at the end which numbers came out and where the run is."""
     for name, value in latest.items():
         if name == "loss" or "@" in name:
             log.info("%-24s %.4g", name, value)

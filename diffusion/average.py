@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffusion.checkpoint import find, read
+from diffusion.checkpoint import find, read_checkpoint
 from diffusion.support.errors import UserError, one_sentence
 from diffusion.support.files import atomic
 from diffusion.training.power_ema import coefficients
@@ -20,7 +20,8 @@ def averaged(run: str | Path, std: float, step: int | None = None) -> tuple[int,
 
     Raises UserError if the run has no snapshots up to then, ValueError for a length that no average has."""
     folder = find(run)[0] / "checkpoints" / "ema"
-    snapshots = [snapshot for file in sorted(folder.glob("step=*.pt")) if (snapshot := read(file)) and snapshot["step"] <= (step or 2**63)]
+    read = (read_checkpoint(file) for file in sorted(folder.glob("step=*.pt")))
+    snapshots = [snapshot for snapshot in read if snapshot["step"] <= (step or 2**63)]
     if not snapshots:
         raise UserError(f"{folder} has no snapshots to average{f' up to step {step}' if step else ''}; train with ema=posthoc.")
     step = snapshots[-1]["step"]
@@ -32,11 +33,11 @@ def averaged(run: str | Path, std: float, step: int | None = None) -> tuple[int,
     }
 
 
-def write(run: str | Path, std: float, step: int | None = None) -> Path:
+def write_average(run: str | Path, std: float, step: int | None = None) -> Path:
     """The reconstructed average as a checkpoint of the run, where the averaged weights are those. Returns its path."""
     file = find(run)[1]
     step, shadow = averaged(run, std, step)
-    checkpoint = read(file)
+    checkpoint = read_checkpoint(file)
     target = file.parent / f"ema={std:g}.ckpt"
     with atomic(target) as temporary:
         kept = {k: checkpoint[k] for k in ("state_dict", "epoch")}
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("--step", type=int, help="as of the latest snapshot up to this step; by default the latest of all")
     given = parser.parse_args()
     with one_sentence():
-        print(write(given.run, given.std, given.step))
+        print(write_average(given.run, given.std, given.step))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What a model is told of the image it is to make: nothing, or a class.
+"""Conditions: what a model can be asked for, which is nothing or a class.
 
 A condition is a tensor whose first dimension is the batch: classes are int64 [b], of which -1 is the null condition, and
-`diffusion.denoiser.null` makes the null of any. An object of this module is the one place that knows how many kinds there are, which of
-them image number i is asked for, and how words typed on the command line are read.
+`diffusion.denoiser.null` makes the null of any. Only an object of this module knows how many classes there are, which of them image number
+i is asked for, and how words typed on the command line are read.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from diffusion.support.seeds import mixed
 
 @dataclass(frozen=True)
 class Unconditional:
-    """No condition; the labels of a data set, if it has any, are not looked at."""
+    """No condition; the labels of a data set, if it has any, are ignored."""
 
     num_classes: ClassVar[int] = 0
     period: ClassVar[int] = 1
     given: ClassVar[bool] = False
 
     def network(self) -> dict[str, int]:
-        """What a network is told of the condition when it is built."""
+        """The arguments about the condition with which a network is built."""
         return {"num_classes": 0}
 
     def of(self, labels: Tensor | None) -> Tensor | None:
@@ -49,40 +49,48 @@ class Unconditional:
         return {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Classes:
-    """One of `num_classes` classes; 0 classes, as a data set without any has, are no condition.
+    """One of `num_classes` classes; with 0 classes, as of a data set without labels, there is no condition.
 
-    Image number i is of class i mod num_classes; with `frequencies`, its class is drawn with those weights by a random number that i alone
-    determines. `frequencies="data"` stands for how often each class is in the data (`facts` counts).
+    Image number i is of class i mod num_classes; with `frequencies`, its class is drawn with those weights by a random number that depends
+    on i alone. `frequencies="data"` stands for how often each class is in the data (`facts` counts).
 
     Raises ValueError for frequencies that are not a weight for each class."""
 
-    num_classes: int | None = None
-    frequencies: Sequence[float] | str | None = None
+    _said: int | None
+    frequencies: Sequence[float] | str | None
 
-    def __post_init__(self) -> None:
-        weights = self.frequencies
-        if isinstance(weights, str) and weights != "data":
-            raise ValueError(f"conditions.frequencies={weights} should be null, data, or a list of weights.")
-        if weights is None or isinstance(weights, str) or self.num_classes is None:
+    def __init__(self, num_classes: int | None = None, frequencies: Sequence[float] | str | None = None) -> None:
+        object.__setattr__(self, "_said", num_classes)  # None until `facts` has read the number from the data
+        object.__setattr__(self, "frequencies", frequencies)
+        if isinstance(frequencies, str) and frequencies != "data":
+            raise ValueError(f"conditions.frequencies={frequencies} should be null, data, or a list of weights.")
+        if frequencies is None or isinstance(frequencies, str) or num_classes is None:
             return
-        if len(weights) != self.num_classes or min(weights) < 0 or not 0 < sum(weights) < float("inf"):
-            raise ValueError(f"conditions.frequencies should be {self.num_classes} weights, none below 0 and not all 0.")
+        if len(frequencies) != num_classes or min(frequencies) < 0 or not 0 < sum(frequencies) < float("inf"):
+            raise ValueError(f"conditions.frequencies should be {num_classes} weights, none below 0 and not all 0.")
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are. Raises ValueError while that is not known."""
+        if self._said is None:
+            raise ValueError("The number of classes is not known: say Classes(num_classes).")
+        return self._said
 
     @property
     def given(self) -> bool:
         """Whether there is a condition at all."""
-        return self._known() > 0
+        return self.num_classes > 0
 
     @property
     def period(self) -> int:
-        """Image i is asked for the same as image i + period; 1 where that is left to chance, or nothing is asked for."""
-        return self._known() or 1 if self.frequencies is None else 1
+        """Images i and i + period have the same condition; 1 where conditions are drawn at random or there are none."""
+        return self.num_classes or 1 if self.frequencies is None else 1
 
     def network(self) -> dict[str, int]:
-        """What a network is told of the condition when it is built."""
-        return {"num_classes": self._known()}
+        """The arguments about the condition with which a network is built."""
+        return {"num_classes": self.num_classes}
 
     def of(self, labels: Tensor | None) -> Tensor | None:
         """The conditions of a batch of training images with these labels: the labels."""
@@ -90,7 +98,7 @@ class Classes:
 
     def ask(self, indices: Tensor) -> Tensor | None:
         """The classes of images number `indices` [b]: int64 [b]; None where there are no classes."""
-        if not self._known():
+        if not self.num_classes:
             return None
         if self.frequencies is None:
             return indices % self.num_classes
@@ -100,7 +108,7 @@ class Classes:
 
     def parse(self, words: Any) -> Tensor:
         """The classes that a number, or a list of numbers, names: int64 [k]. Raises UserError for what is not a class of the model."""
-        if not self._known():
+        if not self.num_classes:
             return Unconditional().parse(words)
         listed = words if isinstance(words, list | tuple) else [words]
         if not all(str(word).isdecimal() and int(word) < self.num_classes for word in listed):
@@ -114,16 +122,11 @@ class Classes:
     def facts(self, data: Any) -> dict[str, Any]:
         """The settings that follow from a data set (`diffusion.data.ImageSet`), as plain data.
 
-        Raises UserError if it has another number of classes than was said."""
-        if self.num_classes not in (None, data.num_classes):
-            raise UserError(f"conditions.num_classes={self.num_classes}, and {data.name} has {data.num_classes} classes; leave it out.")
+        Raises UserError if its number of classes is not the configured one."""
+        if self._said not in (None, data.num_classes):
+            raise UserError(f"conditions.num_classes={self._said}, and {data.name} has {data.num_classes} classes; leave it out.")
         found: dict[str, Any] = {"num_classes": data.num_classes}
         if self.frequencies == "data" and data.num_classes:
             counts = torch.tensor(data.labels).bincount(minlength=data.num_classes).double()
             found["frequencies"] = (counts / counts.sum()).tolist()
         return found
-
-    def _known(self) -> int:
-        if self.num_classes is None:
-            raise ValueError("The number of classes is not known: say Classes(num_classes).")
-        return self.num_classes

@@ -1,4 +1,4 @@
-"""What Hydra composes, as plain data: the schemas of the plain keys, the resolvers that conf/ uses, and what was typed."""
+"""The configuration that Hydra composes, as plain data: the schemas of the plain keys, conf/'s resolvers, and the words that were typed."""
 
 import os
 import re
@@ -22,11 +22,11 @@ STAGED = {
     "metric": ("n", "groups", "extractor"),
     "guidance": (),
     "logger": (),
-}  # groups of stages, and the settings that all of them may be told at once
+}  # groups of stages, and the settings that one short form may set in all of them
 
 
 def open_node() -> Any:
-    """A node that takes keys it has not: short forms, and settings of a run that is not known yet."""
+    """A node that accepts new keys: short forms, and the settings of a run that is not known yet."""
     return DictConfig({}, flags={"struct": False})
 
 
@@ -112,19 +112,19 @@ class EvaluateSchema(TrainSchema):
     device: str = MISSING
     floor: bool = MISSING
     out: str | None = None
-    precision: str | None = None
-    sample_batch_size: int | None = None
+    precision: str | None = None  # type: ignore[assignment]  # null stands for the run's own
+    sample_batch_size: int | None = None  # type: ignore[assignment]
     sampler: Any = field(default_factory=open_node)
     grid: Any = field(default_factory=open_node)
     dataset: Any = None
 
 
 def started() -> str:
-    """When this run began, YYYYmmdd-HHMMSS; under torchrun when the agent did, so that the ranks of a machine agree."""
+    """When this run began, YYYYmmdd-HHMMSS; under torchrun, when the agent began, so that the ranks of a machine agree."""
     seconds = time.time()
     if "TORCHELASTIC_RUN_ID" in os.environ and Path("/proc").is_dir():
         ticks = int(Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19])
-        boot = int(re.search(r"^btime (\d+)", Path("/proc/stat").read_text(), re.M)[1])
+        boot = int(re.findall(r"^btime (\d+)", Path("/proc/stat").read_text(), re.M)[0])
         seconds = boot + ticks / os.sysconf("SC_CLK_TCK")
     return time.strftime("%Y%m%d-%H%M%S", time.localtime(seconds))
 
@@ -140,7 +140,7 @@ def register() -> None:
 
 
 def words() -> dict[str, str]:
-    """What was typed, or what a sweep typed, by key."""
+    """The words that the user or a sweep typed, by key."""
     split = (word.lstrip("+~").partition("=") for word in HydraConfig.get().overrides.task)
     return {key.split("@")[0]: value for key, _, value in split}
 
@@ -150,7 +150,13 @@ def known(cfg: DictConfig, schema: type) -> None:
     names = [f.name for f in fields(schema)]
     for key in cfg:
         if key not in names:
-            raise UserError(f"{key} is not a key of this command; its keys are {', '.join(sorted(names))}.")
+            raise UserError(f"{key!s} is not a key of this command; its keys are {', '.join(sorted(names))}.")
+
+
+def container(cfg: Any, resolve: bool) -> dict[str, Any]:
+    """A node of a configuration, a mapping, as plain data; OmegaConf's own function may return any kind of data."""
+    content: Any = OmegaConf.to_container(cfg, resolve=resolve)
+    return content
 
 
 def plain(cfg: DictConfig, typed: Collection[str] = (), schema: type = TrainSchema) -> dict[str, Any]:
@@ -158,7 +164,7 @@ def plain(cfg: DictConfig, typed: Collection[str] = (), schema: type = TrainSche
 
     Raises UserError for a key that no command knows, and for a short form that no stage takes or that is not clear."""
     known(cfg, schema)
-    content = OmegaConf.to_container(cfg, resolve=False)
+    content = container(cfg, resolve=False)
     for group, alike in STAGED.items():
         if group in content:
             content[group] = spread(content[group] or {}, group, typed, alike)
@@ -167,7 +173,7 @@ def plain(cfg: DictConfig, typed: Collection[str] = (), schema: type = TrainSche
 
 def resolved(content: Mapping[str, Any]) -> dict[str, Any]:
     """Plain data with its references resolved."""
-    return OmegaConf.to_container(OmegaConf.create(dict(content)), resolve=True)
+    return container(OmegaConf.create(dict(content)), resolve=True)
 
 
 def configuration(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], str]:
@@ -177,7 +183,7 @@ def configuration(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], str]:
 
     Raises UserError if a resumed run is asked to change a group."""
     content = _resumed(cfg, folder) if cfg.resume else plain(cfg, words())
-    content.pop("trust", None)  # permission is said, not recorded
+    content.pop("trust", None)  # permission is given each time, and never recorded
     return resolved(content), yaml.safe_dump(content, sort_keys=False)
 
 
@@ -204,7 +210,7 @@ def own(run: Mapping[str, Any], cfg: DictConfig, typed: Mapping[str, str]) -> di
     for group, brought_by in (("sampler", None), ("grid", "sampler"), ("guidance", None), ("metric", "dataset")):
         if group not in cfg:
             continue
-        chosen = OmegaConf.to_container(cfg[group], resolve=True) if cfg[group] else {}
+        chosen = container(cfg[group], resolve=True) if cfg[group] else {}
         names_a_class = "_target_" in chosen or any(isinstance(v, dict) and "_target_" in v for v in chosen.values())
         if group in typed or (brought_by in typed and names_a_class):
             result[group] = chosen
@@ -215,14 +221,14 @@ def own(run: Mapping[str, Any], cfg: DictConfig, typed: Mapping[str, str]) -> di
             for key in typed:
                 if key.startswith(f"{group}."):
                     OmegaConf.update(node, key.removeprefix(f"{group}."), OmegaConf.select(cfg, key), force_add=True)
-            result[group] = OmegaConf.to_container(node)
+            result[group] = container(node, resolve=False)
         if group in STAGED:
             result[group] = spread(result[group], group, typed, STAGED[group])
     return result
 
 
 def brought(cfg: DictConfig) -> list[str]:
-    """What the choices on the command line brought along, as group=choice: a data set its network, a sampler its grid."""
+    """The choices that those on the command line brought along, as group=choice: a data set its network, a sampler its grid."""
     hydra, typed = HydraConfig.get(), words()
     conf = next(source.path for source in hydra.runtime.config_sources if source.provider == "main")
     listed = yaml.safe_load((Path(conf) / f"{hydra.job.config_name}.yaml").read_text())["defaults"]

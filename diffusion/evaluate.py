@@ -27,16 +27,19 @@ def main(cfg: DictConfig) -> None:
     """One cell; under -m or with a sweep, each of the table's."""
     with begin(trust=cfg.trust):
         known(cfg, EvaluateSchema)
-        config, typed = plain(cfg), words()
+        config, typed = settings(cfg), words()
         from diffusion.evaluation import cells, subjects  # slow to import, so that --help and a mistyped word have been answered by now
 
         device = cells.join_ranks(config["device"])
         subject = (subjects.exact if config["ckpt"] == EXACT else subjects.trained)(config, device)
-        cells.evaluate(subject, own(subject.model.config, cfg, typed), config, typed, where(config))
+        run = subject.model.config
+        for key in ("precision", "sample_batch_size"):  # a metric's file refers to them
+            cfg[key] = cfg[key] or run[key]
+        cells.evaluate(subject, own(run, cfg, typed), config, typed, where(config))
 
 
-def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The keys that are read here, resolved; what a data set's file brings for training may refer to what is not here.
+def settings(cfg: DictConfig) -> dict[str, Any]:
+    """The keys that are used here, resolved; others, which a data set's file sets for training, may refer to keys that are missing here.
 
     Raises UserError if there is nothing to measure."""
     if OmegaConf.is_missing(cfg, "ckpt"):
@@ -46,7 +49,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def where(config: dict[str, Any]) -> Path:
-    """The file of the lines."""
+    """The file that the lines are written to."""
     if config["out"]:
         return Path(config["out"])
     if config["ckpt"] == EXACT:
@@ -66,7 +69,7 @@ class Table(Callback):
         if int(os.environ.get("RANK", 0)) == 0 and not OmegaConf.is_missing(config, "ckpt"):
             from diffusion.evaluation import tables
 
-            print(tables.save(where(plain(config)), "python -m diffusion.evaluate " + " ".join(sys.argv[1:])))
+            print(tables.save(where(settings(config)), "python -m diffusion.evaluate " + " ".join(sys.argv[1:])))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from diffusion.codecs import Pixels
 from diffusion.conditions import Unconditional
 from diffusion.denoiser import Estimate
 from diffusion.samplers import State
-from diffusion.typing import Codec, Conditions, Denoise
+from diffusion.typing import Codec, Conditions, Denoise, device_of
 
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # what autocast computes in
 
@@ -41,7 +41,7 @@ class Asked:
 
     def __init__(self, denoiser: Denoise, cond: Tensor | None = None) -> None:
         self.denoiser, self.cond, self.schedule, self.nfe = denoiser, cond, denoiser.schedule, 0
-        self.device = getattr(denoiser, "device", torch.device("cpu"))
+        self.device = device_of(denoiser)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
         self.nfe += 1
@@ -58,7 +58,7 @@ def trajectories(
     cond: Tensor | None = None,
 ) -> Iterator[State]:
     """Every state of one batch, from x_1 = sigma_1 z at the grid's first time; shape is (c, h, w), cond [n, ...] or None."""
-    device = getattr(denoiser, "device", torch.device("cpu"))
+    device = device_of(denoiser)
     noise, times = SeededNoise(seeds, device), grid(denoiser.schedule)
     x = denoiser.schedule(times[0])[1] * noise(torch.empty(len(seeds), *shape, device=device))
     denoise = Asked(denoiser, None if cond is None else cond.to(device))
@@ -87,8 +87,8 @@ def generate(
 
 
 class Made(NamedTuple):
-    """What a recipe made: uint8 images [n, h, w, c], or whatever its codec decodes to, and the calls of the denoiser that each took
-    (rounded, of an adaptive sampler)."""
+    """What a recipe made: uint8 images [n, h, w, c], or whatever its codec decodes to, and the number of denoiser calls for each (rounded
+    for an adaptive sampler)."""
 
     images: Tensor
     nfe: int
@@ -96,7 +96,7 @@ class Made(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that it takes to make images but the seeds: a (guided) denoiser, a sampler, a grid, the model's space, and what to ask for.
+    """Everything that makes images, except their seeds: a (guided) denoiser, a sampler, a grid, the model's codec, and its conditions.
 
     `precision` is what the network computes in: 32-true, or bf16-mixed or 16-mixed for autocast, as in training.
 
@@ -129,7 +129,7 @@ class Recipe:
     def computing(self) -> Iterator[None]:
         """Within the context the network computes in the recipe's precision."""
         kind = PRECISIONS[self.precision]
-        device = getattr(self.denoiser, "device", torch.device("cpu"))
+        device = device_of(self.denoiser)
         with torch.autocast(device.type, dtype=kind) if kind else nullcontext():
             yield
 
@@ -140,13 +140,13 @@ class Recipe:
             "guidance": described(self.denoiser) if is_dataclass(self.denoiser) else None,
             "conditions": self.conditions.describe(),
             "precision": self.precision,
-            "device": getattr(self.denoiser, "device", torch.device("cpu")).type,
+            "device": device_of(self.denoiser).type,
         }
 
 
 def described(thing: Any) -> dict[str, Any]:
-    """A frozen dataclass as plain data: its name and fields, nested ones too; a model by its name and, if it is a second one, the hash of
-    its weights; what else is not plain by the name of its type; a tensor by its values."""
+    """A frozen dataclass as plain data: its name and fields, nested ones too. A model is given by its name and, if it is a second one, the
+    hash of its weights; a tensor by its values; anything else that is not plain by the name of its type."""
     plain = {f.name: _plain(getattr(thing, f.name)) for f in fields(thing) if f.repr}
     return {"name": type(thing).__name__} | plain
 

@@ -66,8 +66,8 @@ def variants(typed: list[str]) -> Iterator[list[str]]:
     """Each combination of a sweep's words; what was typed itself where nothing is swept."""
     parsed = OverridesParser.create().parse_overrides([word for word in typed if word != "-m"])
     choices = [
-        [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()] if o.is_sweep_override() else [o.input_line]
-        for o in parsed
+        [f"{word.get_key_element()}={value}" for value in word.sweep_string_iterator()] if word.is_sweep_override() else [word.input_line]
+        for word in parsed
     ]
     return map(list, product(*choices))
 

@@ -1,13 +1,22 @@
 """docs/ is true: the rooms of docs/architecture.md are those of diffusion/, the keys of docs/configuration.md those of conf/."""
 
+import pydoc
 import re
+from importlib.util import find_spec
 
 import pytest
 import yaml
-from documents import ROOT, commands, configured, house, program, rows, variants
+from documents import ROOT, blocks, commands, configured, house, program, rows, variants
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from test_floors import FLOORS, INNER, unit
 
+from diffusion.model import assemble, ways
+from diffusion.support.errors import UserError
+from diffusion.support.moved import TARGETS
+
 ARCHITECTURE, CONFIGURATION = ((ROOT / "docs" / name).read_text() for name in ("architecture.md", "configuration.md"))
+CHANGES = (ROOT / "CHANGELOG.md").read_text()
 DOCUMENTS = [ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "tests/README.md")] + sorted((ROOT / "docs").glob("*.md"))
 TYPED = [words for words in commands(CONFIGURATION) if program(words)]
 
@@ -70,3 +79,79 @@ def test_a_command_of_the_page_on_configurations_composes(words):
     name, schema, typed = program(words)
     for variant in variants(typed):
         assert configured(name, schema, variant)["sampler"]
+
+
+def said() -> list[tuple[str, str]]:
+    """The commands of the page with a comment that is itself words of a command."""
+    lines = [line.partition(" #") for block in blocks(CONFIGURATION) for line in block.splitlines()]
+    return [(typed.strip(), words.strip()) for typed, _, words in lines if re.fullmatch(r"( [\w.]+=\S+)+", words)]
+
+
+@pytest.mark.parametrize("typed, words", said())
+def test_what_a_comment_says_comes_of_the_command(typed, words):
+    """Saying it too changes nothing."""
+    name, schema, before = program(typed.split())
+    assert configured(name, schema, [*before, *words.split()]) == configured(name, schema, before)
+
+
+def test_comments_are_compared():
+    assert len(said()) >= 5
+
+
+def cells(heading: str) -> list[list[str]]:
+    """The rows of the table under a heading of the change log."""
+    return rows(CHANGES[CHANGES.index(f"### {heading}\n") :].split("\n### ")[0], "| then |")
+
+
+def codes(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+@pytest.mark.parametrize("then, now", cells("Words and keys"), ids=lambda cell: cell[:40])
+def test_the_words_of_the_change_log(then, now):
+    """What is said now composes; what was said then does not, unless it is said that it does."""
+    old, new = (codes(cell)[0].removeprefix("python ") for cell in (then, now))
+    if "diffusion." in new:
+        assert find_spec(new.split()[1]) and not find_spec(old.split()[1])
+        return
+    assert composes(new)
+    assert composes(old) == ("still" in then or "needed" in then)
+
+
+def composes(command: str) -> bool:
+    words = ["python", *(["-m", "diffusion.evaluate"] if command.startswith("evaluate") else command.split()[:1]), *command.split()[1:]]
+    name, schema, typed = program(words)
+    try:
+        config = configured(name, schema, typed)
+        if name == "train":  # some are refused where they would be built
+            config["codec"]["data_shape"], config["conditions"] = [8, 8, 1], {"_target_": "diffusion.conditions.Classes", "num_classes": 10}
+            assemble(config).recipe(**ways(config)["main"])
+    except (HydraException, OmegaConfBaseException, ValueError, UserError):
+        return False
+    return True
+
+
+def test_the_modules_of_the_change_log():
+    """Those of then are gone, those of now are there, one for one; and what old folders name is among them."""
+    table = {}
+    for then, now in cells("Modules"):
+        table |= dict(zip(codes(then), codes(now), strict=True))
+    assert [name for name in table if find_spec(name)] == []
+    assert [name for name in table.values() if not find_spec(name)] == []
+    assert {old.rstrip("."): new.rstrip(".") for old, new in TARGETS.items()}.items() <= table.items()
+
+
+def test_the_names_of_the_change_log():
+    """Each now is there."""
+    for _, now in cells("Names"):
+        name = codes(now)[0].partition("(")[0]
+        if name.startswith("diffusion."):
+            assert pydoc.locate(name) is not None, name
+
+
+def test_a_commit_is_checked_as_the_tests_begin():
+    """Pre-commit's hooks are what `make test` runs before the tests, and what continuous integration runs is `make test`."""
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    (needs,) = re.findall(r"^test: (.*?)  ##", (ROOT / "Makefile").read_text(), re.M)
+    assert [hook["entry"] for hook in hooks] == [f"make {target}" for target in needs.split() if not target.startswith(".")]
+    assert (ROOT / ".ci/run").read_text().splitlines()[-1] == "make test"

@@ -22,7 +22,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def write(folder: str, out: Path, megabytes: float) -> None:
+def write_page(folder: str, out: Path, megabytes: float) -> None:
     """Read the runs below `folder` and write the page, whole or not at all."""
     runs = Reader(folder)()
     page = html(contents(runs, Pictures(runs, int(megabytes * MIB)), folder))
@@ -36,7 +36,7 @@ def main() -> None:
     given = arguments()
     with one_sentence(OSError):
         if given.serve is None:
-            return write(given.folder, given.out or Path(given.folder) / "dashboard.html", given.pictures)
+            return write_page(given.folder, given.out or Path(given.folder) / "dashboard.html", given.pictures)
         with server(given.folder, given.serve) as running:
             print(f"http://127.0.0.1:{running.server_address[1]}  (Ctrl-C ends it)", flush=True)
             try:

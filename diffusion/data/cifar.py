@@ -45,7 +45,7 @@ def _python(name: str, folder: str, archive: str, md5: Mapping[str, str]) -> For
     return Form("official python version", md5, places, _parse_python)
 
 
-def _download(filename: str, md5: str) -> dict[str, tuple[Download, ...]]:
+def _one_archive(filename: str, md5: str) -> dict[str, tuple[Download, ...]]:
     """The one archive that holds both splits."""
     download = Download(filename, (f"https://www.cs.toronto.edu/~kriz/{filename}",), md5)
     return {"train": (download,), "test": (download,)}
@@ -93,7 +93,7 @@ class CIFAR10(Official):
             _python("cifar10", "cifar-10-batches-py", "cifar-10-python", {"test_batch": "40351d587109b95175f43aff81a1287e"}),
         ),
     }
-    downloads: ClassVar = _download("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")
+    downloads: ClassVar = _one_archive("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")
 
 
 @dataclass(frozen=True)
@@ -110,4 +110,4 @@ class CIFAR100(Official):
         "train": (_python("cifar100", "cifar-100-python", "cifar-100-python", {"train": "16019d7e3df5f24257cddd939b257f8d"}),),
         "test": (_python("cifar100", "cifar-100-python", "cifar-100-python", {"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}),),
     }
-    downloads: ClassVar = _download("cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85")
+    downloads: ClassVar = _one_archive("cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85")

@@ -40,12 +40,12 @@ class MNIST(Official):
     num_classes: int = 10
 
     name: ClassVar[str] = "mnist"
-    _folders: ClassVar = ("mnist", "MNIST/raw", "MNIST", "raw", "")
+    _folders: ClassVar[tuple[str, ...]] = ("mnist", "MNIST/raw", "MNIST", "raw", "")
     forms: ClassVar = {
         "train": _form(_folders, "train", "6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624"),
         "test": _form(_folders, "t10k", "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637"),
     }
-    _mirrors: ClassVar = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
+    _mirrors: ClassVar[tuple[str, ...]] = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
     downloads: ClassVar = {
         "train": _downloads(_mirrors, "train", "f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432"),
         "test": _downloads(_mirrors, "t10k", "9fb629c4189551a2d022fa330f9573f3", "ec29112dd5afa0611ce80d1b7f02629c"),
@@ -57,12 +57,12 @@ class FashionMNIST(MNIST):
     """Articles of clothing, in the same numbers, sizes and files as MNIST."""
 
     name: ClassVar[str] = "fashion_mnist"
-    _folders: ClassVar = ("fashion_mnist", "FashionMNIST/raw", "FashionMNIST", "raw", "")
+    _folders: ClassVar[tuple[str, ...]] = ("fashion_mnist", "FashionMNIST/raw", "FashionMNIST", "raw", "")
     forms: ClassVar = {
         "train": _form(_folders, "train", "f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9"),
         "test": _form(_folders, "t10k", "8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965"),
     }
-    _mirrors: ClassVar = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
+    _mirrors: ClassVar[tuple[str, ...]] = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
     downloads: ClassVar = {
         "train": _downloads(_mirrors, "train", "8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe"),
         "test": _downloads(_mirrors, "t10k", "bef4ecab320f06d8554ea6380940ec79", "bb300cfdad3c16e7a12a480ee83cd310"),

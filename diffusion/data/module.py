@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from diffusion.data.base import Dataset
@@ -33,14 +34,13 @@ class DataModule(LightningDataModule):
     batch_size: items in a batch over all devices.
     num_workers: processes that fetch ahead; 0 fetches in the training process, which a mapped cache rarely makes slow.
     device_resident: hold the whole set on the device; batches are then made there and cost the host nothing.
-    flip: whether the training step is to mirror images at random, by `diffusion.data.flip`; see there why not here.
+    flip: whether the training step mirrors images at random, by `diffusion.data.flip`, which says why it is not done here.
     images: the opened ImageSet, after setup.
 
-    Resuming needs no state of its own: the position is the number of batches whose step is done, which Lightning's
-    loop counts, saves and restores before it asks for the batches.
+    Resuming needs no state of this object: the position is the number of batches whose step is done, which Lightning's loop counts, saves
+    and restores before it asks for batches.
 
-    Raises UserError, from setup: a batch size that does not fit, a set too large for the device, and all that
-    `Dataset.load` raises.
+    Raises UserError, from setup: a batch size that does not fit, a set too large for the device, and whatever `Dataset.load` raises.
     """
 
     def __init__(
@@ -68,8 +68,14 @@ class DataModule(LightningDataModule):
         labels = None if self.images.labels is None else torch.from_numpy(self.images.labels)
         if self.device_resident:
             images, labels = self._move(images), None if labels is None else self._move(labels)
-        rank, world = self.trainer.global_rank, self.trainer.world_size
-        self.stream = Stream(images, labels, self.batch_size, self.seed, rank, world)
+        trainer = self.fitting()
+        self.stream = Stream(images, labels, self.batch_size, self.seed, trainer.global_rank, trainer.world_size)
+
+    def fitting(self) -> Trainer:
+        """The trainer that batches are served to. Raises ValueError without one."""
+        if self.trainer is None:
+            raise ValueError("A DataModule serves a Trainer's ranks: give it to trainer.fit, which sets it up.")
+        return self.trainer
 
     def train_dataloader(self) -> Restartable:
         return Restartable(self._remaining)
@@ -77,17 +83,18 @@ class DataModule(LightningDataModule):
     @property
     def consumed(self) -> int:
         """Global batches whose training step is done, over all epochs and resumed runs."""
-        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        total: Any = self.fitting().fit_loop.epoch_loop.batch_progress.total  # declared without `processed`, which it has
+        return total.processed
 
     def _remaining(self) -> Iterable[Batch]:
         stream = replace(self.stream, start=self.consumed)
         if self.device_resident:
             return stream
-        pinned = self.trainer.strategy.root_device.type == "cuda"
+        pinned = self.fitting().strategy.root_device.type == "cuda"
         return DataLoader(stream, batch_size=None, num_workers=self.num_workers, pin_memory=pinned)
 
     def _move(self, tensor: torch.Tensor) -> torch.Tensor:
-        device = self.trainer.strategy.root_device
+        device = self.fitting().strategy.root_device
         try:
             return tensor.to(device)
         except torch.OutOfMemoryError as error:

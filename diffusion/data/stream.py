@@ -28,7 +28,7 @@ def permutation(n: int, seed: int, epoch: int, device: torch.device | str = "cpu
 
     The argsort of n distinct pseudo-random words. The last result is kept, since a whole epoch asks for it.
     """
-    word = splitmix64(splitmix64(seed, 1).item() + epoch, 1).item()
+    word = int(splitmix64(int(splitmix64(seed, 1)) + epoch, 1))
     return splitmix64(word, n, device).argsort()
 
 
@@ -87,7 +87,7 @@ def flip(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
     Without a generator it draws from torch's global one of that device, which the training step seeds. So the training
     step calls it, after seeding: Lightning's batch-transfer hooks run before on_train_batch_start and would draw from
-    the state that the last step left. Raises ValueError for what are no pictures.
+    the state that the last step left. Raises ValueError for items that are not pictures.
     """
     if images.ndim != 4:
         raise ValueError(f"Only pictures [b, h, w, c] can be mirrored, and these items are {list(images.shape)}: say dataset.flip=false.")

@@ -12,8 +12,8 @@ FLOOR = "the data set itself"
 log = logging.getLogger(__name__)
 
 
-def read(path: Path) -> list[dict]:
-    """The lines of `path` that are cells, in order; none if there is no file. A last line that is not whole is not one."""
+def read_cells(path: Path) -> list[dict]:
+    """The lines of `path` that are cells, in order; none if there is no file. A last line that is incomplete is left out."""
     lines = []
     for text in path.read_text().splitlines() if path.exists() else ():
         try:
@@ -25,7 +25,7 @@ def read(path: Path) -> list[dict]:
 
 def save(path: Path, command: str) -> str:
     """Write PATH.md, .csv and .png beside the lines in `path`, and return the Markdown. Without Matplotlib there is no plot."""
-    rows = layout(read(path))
+    rows = layout(read_cells(path))
     text = markdown(rows, command)
     for suffix, content in ((".md", text), (".csv", table(rows))):
         with atomic(path.with_suffix(suffix)) as temporary:

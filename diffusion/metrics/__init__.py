@@ -1,7 +1,7 @@
 """Numbers that say what made them: extractors, float64 statistics over all ranks, reference caches, passports."""
 
 from diffusion.metrics.accuracy import ClassAccuracy
-from diffusion.metrics.base import FeatureMetric, FeatureStore, Metric, standard_errors
+from diffusion.metrics.base import FeatureMetric, FeatureStore, Metric, RowMetric, standard_errors
 from diffusion.metrics.distance import FrechetDistance, FrechetInfinity, SpatialFrechetDistance
 from diffusion.metrics.extractors import DigitsClassifier, DINOv2, Extractor, Function, InceptionV3, Pixels, ResNet56, TorchScript
 from diffusion.metrics.frechet import Moments, frechet_distance
@@ -37,6 +37,7 @@ __all__ = [
     "Pixels",
     "PrecisionRecall",
     "ResNet56",
+    "RowMetric",
     "SlicedWasserstein",
     "SpatialFrechetDistance",
     "TorchScript",

@@ -1,14 +1,16 @@
 """Whether conditional samples are of the class that was asked for."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from diffusion.metrics.base import FeatureMetric
+from diffusion.metrics.base import RowMetric
 from diffusion.metrics.reference import RealImages
 from diffusion.support.errors import UserError
 
 
-class ClassAccuracy(FeatureMetric):
+class ClassAccuracy(RowMetric):
     """The share of n generated images that a classifier, which has seen real images only, takes for the class they were asked to be
     (Ravuri & Vinyals 1905.10887 turned around: there the classifier learns from the samples).
 
@@ -24,7 +26,6 @@ class ClassAccuracy(FeatureMetric):
                 f"The {self.extractor.name} extractor knows {classes} classes and the model is asked for {self.conditions.num_classes}: "
                 "choose another metric.extractor, or drop this metric."
             )
-        self.statistics = ""
         return 0
 
     def update(self, images: Tensor, labels: Tensor | None = None) -> None:
@@ -36,5 +37,5 @@ class ClassAccuracy(FeatureMetric):
         right = self.store(images)[self.layer].argmax(1) == labels.to(self.extractor.device)
         self.rows.append(right.float()[:, None])
 
-    def statistic(self, parts: list[Tensor]) -> Tensor:
-        return torch.cat(parts).double().mean(0)
+    def statistic(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(parts)).double().mean(0)

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.metrics.base import FeatureMetric
+from diffusion.metrics.base import FeatureMetric, Numbers
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.frechet import Moments, frechet_distance, merged, root
 from diffusion.metrics.reference import RealImages, reference_moments, statistics_hash
 from diffusion.support.ranks import dealt_numbers
 
 
-class FrechetDistance(FeatureMetric):
+class FrechetDistance(FeatureMetric[Moments]):
     """The Fréchet distance between the features of n generated images and those of a data set.
 
         metric = FrechetDistance(ResNet56(weights="resnet56.th"), n=10_000, cache=".cache")
@@ -25,6 +25,7 @@ class FrechetDistance(FeatureMetric):
 
     words = ("fd",)
     standard = ("fid",)
+    root: Tensor | None
 
     def refer(self, imageset: RealImages) -> int:
         self.reference = reference_moments(imageset, self.extractor, self.cache, self.layer)
@@ -41,10 +42,12 @@ class FrechetDistance(FeatureMetric):
             part.update(rows[group == g] if len(self.parts) > 1 else rows)
         self.count += len(rows)
 
-    def gathered(self) -> tuple[list[Moments], list[Moments]]:
+    def compute(self) -> Numbers:
+        """The distance over all ranks' images, on every rank, with its standard error if there are groups; may be called again. All ranks
+        must call it. Raises ValueError unless all ranks together were given exactly n images."""
         parts = [part.all_reduce() for part in self.parts]
         self.require_n(sum(part.n for part in parts))
-        return parts, parts
+        return self.values(parts, parts)
 
     def statistic(self, parts: Sequence[Moments]) -> Tensor:
         return torch.tensor([self.distance(merged(parts))], dtype=torch.float64)
@@ -69,10 +72,10 @@ class SpatialFrechetDistance(FrechetDistance):
 
 
 class FrechetInfinity(FrechetDistance):
-    """FID-infinity (Chong & Forsyth 1911.07023, sec. 4): the distance of m images is nearly a + b/m, and a is what is measured.
+    """FID-infinity (Chong & Forsyth 1911.07023, sec. 4): the distance of m images is nearly a + b/m, and the result is a.
 
-    The n images fall into `groups` parts with an even share of each class; distances of half of the parts up to all of them, at each size
-    of the next parts in turn, are fitted by least squares in 1/m. The standard error is the jackknife's, of the whole fit. Raises
+    The n images fall into `groups` parts with an even share of each class; the distances of unions of them, of each size from half of the
+    parts to all, taken in turn, are fitted by least squares in 1/m. The standard error is the jackknife's, of the whole fit. Raises
     ValueError for fewer than 4 groups."""
 
     words = ("fd-infinity",)

@@ -1,5 +1,6 @@
 """The Inception Score."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from math import log
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.metrics.base import FeatureMetric, Numbers, on_float64
+from diffusion.metrics.base import Numbers, RowMetric, on_float64
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.reference import RealImages
 
@@ -27,7 +28,7 @@ def inception_scores(logits: Tensor, splits: int) -> Tensor:
     return torch.stack(scores)
 
 
-class InceptionScore(FeatureMetric):
+class InceptionScore(RowMetric):
     """The mean of `inception_scores` over `splits` runs of images, in the images' order, and under NAME/std the standard deviation.
 
     It looks at generated images only, through the classes of an extractor that has them. Raises ValueError for more splits than images."""
@@ -43,17 +44,16 @@ class InceptionScore(FeatureMetric):
         self.splits = splits
 
     def refer(self, imageset: RealImages) -> int:
-        self.statistics = ""
         return 0
 
-    def statistic(self, parts: list[Tensor]) -> Tensor:
-        return inception_scores(torch.cat(parts), self.splits).mean(0, keepdim=True)
+    def statistic(self, parts: Sequence[Tensor]) -> Tensor:
+        return inception_scores(torch.cat(list(parts)), self.splits).mean(0, keepdim=True)
 
     def compute(self) -> Numbers:
-        """The mean and the deviation over the splits; otherwise as in `FeatureMetric`."""
-        (rows,), parts = self.gathered()
+        """The mean and the deviation over the splits; otherwise as in `RowMetric`."""
+        rows, groups = self.gathered()
         scores = inception_scores(rows, self.splits)
-        return {self.name: scores.mean().item(), f"{self.name}/std": scores.std(unbiased=False).item()} | self.errors(parts)
+        return {self.name: scores.mean().item(), f"{self.name}/std": scores.std(unbiased=False).item()} | self.errors(groups)
 
     def intervals(self) -> dict[str, str]:
         return super().intervals() | {"std": f"standard deviation over the {self.splits} splits"}

@@ -15,7 +15,7 @@ from diffusion.support.hashes import tensors_hash
 
 def kernel_sum(a: Tensor, b: Tensor, chunk: int = 4096) -> Tensor:
     """The sum of k(a_i, b_j) = (a_i.b_j/d + 1)^3 over all pairs of rows of float64 a [n, d] and b [m, d]: []."""
-    return sum(((rows @ b.T / a.shape[1] + 1) ** 3).sum() for rows in a.split(chunk))
+    return sum((((rows @ b.T / a.shape[1] + 1) ** 3).sum() for rows in a.split(chunk)), a.new_zeros(()))
 
 
 def own_sum(a: Tensor) -> Tensor:
@@ -36,7 +36,8 @@ def mmd2(x: Tensor, y: Tensor) -> Tensor:
 
 
 class GroupSums(NamedTuple):
-    """Sums of the kernel of one group of n images: with every group, [G], without pairs of an image with itself; with the real images."""
+    """Kernel sums of one group of n images: `among` [G] with each group, without pairs of an image with itself; `across` [] with the real
+    images."""
 
     number: int
     n: int
@@ -64,7 +65,7 @@ def subset_distances(x: Tensor, y: Tensor, subsets: int, size: int, seed: int) -
     return torch.stack([mmd2(drawn(x), drawn(y)) for _ in range(subsets)])
 
 
-class KernelDistance(FeatureMetric):
+class KernelDistance(FeatureMetric[GroupSums]):
     """KID (Bińkowski et al. 1801.01401): the mean of the unbiased squared MMD over `subsets` pairs of subsets of `subset_size` images, and
     under NAME/std its standard deviation over the subsets. It may be negative. Unlike a Fréchet distance it has no bias in n.
 
@@ -100,22 +101,19 @@ class KernelDistance(FeatureMetric):
         self.require_room(len(self.reference), "real")
         return len(self.reference)
 
-    def gathered(self) -> tuple[list[Tensor], list[GroupSums]]:
-        """All images' features, and each group's sums."""
-        whole, parts = super().gathered()
-        return whole, group_sums(parts, self.reference)
-
-    def statistic(self, parts: list[GroupSums]) -> Tensor:
-        """The MMD of these groups together but for the real images' own term, which is the same for all."""
+    def statistic(self, parts: Sequence[GroupSums]) -> Tensor:
+        """The MMD of these groups together without the real images' own term, which is the same for all."""
         n, numbers = sum(part.n for part in parts), [part.number for part in parts]
-        among, across = sum(part.among[numbers].sum() for part in parts), sum(part.across for part in parts)
+        zero = parts[0].across.new_zeros(())
+        among, across = sum((part.among[numbers].sum() for part in parts), zero), sum((part.across for part in parts), zero)
         return (among / (n * (n - 1)) - 2 * across / (n * len(self.reference)))[None]
 
     def compute(self) -> Numbers:
-        """The mean and the deviation over the subsets; otherwise as in `FeatureMetric`."""
-        (rows,), parts = self.gathered()
+        """The mean and the deviation over the subsets; otherwise as in `RowMetric`."""
+        rows = self.all_rows()
         drawn = subset_distances(rows, self.reference, self.subsets, self.size, self.seed)
-        return {self.name: drawn.mean().item(), f"{self.name}/std": drawn.std(unbiased=False).item()} | self.errors(parts)
+        errors = self.errors(group_sums(self.parts_of(rows), self.reference))
+        return {self.name: drawn.mean().item(), f"{self.name}/std": drawn.std(unbiased=False).item()} | errors
 
     def intervals(self) -> dict[str, str]:
         return super().intervals() | {"std": f"standard deviation over the {self.subsets} subsets"}

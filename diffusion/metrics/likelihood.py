@@ -22,18 +22,21 @@ from diffusion.typing import Codec, Conditions, Denoise
 class BitsPerDimension(Metric):
     """The mean over `images` images of the data set, evenly spaced in its order (all for null), and its standard error under NAME/error.
 
-    Nothing is generated: n = 0. What is measured is the model without guidance, given the images' classes where it knows classes. Image i
-    draws from a generator of its own, seeded seed + i, so that neither batches nor ranks matter. Raises ValueError for fewer than 2."""
+    Nothing is generated: n = 0. The model is measured without guidance, and given the images' classes if it knows classes. Image i draws
+    from a generator of its own, seeded seed + i, so that neither batches nor ranks matter. Raises ValueError for fewer than 2."""
 
     word: ClassVar[str]
     quantisation: ClassVar[str]
     n = 0
+    denoiser: Denoise  # this and the codec are set by `model`
+    codec: Codec
+    conditions: Conditions
+    means: Tensor  # set by `compute`
 
     def __init__(self, images: int | None = 1000, batch_size: int = 128, seed: int = 0) -> None:
         if images is not None and images < 2:
             raise ValueError(f"A mean with an error needs at least 2 images: metric.images={images} is too few.")
         self.images, self.batch_size, self.seed = images, batch_size, seed
-        self.denoiser, self.codec = None, None
 
     def setup(self, imageset: RealImages, device: torch.device | str, conditions: Conditions = UNCONDITIONAL) -> None:
         """Choose the images. Raises ValueError for a set without images."""
@@ -45,15 +48,15 @@ class BitsPerDimension(Metric):
         self.name, self.reference_facts = f"{self.word}@{abbreviated(count)}", facts(imageset, count)
 
     def model(self, denoiser: Denoise, codec: Codec, conditions: Conditions = UNCONDITIONAL) -> None:
-        """What is measured: the denoiser inside the guidance."""
+        """Take the denoiser inside the guidance, and its codec and conditions."""
         self.denoiser, self.codec, self.conditions = getattr(denoiser, "unguided", denoiser), codec, conditions
 
     def update(self, images: Tensor, labels: Tensor | None = None) -> None:
-        """Generated images are not looked at."""
+        """Generated images are ignored."""
 
     def compute(self) -> dict[str, float]:
         """The mean and its standard error, on every rank. All ranks must call it. Raises ValueError without `model`."""
-        if self.denoiser is None:
+        if not hasattr(self, "denoiser"):
             raise ValueError(f"{self.name} measures a model: call model(denoiser, codec) first.")
         rank, world = rank_and_world()
         mine = torch.arange(len(self.chosen))[rank::world]
@@ -85,7 +88,7 @@ class BitsPerDimension(Metric):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What the number depends on, as plain data."""
+        """The settings that the number depends on, as plain data."""
 
     def passport(self) -> dict[str, Any]:
         """This metric's part of the `Passport`; after `setup`."""
@@ -114,7 +117,7 @@ class VariationalBits(BitsPerDimension):
         self.clip = clip
 
     def columns(self) -> int:
-        return 2 + 2 * self.denoiser.schedule.num_timesteps
+        return 2 + 2 * (self.denoiser.schedule.num_timesteps or 0)  # the bound of a continuous schedule is refused by `measure`
 
     def measure(self, x0: Tensor, cond: Tensor | None, noise: SeededNoise) -> Tensor:
         span = self.codec.range
@@ -132,7 +135,8 @@ class VariationalBits(BitsPerDimension):
 
     def picture(self) -> Tensor | None:
         """See `bound_plot`."""
-        terms, prior, fraction = (self.facts().get(f"{self.name}/{key}") for key in ("terms", "prior", "fraction"))
+        facts = self.facts()
+        terms, prior, fraction = facts[f"{self.name}/terms"], facts[f"{self.name}/prior"], facts.get(f"{self.name}/fraction")
         return bound_plot(f"{self.name}: {self.means[0]:.3f}", terms, prior, fraction)
 
     def settings(self) -> dict[str, Any]:
@@ -140,8 +144,9 @@ class VariationalBits(BitsPerDimension):
 
 
 class FlowBits(BitsPerDimension):
-    """By the probability-flow ODE of uniformly dequantised images (see `flow_log_likelihood`), under nll-ode@n, with the tolerances of an
-    adaptive solver. x_0 is not clipped, and the first noise level is that of `t_min`. NAME/error holds the trace estimator's error."""
+    """Bits per dimension by the probability-flow ODE of uniformly dequantised images (see `flow_log_likelihood`), under nll-ode@n, with the
+    tolerances of an adaptive solver. x_0 is not clipped, and the first noise level is that of `t_min`. NAME/error holds the trace
+    estimator's error."""
 
     word, quantisation = "nll-ode", "uniform dequantisation"
 

@@ -1,5 +1,6 @@
 """Whether generated images are copies of training images."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.metrics.base import FeatureMetric, Numbers, on_float64
+from diffusion.metrics.base import Numbers, RowMetric, on_float64
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.neighbours import squared_distances
 from diffusion.metrics.reference import RealImages, batches, reference_features
@@ -27,15 +28,16 @@ def two_nearest(rows: Tensor, known: Tensor, points: Tensor, first: int) -> Tens
     return both.gather(1, both[..., 0].topk(2, largest=False).indices[..., None].expand(-1, -1, 2))
 
 
-class Memorization(FeatureMetric):
-    """The share of n generated images that copy a training image: whose nearest one is less than `ratio` times as far as the second
-    nearest (Yoon et al. 2023, "Diffusion probabilistic models generalize when they fail to memorize"; ratio 1/3).
+class Memorization(RowMetric):
+    """The share of n generated images that copy a training image: their nearest training image is less than `ratio` times as far as the
+    second nearest (Yoon et al. 2023, "Diffusion probabilistic models generalize when they fail to memorize"; ratio 1/3).
 
-    Under NAME/distance, the mean distance to the nearest one, as the root of the mean square over features. The extractor Pixels
-    measures in pixels of [-1, 1]. The picture shows the `pairs` images of lowest ratio, each above its nearest training image. With
-    identical training images the ratio is 1 and a copy goes unseen: look at the picture and the distance."""
+    NAME/distance is the mean distance to the nearest one, as the root of the mean square over features. The extractor Pixels measures in
+    pixels of [-1, 1]. The picture shows the `pairs` images of lowest ratio, each above its nearest training image. With identical training
+    images the ratio is 1 and a copy goes unseen: look at the picture and the distance."""
 
     words = ("memorized",)
+    pairs_picture: Tensor | None  # set by `compute`
 
     def __init__(self, extractor: Extractor, n: int, cache: str | Path, groups: int = 0, ratio: float = 1 / 3, pairs: int = 10) -> None:
         super().__init__(extractor, n, cache, groups)
@@ -44,12 +46,12 @@ class Memorization(FeatureMetric):
     def refer(self, imageset: RealImages) -> int:
         if len(imageset.images) < 2:
             raise ValueError(f"{self.name} compares with at least two training images, and {imageset.name} has {len(imageset.images)}.")
-        self.imageset, self.statistics = imageset, ""
+        self.imageset = imageset
         if not self.extractor.cheap:  # made now, by all ranks together
             reference_features(imageset, self.extractor, self.cache)
         return len(imageset.images)
 
-    def real_chunks(self, size: int = 1024):  # noqa: ANN201
+    def real_chunks(self, size: int = 1024) -> Iterator[tuple[int, Tensor]]:
         """The features of the training images in order: yields (number of the first, [m, d])."""
         features = None if self.extractor.cheap else reference_features(self.imageset, self.extractor, self.cache)
         for start, stop in batches(0, len(self.imageset.images), size):
@@ -61,25 +63,25 @@ class Memorization(FeatureMetric):
         super().update(images)
         self.images.append(images.cpu())
 
-    def gathered(self) -> tuple[list, list]:
-        """Rows of (squared distance to the nearest, its number, squared distance to the second nearest)."""
-        mine = torch.cat([*self.rows, torch.empty(0, self.width, device=self.extractor.device)])
+    def all_rows(self) -> Tensor:
+        """For each of all ranks' images (squared distance to the nearest, its number, squared distance to the second nearest): [n, 3]."""
+        mine = self.own_rows()
         known = torch.full((len(mine), 2, 2), torch.inf, dtype=torch.float64, device=mine.device)
         for first, points in self.real_chunks():
             known = two_nearest(mine, known, points, first)
         rows = gather_dealt(torch.stack([known[:, 0, 0], known[:, 0, 1], known[:, 1, 0]], 1)).cpu()
         self.require_n(len(rows))
-        return [rows], self.parts_of(rows)
+        return rows
 
-    def statistic(self, parts: list[Tensor]) -> Tensor:
-        return (ratios(torch.cat(parts)) < self.ratio).double().mean(0, keepdim=True)
+    def statistic(self, parts: Sequence[Tensor]) -> Tensor:
+        return (ratios(torch.cat(list(parts))) < self.ratio).double().mean(0, keepdim=True)
 
     def compute(self) -> Numbers:
-        """The share and the mean distance; otherwise as in `FeatureMetric`."""
-        (rows,), parts = self.gathered()
+        """The share and the mean distance; otherwise as in `RowMetric`."""
+        rows, groups = self.gathered()
         distance = (on_float64(rows[:, 0]) / self.width).sqrt().mean().item()
         self.show(rows)
-        return {self.name: self.statistic([rows]).item(), f"{self.name}/distance": distance} | self.errors(parts)
+        return {self.name: self.statistic([rows]).item(), f"{self.name}/distance": distance} | self.errors(groups)
 
     def show(self, rows: Tensor) -> None:
         """Lay the pairs of lowest ratio side by side; every rank has its share of the images."""
@@ -95,7 +97,8 @@ class Memorization(FeatureMetric):
 
     def reset(self) -> None:
         super().reset()
-        self.images, self.pairs_picture = [], None
+        self.images: list[Tensor] = []
+        self.pairs_picture = None
 
     def settings(self) -> dict[str, Any]:
         return {"ratio": self.ratio}

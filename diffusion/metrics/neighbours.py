@@ -1,13 +1,14 @@
 """Fidelity and diversity apart, by nearest neighbours: precision and recall, density and coverage."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from diffusion.metrics.base import FeatureMetric, on_float64
+from diffusion.metrics.base import RowMetric, on_float64
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.reference import RealImages, reference_features
 from diffusion.support.hashes import tensors_hash
@@ -51,12 +52,13 @@ def density_coverage(made: Tensor, real: Tensor, k: int = 5, radius: Tensor | No
     return torch.stack([counts_inside(made, real, radius).mean() / k, (nearest <= radius).double().mean()])
 
 
-class Neighbours(FeatureMetric):
+class Neighbours(RowMetric):
     """Shares of images inside balls to the k-th neighbour, counted in float64. At most `real` images of the data set are used.
 
     Raises ValueError, at setup too, where there are too few images for k neighbours."""
 
     default_k: ClassVar[int]
+    radius: Tensor | None
 
     def __init__(
         self,
@@ -82,9 +84,9 @@ class Neighbours(FeatureMetric):
         self.require_neighbours(len(features), "real")
         return len(features)
 
-    def statistic(self, parts: list[Tensor]) -> Tensor:
+    def statistic(self, parts: Sequence[Tensor]) -> Tensor:
         self.radius = radii(self.reference, self.k) if self.radius is None else self.radius  # of the real images, once
-        return self.shares(on_float64(torch.cat(parts)))
+        return self.shares(on_float64(torch.cat(list(parts))))
 
     @abstractmethod
     def shares(self, made: Tensor) -> Tensor:

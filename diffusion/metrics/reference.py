@@ -1,6 +1,6 @@
 """The statistics of real images: fixed order, no augmentation, made once by all ranks together, kept on disk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from diffusion.support.ranks import gather_rows, rank_and_world, sum_over_ranks
 
 
 class RealImages(Protocol):
-    """What a metric needs of a data set: uint8 images [n, h, w, c], its name, its split, and its content's sha256.
+    """The part of a data set that a metric needs: uint8 images [n, h, w, c], its name, its split, and its content's sha256.
 
     labels, int64 [n] or None, are the real images' classes."""
 
@@ -83,8 +83,8 @@ def reference_features(imageset: RealImages, extractor: Extractor, directory: st
 def made_once(path: Path, make: Callable[[], cache.Tensors], device: torch.device) -> cache.Tensors:
     """The tensors at `path` if every rank finds them there, else `make()`, called by all ranks together and saved once a machine."""
     stored = cache.load_tensors(path)
-    missing = torch.tensor(int(stored is None), device=device)
-    if not int(sum_over_ranks(missing)):  # the vote: a rank that reads while another computes would never be joined
+    missing = int(sum_over_ranks(torch.tensor(int(stored is None), device=device)))
+    if stored is not None and not missing:  # the vote: a rank that reads while another computes would never be joined
         return stored
     tensors = make()
     if stored is None and cache.is_first_on_this_machine():
@@ -98,7 +98,7 @@ def require_images(imageset: RealImages) -> None:
         raise ValueError(f"The data set {imageset.name} ({imageset.split}) has no images.")
 
 
-def own_batches(images: np.ndarray, size: int):  # noqa: ANN201
+def own_batches(images: np.ndarray, size: int) -> Iterator[torch.Tensor]:
     """This rank's share, in order and in batches of at most `size`: yields uint8 tensors [b, h, w, c]."""
     rank, world = rank_and_world()
     for start, stop in batches(len(images) * rank // world, len(images) * (rank + 1) // world, size):

@@ -19,8 +19,8 @@ class DiT(ConditionedNetwork):
     of 2, 4 or 8 pixels. With context_channels each block looks at a context sequence between its attention and its perceptron (Chen
     et al. 2024, 2310.00426, sec. 2.3).
 
-    The table of positions is fixed, so that images of another size than image_size are taken too: theirs is made for their number of
-    patches, counted from the same corner. What the network makes of positions that it never saw in training is another matter.
+    The table of positions is fixed, so images of another size than image_size are accepted too: a table is made for their number of
+    patches, counted from the same corner. The network may do poorly at positions that it never saw in training.
 
     Args:
         in_channels: channels of x_t.
@@ -36,6 +36,8 @@ class DiT(ConditionedNetwork):
     Raises:
         ValueError: if the sides of image_size are not multiples of patch, or width not of 4 and of heads.
     """
+
+    position: Tensor
 
     def __init__(
         self,
@@ -65,7 +67,8 @@ class DiT(ConditionedNetwork):
         """x_t [b, in_channels, h, w], label [b], cond -> [b, out_channels, h, w]: see `ConditionedNetwork`.
 
         Raises ValueError if h or w is not a multiple of patch."""
-        rows, columns = patches(*x_t.shape[-2:], self.patch)
+        height, width = x_t.shape[-2:]
+        rows, columns = patches(height, width, self.patch)
         given = self.given(label, cond)
         x = self.stem(x_t).flatten(2).transpose(1, 2)
         x = x + self._position(rows, columns).to(x)
@@ -75,7 +78,7 @@ class DiT(ConditionedNetwork):
         return self._image(self.out(norm(x) * (1 + scale) + shift), rows)
 
     def _position(self, rows: int, columns: int) -> Tensor:
-        """The table of positions: the one at hand for images of image_size, and one made now for any other."""
+        """The table of positions: the stored one for images of image_size, a new one for images of another size."""
         return self.position if (rows, columns) == self.grid else positions(rows, columns, self.position.shape[1])
 
     def _image(self, tokens: Tensor, rows: int) -> Tensor:
@@ -87,12 +90,13 @@ class DiT(ConditionedNetwork):
     def _initialise(self) -> None:
         """As the authors do: Xavier-uniform layers, biases 0, embeddings of deviation 0.02, and 0 where a branch or the output ends."""
         for layer in self.modules():
-            if hasattr(layer, "bias"):
+            if isinstance(layer, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(layer.weight.flatten(1))
                 nn.init.zeros_(layer.bias) if layer.bias is not None else None
-        for table in [self.time.hidden, self.time.out, *([self.classes] if self.classes else [])]:
+        tables: list[nn.Linear | nn.Embedding] = [self.time.hidden, self.time.out, *([self.classes] if self.classes else [])]
+        for table in tables:
             nn.init.normal_(table.weight, std=0.02)
-        for last in [self.modulate, self.out, *(end for block in self.blocks for end in block.ends())]:
+        for last in [self.modulate, self.out, *(end for block in self.modules() if isinstance(block, Block) for end in block.ends())]:
             zero(last)
 
 
@@ -116,7 +120,8 @@ class Block(nn.Module):
         """x [b, n, c]."""
         scale1, shift1, gate1, scale2, shift2, gate2 = self.modulate(given.embedding)[:, None].chunk(6, dim=-1)
         h = norm(x) * (1 + scale1) + shift1
-        x = x + gate1 * self.project(attend(*self.qkv(h).chunk(3, dim=-1), self.heads))
+        q, k, v = self.qkv(h).chunk(3, dim=-1)
+        x = x + gate1 * self.project(attend(q, k, v, self.heads))
         if self.look is not None:
             x = x + self.look(x, given.context)
         return x + gate2 * self.mlp(norm(x) * (1 + scale2) + shift2)

@@ -10,6 +10,8 @@ from diffusion.networks.embedding import Given
 class Smooth(nn.Module):
     """Resampling by two with the filter [1, 3, 3, 1] in both directions, zeros outside the image (SDE app. H.1, after StyleGAN 2)."""
 
+    kernel: Tensor
+
     def __init__(self, up: bool) -> None:
         super().__init__()
         taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8

@@ -1,4 +1,4 @@
-"""Several processes from one command: how Lightning starts the other ranks, and what is cleaned up after a job of a sweep."""
+"""Several processes from one command: how Lightning starts the other ranks, and the cleaning up after each job of a sweep."""
 
 import os
 import sys
@@ -23,16 +23,17 @@ def job(config: Mapping[str, Any], folder: Path, trust: Sequence[str] = ()) -> I
     and the environment are as before, so that a sweep's next job starts clean; torchrun's group serves all the jobs, since its store
     cannot hold a second one."""
     before = {name: os.environ.get(name) for name in ENVIRONMENT}
-    stock = subprocess_script._hydra_subprocess_cmd
+    hooks: Any = subprocess_script  # the hook is private and has no public twin
+    stock = hooks._hydra_subprocess_cmd
     with TemporaryDirectory() as handed:
         file = Path(handed) / "config.yaml"
         file.write_text(yaml.safe_dump(dict(config), sort_keys=False))
         command = [sys.executable, "-m", "diffusion.training.run", str(file), str(folder), *trust]
-        subprocess_script._hydra_subprocess_cmd = lambda rank: (command, os.getcwd())
+        hooks._hydra_subprocess_cmd = lambda rank: (command, os.getcwd())
         try:
             yield
         finally:
-            subprocess_script._hydra_subprocess_cmd = stock
+            hooks._hydra_subprocess_cmd = stock
             if before["WORLD_SIZE"] is None and dist.is_available() and dist.is_initialized():
                 dist.destroy_process_group()
             for name, value in before.items():

@@ -1,4 +1,4 @@
-"""What Lightning's loggers lack for runs that are resumed and for sweeps."""
+"""Additions to Lightning's loggers for resumed runs and for sweeps."""
 
 import csv
 import logging
@@ -6,10 +6,11 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
+from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
-from pytorch_lightning.loggers.logger import rank_zero_experiment
 
 
 class CSV(CSVLogger):
@@ -21,11 +22,11 @@ class CSV(CSVLogger):
         """The writer of metrics.csv, made when first asked for."""
         if self._experiment is None:
             self._experiment = Appending(self.log_dir)
-        return self._experiment
+        return cast(ExperimentWriter, self._experiment)
 
 
 class Appending(ExperimentWriter):
-    """A writer that leaves the file that is there, and takes over its columns."""
+    """A writer that keeps an existing file and its columns."""
 
     def _check_log_dir_exists(self) -> None:
         if self._fs.isfile(self.metrics_file_path):

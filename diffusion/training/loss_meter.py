@@ -28,11 +28,10 @@ class Meter:
         if self.quarters is None:
             self.names = [f"loss/{name}" if name != "loss" else "loss" for name in losses]
             self.quarters = torch.zeros(len(losses) + 1, QUARTERS, dtype=torch.float64, device=t.device)
-            self.first_bad = torch.full((), -1, device=t.device)
         quarter = (t * QUARTERS).ceil().long().clamp(1, QUARTERS) - 1
         self.quarters.index_add_(1, quarter, weight.double() * torch.cat([terms, torch.ones_like(terms[:1])]))
-        fine = loss.isfinite().all() | (self.first_bad >= 0)
-        self.first_bad = torch.where(fine, self.first_bad, batch)
+        before = torch.full((), -1, device=t.device) if self.first_bad is None else self.first_bad
+        self.first_bad = torch.where(loss.isfinite().all() | (before >= 0), before, batch)
 
     def gradient_norm(self, norm: Tensor) -> None:
         """Add one optimizer step's gradient norm."""

@@ -6,14 +6,17 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from diffusion.data import flip
 from diffusion.denoiser import Denoiser, null
 from diffusion.generate import Recipe
 from diffusion.model import Model
+from diffusion.objectives import Objective
 from diffusion.support.errors import UserError
 from diffusion.support.seeds import mixed
+from diffusion.times import Times
 from diffusion.training.ema import EMA
 from diffusion.training.loss_meter import Meter
 
@@ -30,8 +33,8 @@ class DiffusionModule(LightningModule):
     def __init__(
         self,
         model: Model,
-        objective: Callable,
-        times: Callable,
+        objective: Objective,
+        times: Times,
         optimizer: Callable,
         lr_schedule: Callable[[int], float],
         ema: EMA,
@@ -56,7 +59,7 @@ class DiffusionModule(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> Tensor:
         """The mean over the batch of the objective at x_t = alpha_t x_0 + sigma_t eps."""
-        number = self.trainer.datamodule.consumed
+        number = self.trainer.datamodule.consumed  # type: ignore[attr-defined]  # Lightning sets it without declaring it
         torch.manual_seed(mixed(self.seed, self.global_rank, number))
         images, labels = batch
         x0 = self.codec.encode(flip(images) if self.mirror else images)
@@ -84,7 +87,7 @@ class DiffusionModule(LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.ema.update(self.denoiser)
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer over the denoiser and what the objective learns itself, its learning rate multiplied by lr_schedule(step)."""
         optimizer = self.make_optimizer(self.parameters())
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_schedule)
@@ -121,7 +124,7 @@ class DiffusionModule(LightningModule):
         self.evaluation_seconds = checkpoint.get("evaluation_seconds", 0.0)
 
 
-def check(denoiser: Denoiser, objective: Callable) -> None:
+def check(denoiser: Denoiser, objective: Objective) -> None:
     """Raises ValueError with one sentence if this objective cannot train this denoiser."""
     name = type(objective).__name__
     if objective.learned_variance != denoiser.learned_variance:

@@ -14,7 +14,7 @@ import torch
 import yaml
 from pytorch_lightning import Trainer
 
-from diffusion.checkpoint import find, read
+from diffusion.checkpoint import find, read_checkpoint
 from diffusion.data.module import DataModule
 from diffusion.metrics import Metric
 from diffusion.model import Model, assemble, completed, ways
@@ -33,7 +33,7 @@ def train(config: Mapping[str, Any], folder: Path, source: str | None = None, tr
     """Run `config` in `folder`, from its start or, where `resume` is set, from its last checkpoint. Returns the last numbers.
 
     Nothing of the run's folder is touched before all that can refuse has been tried. Raises UserError or ValueError with one sentence for
-    what the user can mend."""
+    an error that the user can correct."""
     with trusting(trust):
         return _train(config, folder, source, trust)
 
@@ -49,10 +49,10 @@ def _train(config: Mapping[str, Any], folder: Path, source: str | None, trust: S
     config = completed(config, dataset.load())  # on every rank: one makes the cache, and all refuse with the same sentence
     torch.manual_seed(mixed(config["seed"]))  # of the network's first weights, the same on every rank
     model = assemble(config)
-    module = trained(config, model)
+    module = training_module(config, model)
     resume = find(config["resume"])[1] if config["resume"] else None
     if resume:
-        read(resume)  # refused here with a sentence, not inside the loop
+        read_checkpoint(resume)  # refused here with a sentence, not inside the loop
     metrics = partial(measured, build_stages(config["metric"], "metric"))
     callbacks = build_stages(config["callbacks"], "callbacks", {"metrics": metrics})
     if config["compile"]:
@@ -74,7 +74,7 @@ def _train(config: Mapping[str, Any], folder: Path, source: str | None, trust: S
     return module.latest
 
 
-def trained(config: Mapping[str, Any], model: Model) -> DiffusionModule:
+def training_module(config: Mapping[str, Any], model: Model) -> DiffusionModule:
     """The module that trains this model as the configuration says, with its ways to sample."""
     parts = {name: build(config[name], name, {"span": model.codec.range}) for name in ("objective", "optimizer", "lr_schedule", "ema")}
     times = build(config["times"], "times", {"num_timesteps": model.denoiser.schedule.num_timesteps})
@@ -86,7 +86,7 @@ def trained(config: Mapping[str, Any], model: Model) -> DiffusionModule:
 
 
 def measured(metrics: Mapping[str, Metric], n: int | None = None) -> list[Metric]:
-    """The metrics of a run; with n, those of images, of n images each."""
+    """The metrics of a run; with n, only those of images, each of n images."""
     if n is None:
         return list(metrics.values())
     return [other for metric in metrics.values() if (other := metric.resized(n)) is not None]

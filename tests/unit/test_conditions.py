@@ -93,3 +93,8 @@ def test_a_negative_condition_is_a_class_a_tensor_or_refused():
         ClassifierFree(model, 2.0, "cat", Classes(4))
     with pytest.raises(UserError, match="trained without a condition"):
         ClassifierFree(model, 1.0, 3, Unconditional())
+
+
+def test_an_unknown_number_of_classes_is_said():
+    with pytest.raises(ValueError, match="number of classes is not known"):
+        Classes().ask(torch.arange(2))

@@ -18,16 +18,15 @@ class WithSpatial(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network, self.seen = network, None
-        network.Mixed_6d.branch1x1.register_forward_hook(self.look)
+        self.network = network
+        self.seen: list[Tensor] = []
+        network.get_submodule("Mixed_6d.branch1x1").register_forward_hook(self.look)
 
     def look(self, module: nn.Module, args: tuple, output: Tensor) -> None:
-        self.seen = output[:, :7].flatten(1).float()
+        self.seen.append(output[:, :7].flatten(1).float())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        outputs = self.network(x)
-        spatial, self.seen = self.seen, None
-        return *outputs, spatial
+        return *self.network(x), self.seen.pop()
 
 
 class InceptionV3(Extractor):
