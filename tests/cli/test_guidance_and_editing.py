@@ -18,10 +18,9 @@ SMALL = [word for word in SMALL if not word.startswith("callbacks")]
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     shared = ["logger=none", "metric=none", f"paths.runs={folder}", f"paths.cache={folder / 'cache'}"]
-    succeeded(command("train.py", *SMALL, *shared, "name=model", "steps=3"))
-    succeeded(
-        command("train.py", *SMALL, *shared, "name=classifier", "task=classifier", "ema=none", "optimizer.lr=0.05", "lr_schedule=constant")
-    )
+    quick = ["optimizer.lr=0.05", "lr_schedule=constant", "ema=none"]  # what a class is has been learned in these few steps
+    succeeded(command("train.py", *SMALL, *shared, *quick, "name=model", "parameterization=v"))
+    succeeded(command("train.py", *SMALL, *shared, *quick, "name=classifier", "task=classifier"))
     Image.fromarray(np.full((16, 16), 200, np.uint8)).save(folder / "image.png")
     Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 8, 1).repeat(16, 0)).save(folder / "mask.png")
     return folder
@@ -104,7 +103,7 @@ def test_a_negative_class_by_its_number(runs, tmp_path):
     words = ["n=4", "classes=[1]", "guidance.scale=3", "grid.steps=2"]
     plain, away, itself = (sampled(runs / "model", tmp_path, *words, f"guidance.negative={c}")["images"] for c in ("null", 3, 1))
     conditional = sampled(runs / "model", tmp_path, "n=4", "classes=[1]", "guidance.scale=1", "grid.steps=2")["images"]
-    assert (away != plain).any() or (away != itself).any()
+    assert (away != plain).any() and (away != itself).any()
     assert np.abs(itself.astype(int) - conditional).max() <= 1  # away from what it is guided to: nothing is left of the guidance
     with pytest.raises(UserError, match="cat is not among the model's classes, which are the numbers 0 to 3"):
         sampled(runs / "model", tmp_path, *words, "guidance.negative=cat")
