@@ -41,10 +41,10 @@ def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any]
     `way` holds the sampler, grid, guidance and metrics, `config` the command's own keys, `typed` what was typed, which labels the cell.
 
     Raises UserError or ValueError with one sentence for an error that the user can correct."""
-    model, recipe = subject.model, recipe_of(subject.model, way, config)
-    metrics = list(build_stages(way["metric"], "metric", {"batch_size": recipe.batch_size}).values())
+    metrics = list(build_stages(way["metric"], "metric").values())
     if not metrics:
         raise UserError("There is nothing to measure: say metric=fd_digits, fid or fd_resnet56.")
+    model, recipe = subject.model, recipe_of(subject.model, way, config)
     for metric in metrics:
         metric.setup(subject.data, subject.device, recipe.conditions)
     of_model = ("dataset", "schedule", "codec", "conditions") if config["ckpt"] == EXACT else ("dataset",)
