@@ -10,7 +10,7 @@ import yaml
 from composing import ROOT, TINY, composed, composition, typed
 
 from diffusion.config import EvaluateSchema, SampleSchema, known, own
-from diffusion.evaluate import plain, where
+from diffusion.evaluate import settings, where
 from diffusion.evaluation import cells, subjects
 from diffusion.support.trust import trusting
 from diffusion.training.run import train
@@ -46,8 +46,11 @@ def measured(run: Path, out: Path, *words: str) -> dict:
     words = (f"ckpt={run}", f"out={out}", "device=cpu", *words)
     cfg = composition(*words, name="evaluate")
     known(cfg, EvaluateSchema)
-    config = plain(cfg)
+    config = settings(cfg)
     with trusting(cfg.trust):
         subject = subjects.trained(config, torch.device("cpu"))
-        cells.evaluate(subject, own(subject.model.config, cfg, typed(*words)), config, typed(*words), where(config))
+        run = subject.model.config
+        for key in ("precision", "sample_batch_size"):
+            cfg[key] = cfg[key] or run[key]
+        cells.evaluate(subject, own(run, cfg, typed(*words)), config, typed(*words), where(config))
     return lines(out)[-1]
