@@ -26,7 +26,8 @@ def main(cfg: DictConfig) -> None:
 
 
 def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
-    """Load, generate, write. Image i has seed SEED + i, and is asked for as in the run's own grids unless `classes` says what."""
+    """Load, generate, write. Image i has seed SEED + i, and has the condition that it has in the run's own grids unless `classes` is
+    given."""
     import numpy as np  # these are slow to import, so that --help and a mistyped word have been answered by now
     import torch
 

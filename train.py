@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from diffusion.config import brought, configuration, register
 from diffusion.shell import begin, shell
+from diffusion.support.trust import packages
 
 log = logging.getLogger(__name__)
 register()
@@ -25,11 +26,11 @@ def main(cfg: DictConfig) -> None:
 
         from diffusion.training.run import train  # slow to import, so that a mistyped word has been answered by now
 
-        summarise(train(config, folder, source, list(cfg.trust)), folder)
+        summarise(train(config, folder, source, packages(cfg.trust)), folder)
 
 
 def summarise(latest: dict[str, float], folder: Path) -> None:
-    """Say at the end what came out and where it is."""
+    """Say at the end which numbers came out and where the run is."""
     for name, value in latest.items():
         if name == "loss" or "@" in name:
             log.info("%-24s %.4g", name, value)

@@ -42,13 +42,14 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A run's resolved configuration, as today's code names things; nothing of it is built. Raises UserError if it is not one."""
+    """A run's resolved configuration in today's names; nothing of it is built. Raises UserError if it is not one."""
     file = folder / "config.yaml"
     return brought_up(parsed(file.read_text(), str(file)), str(file))
 
 
 def load(path: str | Path, averaged: bool = True, kind: type[nn.Module] = Denoiser, trust: Sequence[str] = ()) -> Model:
-    """The model of a run, of the kind it should be, in evaluation mode on the CPU, with averaged weights or the last ones.
+    """The model of a run, in evaluation mode on the CPU, with the averaged weights or the last ones; its network's module must be of this
+    `kind`.
 
     Only this package's classes, and a few of torch's, are built from a run's folder; `trust` names packages of yours beside them.
 
@@ -91,7 +92,7 @@ def classifier(ckpt: str | None = None) -> NoisyClassifier:
 
 
 def second(ckpt: str | None, kind: type[nn.Module]) -> Any:
-    """A second run's model, which the passports of what it guides name by its weights.
+    """A second run's model. The passports of images that it guides name it by the hash of its weights.
 
     Raises UserError if the path was left out, or as `load` does."""
     if ckpt is None:

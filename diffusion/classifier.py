@@ -1,5 +1,5 @@
-"""A classifier of noisy images, for guidance, trained by the module that trains denoisers: it takes the denoiser's place, and its
-cross-entropy that of the objective."""
+"""A classifier of noisy images, for guidance. The module that trains denoisers trains it too: the classifier takes the place of the
+denoiser, and its cross-entropy that of the objective."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,8 +15,8 @@ from diffusion.typing import expand
 
 
 class NoisyClassifier(nn.Module):
-    """p(c | x_t) (ADM sec. 4): `classifier(x_t, label) -> logits [b, classes]`, label [b] = schedule.label(t), float32; it keeps the
-    schedule whose noise it knows. Its network sees the x_t of an exploding path at the size of its noise, as a denoiser's does."""
+    """p(c | x_t) (ADM sec. 4): `classifier(x_t, label) -> logits [b, classes]`, label [b] = schedule.label(t), float32; `schedule` is the
+    one that it was trained on. Its network sees the x_t of an exploding path at the size of its noise, as a denoiser's does."""
 
     learned_variance: ClassVar[bool] = False
 
@@ -32,7 +32,7 @@ class NoisyClassifier(nn.Module):
 
 
 def of_unet(network: UNet, schedule: Schedule, num_classes: int) -> NoisyClassifier:
-    """The classifier of `num_classes` that a U-Net's way down makes. Raises ValueError as `Encoder` does."""
+    """A classifier of `num_classes` classes, made of a U-Net's way down. Raises ValueError as `Encoder` does."""
     return NoisyClassifier(Encoder(network, num_classes), schedule)
 
 

@@ -1,8 +1,8 @@
-"""What a model is told of the image it is to make: nothing, or a class.
+"""Conditions: what a model can be asked for, which is nothing or a class.
 
 A condition is a tensor whose first dimension is the batch: classes are int64 [b], of which -1 is the null condition, and
-`diffusion.denoiser.null` makes the null of any. An object of this module is the one place that knows how many kinds there are, which of
-them image number i is asked for, and how words typed on the command line are read.
+`diffusion.denoiser.null` makes the null of any. Only an object of this module knows how many classes there are, which of them image number
+i is asked for, and how words typed on the command line are read.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from diffusion.support.seeds import mixed
 
 @dataclass(frozen=True)
 class Unconditional:
-    """No condition; the labels of a data set, if it has any, are not looked at."""
+    """No condition; the labels of a data set, if it has any, are ignored."""
 
     num_classes: ClassVar[int] = 0
     period: ClassVar[int] = 1
     given: ClassVar[bool] = False
 
     def network(self) -> dict[str, int]:
-        """What a network is told of the condition when it is built."""
+        """The arguments about the condition with which a network is built."""
         return {"num_classes": 0}
 
     def of(self, labels: Tensor | None) -> Tensor | None:
@@ -51,10 +51,10 @@ class Unconditional:
 
 @dataclass(frozen=True, init=False)
 class Classes:
-    """One of `num_classes` classes; 0 classes, as a data set without any has, are no condition.
+    """One of `num_classes` classes; with 0 classes, as of a data set without labels, there is no condition.
 
-    Image number i is of class i mod num_classes; with `frequencies`, its class is drawn with those weights by a random number that i alone
-    determines. `frequencies="data"` stands for how often each class is in the data (`facts` counts).
+    Image number i is of class i mod num_classes; with `frequencies`, its class is drawn with those weights by a random number that depends
+    on i alone. `frequencies="data"` stands for how often each class is in the data (`facts` counts).
 
     Raises ValueError for frequencies that are not a weight for each class."""
 
@@ -85,11 +85,11 @@ class Classes:
 
     @property
     def period(self) -> int:
-        """Image i is asked for the same as image i + period; 1 where that is left to chance, or nothing is asked for."""
+        """Images i and i + period have the same condition; 1 where conditions are drawn at random or there are none."""
         return self.num_classes or 1 if self.frequencies is None else 1
 
     def network(self) -> dict[str, int]:
-        """What a network is told of the condition when it is built."""
+        """The arguments about the condition with which a network is built."""
         return {"num_classes": self.num_classes}
 
     def of(self, labels: Tensor | None) -> Tensor | None:
@@ -122,7 +122,7 @@ class Classes:
     def facts(self, data: Any) -> dict[str, Any]:
         """The settings that follow from a data set (`diffusion.data.ImageSet`), as plain data.
 
-        Raises UserError if it has another number of classes than was said."""
+        Raises UserError if its number of classes is not the configured one."""
         if self._said not in (None, data.num_classes):
             raise UserError(f"conditions.num_classes={self._said}, and {data.name} has {data.num_classes} classes; leave it out.")
         found: dict[str, Any] = {"num_classes": data.num_classes}

@@ -1,4 +1,4 @@
-"""What Hydra composes, as plain data: the schemas of the plain keys, the resolvers that conf/ uses, and what was typed."""
+"""The configuration that Hydra composes, as plain data: the schemas of the plain keys, conf/'s resolvers, and the words that were typed."""
 
 import os
 import re
@@ -22,11 +22,11 @@ STAGED = {
     "metric": ("n", "groups", "extractor"),
     "guidance": (),
     "logger": (),
-}  # groups of stages, and the settings that all of them may be told at once
+}  # groups of stages, and the settings that one short form may set in all of them
 
 
 def open_node() -> Any:
-    """A node that takes keys it has not: short forms, and settings of a run that is not known yet."""
+    """A node that accepts new keys: short forms, and the settings of a run that is not known yet."""
     return DictConfig({}, flags={"struct": False})
 
 
@@ -54,7 +54,7 @@ class TrainSchema:
     sample_batch_size: int = MISSING
     matmul_precision: str = MISSING
     data: Any = MISSING
-    trust: list[str] = field(default_factory=list)
+    trust: Any = field(default_factory=list)  # a package or several
     samplers: Any = field(default_factory=open_node)
     task: Any = MISSING
     paths: Any = MISSING
@@ -96,7 +96,7 @@ class SampleSchema:
     between: list[int] | None = None
     columns: int | None = None
     out: str | None = None
-    trust: list[str] = field(default_factory=list)
+    trust: Any = field(default_factory=list)  # a package or several
     sampler: Any = field(default_factory=open_node)
     grid: Any = field(default_factory=open_node)
     guidance: Any = field(default_factory=open_node)
@@ -120,7 +120,7 @@ class EvaluateSchema(TrainSchema):
 
 
 def started() -> str:
-    """When this run began, YYYYmmdd-HHMMSS; under torchrun when the agent did, so that the ranks of a machine agree."""
+    """When this run began, YYYYmmdd-HHMMSS; under torchrun, when the agent began, so that the ranks of a machine agree."""
     seconds = time.time()
     if "TORCHELASTIC_RUN_ID" in os.environ and Path("/proc").is_dir():
         ticks = int(Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19])
@@ -140,7 +140,7 @@ def register() -> None:
 
 
 def words() -> dict[str, str]:
-    """What was typed, or what a sweep typed, by key."""
+    """The words that the user or a sweep typed, by key."""
     split = (word.lstrip("+~").partition("=") for word in HydraConfig.get().overrides.task)
     return {key.split("@")[0]: value for key, _, value in split}
 
@@ -183,7 +183,7 @@ def configuration(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], str]:
 
     Raises UserError if a resumed run is asked to change a group."""
     content = _resumed(cfg, folder) if cfg.resume else plain(cfg, words())
-    content.pop("trust", None)  # permission is said, not recorded
+    content.pop("trust", None)  # permission is given each time, and never recorded
     return resolved(content), yaml.safe_dump(content, sort_keys=False)
 
 
@@ -228,7 +228,7 @@ def own(run: Mapping[str, Any], cfg: DictConfig, typed: Mapping[str, str]) -> di
 
 
 def brought(cfg: DictConfig) -> list[str]:
-    """What the choices on the command line brought along, as group=choice: a data set its network, a sampler its grid."""
+    """The choices that those on the command line brought along, as group=choice: a data set its network, a sampler its grid."""
     hydra, typed = HydraConfig.get(), words()
     conf = next(source.path for source in hydra.runtime.config_sources if source.provider == "main")
     listed = yaml.safe_load((Path(conf) / f"{hydra.job.config_name}.yaml").read_text())["defaults"]

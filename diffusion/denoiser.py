@@ -11,8 +11,8 @@ from diffusion.typing import Network, expand
 
 
 class Estimate(NamedTuple):
-    """x0 and eps [b, ...] with x_t = alpha x0 + sigma eps; `frac` [b, ...], where between the posterior's smaller (0) and larger (1)
-    log variance the learned one lies (IDDPM eq. 15), or None if the variance is not learned."""
+    """x0 and eps [b, ...] with x_t = alpha x0 + sigma eps; `frac` [b, ...] is v in IDDPM eq. 15: the learned log variance as a fraction of
+    the way from the posterior's smaller (0) to its larger (1). It is None if the variance is not learned."""
 
     x0: Tensor
     eps: Tensor
@@ -22,9 +22,9 @@ class Estimate(NamedTuple):
 class Denoiser(nn.Module):
     """A network with its schedule and the meaning of its output.
 
-    The network is any module called as `network(x, label, cond)`: x = c x_t with the parameterization's c (1 unless the path explodes or
-    the network is preconditioned), and `label` [b] is `schedule.label(t)`, float32. With
-    `learned_variance` it has twice the channels of x_t: the second half, nominally in [-1, 1], is mapped to frac = (out + 1) / 2.
+    The network is any module called as `network(x, label, cond)`: x = c x_t, where c is the parameterization's `scale_in` (1 unless the
+    path explodes or the network is preconditioned), and `label` [b] is `schedule.label(t)`, float32. With `learned_variance` its output has
+    twice the channels of x_t: the second half, nominally in [-1, 1], is mapped to frac = (out + 1) / 2.
 
     Raises ValueError where the output cannot determine x_0: an epsilon- or score-predictor on a schedule with alpha(1) = 0."""
 

@@ -1,5 +1,5 @@
-"""Editing images with the samplers: each edit is a sampler made of a sampler, so that `generate` makes its images as any others, one for
-each seed, and guidance, grids and codecs serve as they are. Images here are in the model's space, and broadcast to the batch."""
+"""Editing images with the samplers. Each edit is a sampler around a sampler, so `generate` makes edited images like any others, one for
+each seed, and guidance, grids and codecs work unchanged. Images here are in the model's space and broadcast to the batch."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +32,7 @@ def noised(x_s: Tensor, s: Tensor, t: Tensor, schedule: Schedule, z: Tensor) -> 
 class FromImage:
     """Image to image (SDEdit 2108.01073, alg. 1): the image noised to the grid's first time at or below `strength`, and sampled from there.
 
-    strength 1 is sampling from noise, which keeps of the image what x_1 holds of it. Raises ValueError if no step of the grid is left."""
+    strength 1 samples from noise and keeps only what x_1 holds of the image. Raises ValueError if no step of the grid is left."""
 
     sampler: Callable
     image: Tensor
@@ -53,11 +53,11 @@ class FromImage:
 
 @dataclass(frozen=True)
 class Inpaint:
-    """RePaint (2201.09865, alg. 1): after each move to s, what the mask leaves is put back as a draw of q(x_s | x_0).
+    """RePaint (2201.09865, alg. 1): after each move to s, the part that stays is replaced by a draw of q(x_s | x_0) of the image.
 
-    `mask` is 1 where the image is to be painted, 0 where it stays, shaped to multiply the image. With `resample` above 1 each move is
-    made so often, with a step back from s to t between, which fits the new to the old. The sampler is run one move at a time, so a
-    multistep one is of first order here."""
+    `mask` is 1 where the image is to be painted, 0 where it stays, shaped to multiply the image. Each move is made `resample` times, with a
+    step back from s to t in between, which fits the painted part to the rest. The sampler is run one move at a time, so a multistep sampler
+    is of first order here."""
 
     sampler: Callable
     image: Tensor
@@ -83,7 +83,7 @@ class Inpaint:
 
 @dataclass(frozen=True)
 class Reconstruct:
-    """The image encoded to noise by `inversion`, and decoded by the sampler (DDIM sec. 5.4), with the condition at hand."""
+    """The image encoded to noise by `inversion`, and decoded by the sampler (DDIM sec. 5.4), both with the same condition."""
 
     sampler: Callable
     image: Tensor
@@ -118,7 +118,7 @@ class SlerpNoise:
 
 @torch.no_grad()
 def interpolated(recipe: Recipe, seeds: Sequence[int], n: int, cond: Tensor | None = None) -> Tensor:
-    """Images [n, h, w, c] on the way from one seed to another, whose own images the ends are. cond [n, ...] or None.
+    """Images [n, h, w, c] on the way from one seed to another; the first and the last are the seeds' own images. cond [n, ...] or None.
 
     Raises UserError unless there are two seeds."""
     if len(seeds) != 2:
@@ -132,9 +132,9 @@ def interpolated(recipe: Recipe, seeds: Sequence[int], n: int, cond: Tensor | No
 
 
 def edited(recipe: Recipe, edit: Mapping[str, Any]) -> Recipe:
-    """The recipe whose sampler makes the edit of a configuration; its `image` and `mask` are files. An empty one changes nothing.
+    """The recipe whose sampler makes the edit of a configuration; its `image` and `mask` are files. An empty configuration changes nothing.
 
-    Raises UserError for a file that is no picture, and for a model of other things than pictures."""
+    Raises UserError for a file that is no picture, and for a model of anything but pictures."""
     if not edit:
         return recipe
     if len(recipe.shape) != 3:

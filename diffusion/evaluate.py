@@ -39,7 +39,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def settings(cfg: DictConfig) -> dict[str, Any]:
-    """The keys that are read here, resolved; what a data set's file brings for training may refer to what is not here.
+    """The keys that are used here, resolved; others, which a data set's file sets for training, may refer to keys that are missing here.
 
     Raises UserError if there is nothing to measure."""
     if OmegaConf.is_missing(cfg, "ckpt"):
@@ -49,7 +49,7 @@ def settings(cfg: DictConfig) -> dict[str, Any]:
 
 
 def where(config: dict[str, Any]) -> Path:
-    """The file of the lines."""
+    """The file that the lines are written to."""
     if config["out"]:
         return Path(config["out"])
     if config["ckpt"] == EXACT:

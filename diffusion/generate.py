@@ -87,8 +87,8 @@ def generate(
 
 
 class Made(NamedTuple):
-    """What a recipe made: uint8 images [n, h, w, c], or whatever its codec decodes to, and the calls of the denoiser that each took
-    (rounded, of an adaptive sampler)."""
+    """What a recipe made: uint8 images [n, h, w, c], or whatever its codec decodes to, and the number of denoiser calls for each (rounded
+    for an adaptive sampler)."""
 
     images: Tensor
     nfe: int
@@ -96,7 +96,7 @@ class Made(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that it takes to make images but the seeds: a (guided) denoiser, a sampler, a grid, the model's space, and what to ask for.
+    """Everything that makes images, except their seeds: a (guided) denoiser, a sampler, a grid, the model's codec, and its conditions.
 
     `precision` is what the network computes in: 32-true, or bf16-mixed or 16-mixed for autocast, as in training.
 
@@ -145,8 +145,8 @@ class Recipe:
 
 
 def described(thing: Any) -> dict[str, Any]:
-    """A frozen dataclass as plain data: its name and fields, nested ones too; a model by its name and, if it is a second one, the hash of
-    its weights; what else is not plain by the name of its type; a tensor by its values."""
+    """A frozen dataclass as plain data: its name and fields, nested ones too. A model is given by its name and, if it is a second one, the
+    hash of its weights; a tensor by its values; anything else that is not plain by the name of its type."""
     plain = {f.name: _plain(getattr(thing, f.name)) for f in fields(thing) if f.repr}
     return {"name": type(thing).__name__} | plain
 

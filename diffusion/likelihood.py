@@ -1,7 +1,7 @@
-"""How likely a model finds 8-bit images, in bits per dimension: by the whole variational bound, and by the probability-flow ODE.
+"""The likelihood of 8-bit images under a model, in bits per dimension: by the whole variational bound, and by the probability-flow ODE.
 
 Both work in the model's space, where `bin_width` says how wide one of the 256 levels is, and take any denoiser, (x_t, t, cond) -> Estimate.
-Whether x_0 is clipped is the denoiser's affair: `Clip(denoiser)` clips, and the number of the bound is then another (usually lower).
+x_0 is clipped only if the denoiser clips it, as `Clip(denoiser)` does, which usually lowers the bound.
 """
 
 from math import log, pi
@@ -79,9 +79,9 @@ def flow_log_likelihood(
         log p(x) = log N(z(1); 0, I) + int div f dphi + D log(alpha/sqrt(alpha^2 + sigma^2)),
 
     from `t_min`, where x enters as alpha x, to t = 1. div f is estimated by v^T (df/dz) v with one Rademacher vector v a point, the
-    signs of `noise` (Hutchinson); it is exact where df/dz is a multiple of I or D = 1. What is measured is the density at t_min, with noise
-    of deviation sigma/alpha there; t_min is 1/T, the first time a model is trained at (1/1000 in continuous time), unless it is given.
-    log p has the error of the solver's tolerances and, through v, a random one without bias."""
+    signs of `noise` (Hutchinson); it is exact where df/dz is a multiple of I or D = 1. The result is the density at t_min, with noise of
+    deviation sigma/alpha there; by default t_min is 1/T, the first time that a model is trained at (1/1000 in continuous time). log p has
+    the error of the solver's tolerances and, through v, a random error without bias."""
     schedule, shape = denoiser.schedule, x.shape
     start = torch.tensor(t_min or 1 / (schedule.num_timesteps or CONTINUOUS_STEPS), dtype=torch.float64, device=x.device)
     end = torch.ones_like(start)

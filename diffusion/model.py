@@ -1,4 +1,5 @@
-"""A model that can be sampled: a denoiser, the codec of its space, and the conditions it knows. Made once, for training and for loading."""
+"""A model that can be sampled: a denoiser, the codec of its space, and the conditions it knows. `assemble` makes it, for training and for
+loading."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -18,8 +19,8 @@ from diffusion.typing import Codec, Conditions, Denoise
 class Model:
     """A denoiser with the codec of its space and the conditions it knows.
 
-    Of a model that `diffusion.checkpoint.load` gives back: `config`, the run's; `path`, the checkpoint's file; `step`, at which it was
-    written; `weights`, their hash; `ema`, which average they are, None for the last weights."""
+    `diffusion.checkpoint.load` sets the other fields: `config` is the run's; `path` the checkpoint's file, written at `step`; `weights` the
+    hash of the weights; `ema` says which average they are, None for the last weights."""
 
     denoiser: Any  # a Denoiser, anything that is called like one, or a NoisyClassifier
     codec: Codec
@@ -31,7 +32,7 @@ class Model:
     ema: Mapping[str, Any] | None = None
 
     def size(self, height: int | None, width: int | None) -> tuple[int, int] | None:
-        """(height, width), one of which may be left to the model's own; None where both are."""
+        """(height, width), where None stands for the model's own; None if both are None."""
         if height is None and width is None:
             return None
         self.codec.sized(1, 1)  # raises ValueError for vectors
@@ -48,9 +49,9 @@ class Model:
         precision: str = "32-true",
         size: tuple[int, int] | None = None,
     ) -> Recipe:
-        """The way to sample with this sampler, grid and guidance, each an object or its configuration; of guidance, a sequence or a mapping
-        of stages, functions of the denoiser or their configurations, the last one outermost. `size` is the images' (height, width) where
-        it is not that of training.
+        """The recipe with this sampler and grid, each an object or its configuration, and with `guidance`, a sequence or a mapping of
+        stages, each a function of the denoiser or its configuration, the last one outermost. `size` is the images' (height, width) where it
+        is not that of training.
 
         Raises ValueError or UserError where they do not fit each other or the model."""
         codec = self.codec.sized(*size) if size else self.codec
@@ -71,7 +72,7 @@ class Model:
 def assemble(config: Mapping[str, Any]) -> Model:
     """The model that a resolved configuration describes, with the weights it begins with (from torch's random state).
 
-    What the configuration leaves to the data (`completed`) is read from the data set, if it is not said.
+    Settings that follow from the data (see `completed`) are read from the data set if the configuration lacks them.
 
     Raises ValueError or UserError with one sentence for what does not fit."""
     if config["codec"].get("data_shape", ()) is None:
@@ -95,22 +96,23 @@ def learned_variance(objective: Mapping[str, Any]) -> bool:
 
 
 def completed(config: Mapping[str, Any], data: Any) -> dict[str, Any]:
-    """The configuration with what only the data know: the shape of an item, their statistics, the number of classes, how often each is.
+    """The configuration with the settings that follow from the data: an item's shape, the data's statistics, the classes' number and
+    frequencies.
 
-    `data` is a `diffusion.data.ImageSet`. So a run's config.yaml builds the model without its data set."""
+    `data` is a `diffusion.data.ImageSet`. With them, a run's config.yaml builds the model without its data set."""
     parts = {name: config[name] | build(config[name], name).facts(data) for name in ("codec", "conditions")}
     return {**config, **parts}
 
 
 def ways(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The ways to sample that a configuration names: `main`, its own sampler, grid and guidance, and its `samplers`, each of which says
-    what differs from that."""
+    """The ways to sample that a configuration names: `main`, its own sampler, grid and guidance, and its `samplers`, each of which holds
+    only its differences from `main`."""
     main = {key: config[key] for key in ("sampler", "grid", "guidance")}
     return {"main": main} | {name: {**main, **changed(main, way)} for name, way in config.get("samplers", {}).items()}
 
 
 def changed(own: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with what was typed put over it: settings one by one, an object of another class whole."""
+    """The configuration with what was typed put over it, setting by setting; an object of another class is replaced as a whole."""
     result = deepcopy(dict(own))
     for key, value in typed.items():
         before = result.get(key)

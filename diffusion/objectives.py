@@ -19,7 +19,7 @@ from diffusion.typing import expand, per_sample_mean
 from diffusion.weightings import Weighting
 
 LossTerms = dict[str, Tensor]
-Span = tuple[float, float] | None  # between which numbers 256 levels lie evenly, a codec's `range`; None for data without levels
+Span = tuple[float, float] | None  # the interval in which 256 levels lie evenly, a codec's `range`; None for data without levels
 PIXELS: Span = (-1.0, 1.0)
 
 
@@ -223,7 +223,7 @@ class ExactScoreMatching:
 
 
 class Uncertainty(nn.Module):
-    """EDM2's learned weighting: L(t)/exp(u(t)) + u(t), where the least is at u = log E[L(t)] (2312.02696, eq. 14, 15 and app. B.2).
+    """EDM2's learned weighting: L(t)/exp(u(t)) + u(t), whose minimum is at u = log E[L(t)] (2312.02696, eq. 14, 15 and app. B.2).
 
     So every level counts alike whatever its own loss. u is one linear layer on random Fourier features of c_noise =
     log(sigma/alpha)/4, starts at 0, is trained with the network by the same optimizer, and plays no part in sampling."""

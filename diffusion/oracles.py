@@ -1,4 +1,4 @@
-"""Denoisers whose truth is known in closed form: for tests, notebooks, and tables of a sampler's own error.
+"""Exact denoisers, known in closed form: for tests, notebooks, and tables of a sampler's own error.
 
 Both are called like any denoiser, (x_t, t, cond) -> Estimate, work in any dimension and at any alpha and sigma, 0 included, and
 compute in the dtype of x_t (make it float64 to measure orders of convergence).

@@ -139,7 +139,7 @@ def save_gif(pictures: Sequence[Tensor], path: str | Path, seconds: float = 4.0)
 
 
 def save_images(images: Tensor, folder: str | Path, columns: int, **beside: np.ndarray | None) -> None:
-    """What was made, in `folder`: samples.npz with `images` and what stands `beside` them by name (None: left out), grid.png, and of
+    """What was made, in `folder`: samples.npz with `images` and the arrays `beside` them by name (None: left out), grid.png, and of
     pictures each as a PNG of its own."""
     folder = Path(folder)
     if images.ndim == 4:

@@ -18,7 +18,8 @@ from diffusion.support.trust import trusting
 
 
 def shell(main: Callable[[], None]) -> None:
-    """Run a Hydra main: what the user can mend is one sentence on standard error and exit code 1; HYDRA_FULL_ERROR=1 for a traceback."""
+    """Run a Hydra main: an error that the user can correct becomes one sentence on standard error and exit code 1; HYDRA_FULL_ERROR=1 for a
+    traceback."""
     sys.argv[1:] = [quoted(word) for word in sys.argv[1:]]
     if TRACEBACK:
         return main()

@@ -28,12 +28,12 @@ class Times(ABC):
         """n draws of t."""
 
     def observe(self, t: Tensor, loss: Tensor) -> None:  # noqa: B027 (to do nothing is what most do)
-        """Told each sample's loss [n], before its weight, at its t [n]; most have no use for it. All ranks call it."""
+        """Receives each sample's loss [n], before its weight, at its t [n]; most distributions ignore it. All ranks call it."""
 
 
-def _on(schedule: Schedule, u: Tensor) -> Draw:
-    """u in [0, 1) as t: 1 - u in continuous time, so that it is never 0; on a discrete schedule the knot at which 1 - u or the next
-    is, so that a uniform u makes all knots equally likely."""
+def _drawn(schedule: Schedule, u: Tensor) -> Draw:
+    """Maps u in [0, 1) to t. In continuous time t = 1 - u, which is never 0; on a discrete schedule t is the first knot at or above 1 - u,
+    so that a uniform u makes all knots equally likely."""
     total = schedule.num_timesteps
     t = 1 - u if total is None else ((1 - u) * total).ceil().clamp(1, total) / total
     return Draw(t, torch.ones(len(u), device=u.device))
@@ -50,7 +50,7 @@ class Uniform(Times):
     def __call__(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
         total = schedule.num_timesteps
         if total is None:
-            return _on(schedule, _rand(n, device))
+            return _drawn(schedule, _rand(n, device))
         t = torch.randint(1, total + 1, (n,), device=device).double() / total
         return Draw(t, torch.ones(n, device=device))
 
@@ -60,7 +60,7 @@ class Stratified(Times):
     """u_i = (u + i)/n mod 1 with one uniform u: each t is uniform, and the batch covers (0, 1] evenly (VDM 2107.00630, app. I.1)."""
 
     def __call__(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
-        return _on(schedule, (_rand(1, device) + torch.arange(n, dtype=torch.float64, device=device) / n) % 1)
+        return _drawn(schedule, (_rand(1, device) + torch.arange(n, dtype=torch.float64, device=device) / n) % 1)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Antithetic(Times):
     def __call__(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
         u = _rand((n + 1) // 2, device)
         mirrored = (1 - u).clamp(max=1 - 2**-53)  # 1 would be t = 0
-        return _on(schedule, torch.cat([u, mirrored])[:n])
+        return _drawn(schedule, torch.cat([u, mirrored])[:n])
 
 
 @dataclass(frozen=True)
@@ -83,20 +83,20 @@ class LogNormal(Times):
 
     def __call__(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
         log_sigma = self.mean + self.std * torch.randn(n, dtype=torch.float64, device=device)
-        return _on(schedule, (1 - schedule.time(-2 * log_sigma)).clamp(0, 1 - 2**-53))
+        return _drawn(schedule, (1 - schedule.time(-2 * log_sigma)).clamp(0, 1 - 2**-53))
 
 
 @dataclass(frozen=True)
 class LogitNormal(Times):
-    """log(t / (1 - t)) ~ N(mean, std^2) (SD3 2403.03206, eq. 19), before the schedule's shift: the middle of the path, where the
-    velocity is hardest to tell. The weight is 1."""
+    """log(t / (1 - t)) ~ N(mean, std^2) (SD3 2403.03206, eq. 19), before the schedule's shift: the middle of the path, where the velocity
+    is hardest to predict. The weight is 1."""
 
     mean: float = 0.0
     std: float = 1.0
 
     def __call__(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
         logit = self.mean + self.std * torch.randn(n, dtype=torch.float64, device=device)
-        return _on(schedule, (-logit).sigmoid().clamp(0, 1 - 2**-53))
+        return _drawn(schedule, (-logit).sigmoid().clamp(0, 1 - 2**-53))
 
 
 class Importance(nn.Module, Times):
@@ -106,7 +106,7 @@ class Importance(nn.Module, Times):
     repository, so that no knot is forgotten. The weight 1/(T p) keeps the loss unbiased. The history is over all ranks' draws, the same
     on each, and is kept in checkpoints. It lives in buffers and never waits for the device.
 
-    Raises ValueError if the schedule has not `num_timesteps` knots; None stands for the knots of a schedule that has none."""
+    Raises ValueError if `num_timesteps` is None, as it is in continuous time, and if the schedule has another number of knots."""
 
     losses: Tensor  # [T, history]
     counts: Tensor  # [T], the draws so far

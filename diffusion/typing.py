@@ -1,4 +1,4 @@
-"""What passes between the floors: the Protocols, and the one function that lines a per-sample number up with a batch of images."""
+"""The Protocols by which the floors know each other, and the functions that line per-sample numbers up with a batch of images."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,64 +10,66 @@ if TYPE_CHECKING:
     from diffusion.denoiser import Estimate
     from diffusion.schedules import Schedule
 
-Noise = Callable[[Tensor], Tensor]  # like torch.randn_like
+Noise = Callable[[Tensor], Tensor]
+"""`noise(x)` is standard normal noise of x's shape, dtype and device, like torch.randn_like(x)."""
 
 
 class Network(Protocol):
-    """What a denoiser is made of: `network(x, label, cond)`, any torch module called so.
+    """Any torch module called as `network(x, label, cond)`; a Denoiser makes an estimate of its output.
 
-    x [b, ...] is x_t times a factor of its time; label [b] float32, `schedule.label(t)`; cond [b, ...], or None without a condition."""
+    x [b, ...] is x_t, scaled by the parameterization; label [b] float32 is `schedule.label(t)`; cond [b, ...] is the condition: int64
+    classes [b], -1 for the null class, or a float context [b, n, d], or None for the null condition of all."""
 
     def __call__(self, x: Tensor, label: Tensor, cond: Tensor | None = None, /) -> Tensor:
-        """The output [b, ...], whose meaning is the parameterization's."""
+        """The output [b, ...], read by the parameterization; with a learned variance it has twice the channels of x."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """The weights, none where there is nothing to train."""
+        """The weights; none for a network without any."""
 
 
 class Denoise(Protocol):
-    """What samplers call: a denoiser, a guidance around one, an exact denoiser, or any callable that knows its schedule."""
+    """The callable that samplers take: a Denoiser, a guidance around one, an exact denoiser, or any other that knows its schedule."""
 
     @property
     def schedule(self) -> "Schedule":
-        """The noise that x_t holds."""
+        """The noise schedule: x_t = alpha_t x_0 + sigma_t eps."""
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None, /) -> "Estimate":
-        """The estimate of x_0 and eps at x_t [b, ...] and t [] or [b] in (0, 1]; cond [b, ...], or None."""
+        """The estimate of x_0 and eps, each of x_t's shape, from x_t [b, ...], t [] or [b] in (0, 1], and cond [b, ...] or None."""
 
 
 class Codec(Protocol):
-    """Between what people see and the space that a denoiser works in."""
+    """The map between the data and the space that a denoiser works in."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one x_0."""
+        """The shape of one x_0: (channels, height, width) of pictures, (d,) of vectors."""
 
     @property
     def range(self) -> tuple[float, float] | None:
         """The least and the greatest value of x_0; None where it has no bounds."""
 
     def encode(self, batch: Tensor) -> Tensor:
-        """x_0 [b, *shape] float of a batch of the data, such as uint8 [b, h, w, c]."""
+        """x_0 [b, *shape], float, of a batch of the data: uint8 pictures [b, h, w, c], or float items [b, ..., c]."""
 
     def decode(self, x: Tensor) -> Tensor:
-        """What a person or a metric sees of x [b, *shape], such as uint8 [b, h, w, c]."""
+        """The data that x [b, *shape] stands for, in the form and units of the data set; the inverse of `encode`, up to rounding."""
 
     def sized(self, height: int, width: int) -> "Codec":
-        """The codec of pictures of this size."""
+        """The codec of pictures of this size. Raises ValueError for data that have no height and width."""
 
     def facts(self, data: Any) -> dict[str, Any]:
-        """The settings that follow from a data set, as plain data."""
+        """The codec's settings that follow from a data set (`diffusion.data.ImageSet`), as plain data by name."""
 
 
 class Conditions(Protocol):
-    """What a model may be asked for: how a condition [b, ...] comes from the data, from an image's number, or from words.
+    """The conditions that a model knows: how the condition [b, ...] of a batch is made from labels, from images' numbers, or from words.
 
-    The null condition of any of them is `diffusion.denoiser.null`."""
+    The null condition of any of them is `diffusion.denoiser.null(cond)`."""
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are; 0 where conditions are not classes, or there are none."""
+        """The number of classes; 0 where conditions are not classes, or there are none."""
 
     @property
     def given(self) -> bool:
@@ -75,25 +77,25 @@ class Conditions(Protocol):
 
     @property
     def period(self) -> int:
-        """Image i is asked for the same as image i + period; 1 where that is left to chance, or nothing is asked for."""
+        """Images i and i + period have the same condition; 1 where conditions are drawn at random or there are none."""
 
     def network(self) -> dict[str, int]:
-        """What a network is told of the condition when it is built, by the names of its arguments."""
+        """The arguments about the condition with which a network is built, by name."""
 
     def of(self, labels: Tensor | None) -> Tensor | None:
-        """The conditions of a batch with these labels, for training."""
+        """The conditions [b, ...] of training images with these labels [b], or None; None is no condition."""
 
     def ask(self, indices: Tensor) -> Tensor | None:
-        """The conditions of the images with these numbers [b] in a grid or a metric."""
+        """The conditions [b, ...] of the images with these numbers [b], int64, in a grid or a metric; None is no condition."""
 
     def parse(self, words: Any) -> Tensor:
-        """The conditions that the command line's words stand for."""
+        """The conditions [k, ...] for the command line's words, one word or a list of k. Raises UserError for words it does not know."""
 
     def describe(self) -> dict[str, Any] | None:
-        """What a number depends on, as plain data for a passport; None for the kinds in turn."""
+        """How images get their conditions, as plain data for a passport; None for the usual way, the classes in turn."""
 
     def facts(self, data: Any) -> dict[str, Any]:
-        """The settings that follow from a data set, as plain data."""
+        """The conditions' settings that follow from a data set (`diffusion.data.ImageSet`), as plain data by name."""
 
 
 def device_of(denoiser: Denoise) -> torch.device:

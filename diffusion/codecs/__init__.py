@@ -1,4 +1,4 @@
-"""Codecs: between what people see and the space that a denoiser works in."""
+"""Codecs: maps between the data and the space that a denoiser works in."""
 
 from diffusion.codecs.pixels import Pixels
 from diffusion.codecs.standardised import Standardised

@@ -1,4 +1,4 @@
-"""Between pictures of 8 bits and the space the model works in."""
+"""The codec of 8-bit pictures: levels become numbers in an interval."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ class Pixels:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of x_0: (channels, height, width). Raises ValueError while the pictures' shape is not known."""
+        """The shape of x_0: (channels, height, width). Raises ValueError while the pictures' shape is not known."""
         if self.data_shape is None:
             raise ValueError("The shape of x_0 is not known: say Pixels(data_shape=(height, width, channels)).")
         height, width, channels = self.data_shape
@@ -34,7 +34,7 @@ class Pixels:
 
     @property
     def range(self) -> tuple[float, float]:
-        """Between which numbers x_0 lies."""
+        """The least and the greatest value of x_0."""
         return self.low, self.high
 
     def encode(self, batch: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Between numbers of any size and numbers of mean 0 and deviation 1."""
+"""The codec of float data: numbers of any scale become numbers of mean 0 and deviation 1."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from diffusion.support.errors import UserError
 
 
 @lru_cache(maxsize=8)
-def _on(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+def _on_device(numbers: tuple[float, ...], device: torch.device) -> Tensor:
     """The numbers on a device, copied there once: a copy in each training step would wait for the device."""
     return torch.tensor(numbers, dtype=torch.float32, device=device)
 
@@ -35,7 +35,7 @@ class Standardised:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of x_0: (d,), or (channels, height, width). Raises ValueError while the data's shape is not known."""
+        """The shape of x_0: (d,), or (channels, height, width). Raises ValueError while the data's shape is not known."""
         if self.data_shape is None:
             raise ValueError("The shape of x_0 is not known: say Standardised(data_shape=(d,), mean=..., std=...).")
         return (self.data_shape[-1], *self.data_shape[:-1])
@@ -43,7 +43,7 @@ class Standardised:
     def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
         if self.mean is None or self.std is None:
             raise ValueError("Standardised needs the data's mean and std.")
-        return _on(tuple(self.mean), like.device), _on(tuple(self.std), like.device)
+        return _on_device(tuple(self.mean), like.device), _on_device(tuple(self.std), like.device)
 
     def encode(self, batch: Tensor) -> Tensor:
         """float [b, ..., c] -> float32 [b, c, ...]."""

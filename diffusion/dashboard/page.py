@@ -39,12 +39,12 @@ def text(name: str) -> str:
 
 
 def compact(data: dict[str, Any]) -> str:
-    """JSON as short as it gets."""
+    """The data as JSON without spaces."""
     return json.dumps(data, separators=(",", ":"), allow_nan=False)
 
 
 def contents(runs: list[Run], source: Callable[[Run, Path], str | None], folder: str = "runs", live: bool = False) -> dict[str, Any]:
-    """What the page shows, ready for JSON. `source(run, picture)` is a picture's address in the page, or None to leave it out."""
+    """The content of the page, ready for JSON. `source(run, picture)` is a picture's address in the page, or None to leave it out."""
     passports: dict[str, int] = {}
     points = max(20, CURVES // max(1, sum(len(run.series) for run in runs)))
     keys, common = compared([run.config for run in runs])
@@ -101,7 +101,7 @@ def unique(things: Iterable[Any]) -> list[Any]:
 
 
 def thinned(series: Series, points: int) -> Series:
-    """At most about `points` values, evenly chosen, the last among them."""
+    """At most about `points` values, evenly chosen and including the last."""
     last, stride = len(series.at) - 1, -(-len(series.at) // points)
     kept = sorted({*range(0, last + 1, stride), last})
     if stride == 1:
@@ -123,8 +123,8 @@ def rounded(value: float) -> float | None:
 def compared(configs: list[dict[str, Any]]) -> tuple[list[str], dict[str, Any]]:
     """The keys that differ between the runs, and what they have in common.
 
-    The resolved configuration repeats itself (optimizer.lr is also task.optimizer.lr): of keys with the same last word and the same
-    values in all runs the shortest is kept."""
+    Configurations of older runs repeat values (optimizer.lr is also task.optimizer.lr), so of keys with the same last word and the same
+    values in all runs only the shortest is kept."""
     keys = {key: None for config in configs for key in config if not key.startswith(PRIVATE)}
     differing: dict[tuple, str] = {}
     common: dict[str, Any] = {}
@@ -138,8 +138,8 @@ def compared(configs: list[dict[str, Any]]) -> tuple[list[str], dict[str, Any]]:
 
 
 def telling(keys: list[str], configs: list[dict[str, Any]]) -> list[str]:
-    """The keys that say more than the class above them does: schedule.s differs because the schedule does, and is
-    left out. Whole parts first."""
+    """The keys whose difference the class above them does not explain: schedule.s is left out where the schedules themselves differ. Whole
+    groups come first."""
 
     def implied(key: str) -> bool:
         parts = key.split(".")

@@ -1,6 +1,6 @@
 """runs/*/metrics.jsonl, with config.yaml and samples/*.png beside it, as plain data.
 
-A run in progress, half a line at its end, steps recorded twice by a resumed run: all of it is read, nothing is written.
+Runs in progress, half a line at the end, and steps that a resumed run recorded twice can all be read; nothing is written.
 """
 
 import json
@@ -23,7 +23,7 @@ PICTURE = re.compile(r"(?P<recipe>.+)-step=(?P<step>\d+)\.png")
 
 @dataclass(frozen=True)
 class Series:
-    """The values of one key in the order of steps. `at` are their positions on the run's axes, `passports` what made them (or None)."""
+    """The values of one key in the order of steps. `at` are their positions on the run's axes, `passports` their passports (or None)."""
 
     at: array
     values: array
@@ -47,7 +47,7 @@ class Run:
 
 
 class Reader:
-    """`reader()` reads the runs below `folder`, those again whose files changed since the last call; sorted by name.
+    """`reader()` gives the runs below `folder`, sorted by name; a later call reads only those whose files have changed since.
 
     Raises UserError if `folder` is not a folder."""
 
@@ -71,7 +71,7 @@ class Reader:
 
 
 def signed(path: Path) -> tuple[int, int] | None:
-    """What changes when a file does, or None where there is none."""
+    """A value that changes when the file does; None if there is no file."""
     try:
         stat = path.stat()
     except FileNotFoundError:
@@ -91,7 +91,7 @@ def records(path: Path) -> Iterator[dict]:
 
 
 class Clock:
-    """Seconds of training until a step. A resumed run goes back in steps, and so does its clock: a pause counts for nothing."""
+    """Seconds of training until a step. A resumed run goes back in steps, and so does its clock; pauses are not counted."""
 
     def __init__(self) -> None:
         self.at: dict[int, float] = {}

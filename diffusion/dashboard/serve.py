@@ -34,7 +34,7 @@ class Live:
             return self.data, self.stamp
 
     def picture(self, name: str, file: str) -> bytes | None:
-        """A picture of a run that was read; nothing else of the disk is ever served."""
+        """A picture of a run that was read; no other file is ever served."""
         runs = [run for _, run in self.reader.known.values() if run.name == name]
         found = [path for run in runs for grids in run.samples.values() for _, path in grids if path.name == file]
         return found[0].read_bytes() if found and found[0].exists() else None
@@ -46,14 +46,14 @@ def address(run: Run, path: Path) -> str:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """/ is the page, /data.json?since=STAMP what it shows (nothing if STAMP still holds), /samples/RUN/FILE a picture."""
+    """/ is the page, /data.json?since=STAMP its content (empty if STAMP is still current), /samples/RUN/FILE a picture."""
 
     def __init__(self, live: Live, *args: Any) -> None:
         self.live = live
         super().__init__(*args)
 
     def do_GET(self) -> None:
-        """Answer one request. One that came under another name than localhost is a foreign page trying to read ours."""
+        """Answer one request. A request for another host than localhost comes from a foreign page that tries to read ours."""
         if self.headers.get("Host", "").rpartition(":")[0] not in ("127.0.0.1", "localhost"):
             return self.send_error(403)
         url = urlsplit(self.path)

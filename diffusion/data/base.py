@@ -1,4 +1,4 @@
-"""What every data set has in common."""
+"""The contract of data sets."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -17,12 +17,11 @@ class Dataset(ABC):
 
     root is the folder that holds the published files (or receives the download), cache the folder of the memory-mapped
     arrays. `shape` is that of one item as the data hold it and `dtype` its type: (height, width, channels) and uint8 for
-    pictures of 8 bits, (d,) and float32 for vectors; float32 pictures, or any other shape, are as good. The rest of the
-    configuration reads what is declared, so it is checked against the data. flip says whether training mirrors pictures at
-    random; see `diffusion.data.flip`.
+    pictures of 8 bits, (d,) and float32 for vectors; float32 items of any other shape are allowed too. The rest of the configuration reads
+    what is declared, so it is checked against the data. flip says whether training mirrors pictures at random; see `diffusion.data.flip`.
 
-    Raises UserError for a split the set does not have and for vectors that are to be mirrored, and from `load` for a
-    declaration the data contradict.
+    Raises UserError for a split that the set does not have and for flip with vectors, and from `load` for a declaration that the data
+    contradict.
     """
 
     root: str | Path = "data"
@@ -47,7 +46,7 @@ class Dataset(ABC):
         """The shape of one item: (height, width, channels), or (d,), or any other."""
 
     def facts(self) -> dict[str, Any]:
-        """What the data really are, of what is declared: num_classes, and of pictures image_size and channels.
+        """The true values of the declared facts: num_classes, and for pictures image_size and channels.
 
         A set that cannot be otherwise declares these as its defaults, so the defaults are the facts.
         """
@@ -56,7 +55,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def key(self) -> Any:
-        """All that determines the items and labels besides name and split, as plain data; it names the cache."""
+        """Everything besides name and split that determines the items and labels, as plain data; the cache's name depends on it."""
 
     @abstractmethod
     def read(self) -> tuple[str, Iterator[Chunk]]:
@@ -65,7 +64,7 @@ class Dataset(ABC):
     def load(self) -> ImageSet:
         """The items and labels, from the cache, which is made the first time. UserError says what is wrong.
 
-        Declared num_classes = 0, any set is served without its labels: that is how an unconditional model is trained."""
+        With num_classes = 0 declared, any set is served without its labels."""
         facts = self.facts()
         for fact, value in facts.items():
             if getattr(self, fact) != value and (fact, getattr(self, fact)) != ("num_classes", 0):

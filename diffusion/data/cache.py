@@ -48,8 +48,8 @@ class ImageSet:
 def open_cached(dataset: "Dataset") -> ImageSet:
     """Open the data set's cache, making it first if it is not there.
 
-    The folder's name ends in a hash of all that determines the content, so nothing stale is read. Of several processes
-    that ask together one makes it and the others wait; a maker that is killed leaves the cache absent, not partial.
+    The folder's name ends in a hash of everything that determines the content, so nothing stale is read. Of several processes that ask
+    together one makes it and the others wait; a maker that is killed leaves the cache absent, not partial.
     """
     target = cache_folder(dataset)
     try:
@@ -135,7 +135,7 @@ def _complete(target: Path) -> bool:
 
 
 def _dtype(info: dict) -> str:
-    """The type of the items: caches from before there was any but uint8 do not say it."""
+    """The type of the items; caches made when uint8 was the only type do not say it."""
     return info.get("dtype", "uint8")
 
 

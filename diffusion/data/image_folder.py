@@ -25,9 +25,9 @@ class ImageFolder(PictureDataset):
     """The images (png, jpg, webp, bmp) under the folder `root`, sub-folders included, in the order of their names.
 
     Classes are root's sub-folders that hold images, sorted by name; without sub-folders the set has no labels and
-    num_classes is 0. labelled=False takes sub-folders as mere folders. Each image is turned upright by its EXIF tag,
-    converted to RGB (channels=3) or grey (channels=1), resized to cover image_size and cropped at the centre; see
-    `cover`. Editing a file, adding one or asking for another size makes another cache.
+    num_classes is 0. labelled=False ignores sub-folders as classes. Each image is turned upright by its EXIF tag, converted to RGB
+    (channels=3) or grey (channels=1), resized to cover image_size and cropped at the centre; see `cover`. Editing a file, adding one or
+    asking for another size makes another cache.
 
     Raises UserError: no such folder, no images, images beside class folders, an image that cannot be read.
     """

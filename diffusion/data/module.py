@@ -34,14 +34,13 @@ class DataModule(LightningDataModule):
     batch_size: items in a batch over all devices.
     num_workers: processes that fetch ahead; 0 fetches in the training process, which a mapped cache rarely makes slow.
     device_resident: hold the whole set on the device; batches are then made there and cost the host nothing.
-    flip: whether the training step is to mirror images at random, by `diffusion.data.flip`; see there why not here.
+    flip: whether the training step mirrors images at random, by `diffusion.data.flip`, which says why it is not done here.
     images: the opened ImageSet, after setup.
 
-    Resuming needs no state of its own: the position is the number of batches whose step is done, which Lightning's
-    loop counts, saves and restores before it asks for the batches.
+    Resuming needs no state of this object: the position is the number of batches whose step is done, which Lightning's loop counts, saves
+    and restores before it asks for batches.
 
-    Raises UserError, from setup: a batch size that does not fit, a set too large for the device, and all that
-    `Dataset.load` raises.
+    Raises UserError, from setup: a batch size that does not fit, a set too large for the device, and whatever `Dataset.load` raises.
     """
 
     def __init__(

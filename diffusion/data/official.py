@@ -1,4 +1,4 @@
-"""Published files: found where people keep them, downloaded where they are absent, believed only after their md5."""
+"""Published files: found where people keep them, downloaded where they are absent, used only if their md5 is right."""
 
 import gzip
 import hashlib
@@ -46,7 +46,7 @@ class Download:
 
 @dataclass(frozen=True)
 class Official(PictureDataset):
-    """A data set of published files, in any of its forms; what its class declares by default are the facts."""
+    """A data set of published files, in any of its forms; the defaults that its class declares are the facts."""
 
     forms: ClassVar[Mapping[str, tuple[Form, ...]]]
     """By split, in the order of search."""
@@ -128,7 +128,7 @@ def _download(name: str, root: Path, forms: tuple[Form, ...], downloads: tuple[D
 
 
 def _try(download: Download, target: Path) -> list[str]:
-    """Download from the first address that works; what went wrong if none does."""
+    """Download from the first address that works; return the failures if none does."""
     from torchvision.datasets.utils import download_url  # a second to import, and seldom needed
 
     failures = []

@@ -87,7 +87,7 @@ def flip(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
     Without a generator it draws from torch's global one of that device, which the training step seeds. So the training
     step calls it, after seeding: Lightning's batch-transfer hooks run before on_train_batch_start and would draw from
-    the state that the last step left. Raises ValueError for what are no pictures.
+    the state that the last step left. Raises ValueError for items that are not pictures.
     """
     if images.ndim != 4:
         raise ValueError(f"Only pictures [b, h, w, c] can be mirrored, and these items are {list(images.shape)}: say dataset.flip=false.")

@@ -1,1 +1,1 @@
-"""Evaluation: what is measured, measuring it, and tables of what was measured."""
+"""Evaluation: its subjects, their measurement, and tables of the results."""

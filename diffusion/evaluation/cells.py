@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def recipe_of(model: Model, way: Mapping[str, Any], config: Mapping[str, Any]) -> Recipe:
-    """The way to sample that `way` says, in the run's own precision and batches unless the command says others."""
+    """The way to sample that `way` says, in the run's own precision and batch size unless the command sets others."""
     run = model.config
     size, precision = config["sample_batch_size"] or run["sample_batch_size"], config["precision"] or run["precision"]
     return model.recipe(*(way[key] for key in WAY), batch_size=size, precision=precision)
@@ -40,7 +40,7 @@ def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any]
 
     `way` holds the sampler, grid, guidance and metrics, `config` the command's own keys, `typed` what was typed, which labels the cell.
 
-    Raises UserError or ValueError with one sentence for what the user can mend."""
+    Raises UserError or ValueError with one sentence for an error that the user can correct."""
     metrics = list(build_stages(way["metric"], "metric").values())
     if not metrics:
         raise UserError("There is nothing to measure: say metric=fd_digits, fid or fd_resnet56.")
@@ -58,7 +58,7 @@ def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any]
     passport = {"ema": model.ema, "step": model.step, "weights": model.weights}
     for kind, (source, what) in sources.items():
         facts = {**subject.facts, "way": kind, "cell": what, "words": {k: v for k, v in typed.items() if k.split(".")[0] in what}}
-        asked = metrics if kind == "sampler" else [metric for metric in metrics if metric.n]  # real images say nothing of the model
+        asked = metrics if kind == "sampler" else [metric for metric in metrics if metric.n]  # real images cannot measure the model
         fill(path, facts, asked, partial(measure, source, facts=passport, first_seed=config["seed"]))
 
 
@@ -98,7 +98,7 @@ def pictured(metric: Metric, path: Path, cell: dict) -> dict[str, str]:
 
 
 def called(facts: dict) -> str:
-    """What a line is of, for the log."""
+    """The name of a line's subject, for the log."""
     words = [f"{key}={value}" for key, value in facts["words"].items() if key not in ("ckpt", "dataset")]
     return tables.FLOOR if facts["way"] == "floor" else " ".join(words) or facts["cell"]["ckpt"]
 
@@ -120,6 +120,6 @@ def join_ranks(name: str) -> torch.device:
 
 
 def leave_ranks() -> None:
-    """Leave the group of processes, at the end, whatever the end."""
+    """Leave the group of processes, after success and after an error."""
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""The metrics of a recipe's images, over all ranks: what a training does every so many steps and `diffusion.evaluate` afterwards."""
+"""The metrics of a recipe's images, over all ranks: computed by a training every so many steps, and by `diffusion.evaluate` afterwards."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -11,8 +11,8 @@ from diffusion.generate import Recipe
 from diffusion.metrics import Metric, Passport, code_version
 from diffusion.support.ranks import rank_and_world
 
-FIRST_SEED = 1_000_000  # apart from those of the sample grids
-MODEL_ALONE = {"sampler": {"name": "none"}, "guidance": None, "conditions": None}  # where no image was made: the model alone was looked at
+FIRST_SEED = 1_000_000  # far from the seeds of the sample grids
+MODEL_ALONE = {"sampler": {"name": "none"}, "guidance": None, "conditions": None}  # for metrics of the model alone
 
 
 def measure(
@@ -20,8 +20,8 @@ def measure(
 ) -> Iterator[tuple[Metric, dict[str, float], Passport]]:
     """Make the images once and yield (metric, its numbers by name, passport) for every metric; on all ranks at once, each with its share.
 
-    A metric of n images sees the first n of them, seeds first_seed .. first_seed + n - 1, each asked for as the recipe's conditions say.
-    The metrics have been set up. `facts` are the passport's fields that are the model's: ema, step, weights."""
+    A metric of n images sees the first n of them, seeds first_seed .. first_seed + n - 1, with the conditions that the recipe asks for. The
+    metrics have been set up. `facts` are the passport's fields that are the model's: ema, step, weights."""
     for metric in metrics:
         metric.reset()
         if metric.n == 0 and isinstance(recipe, Recipe):  # it looks at the model, not at images

@@ -1,4 +1,4 @@
-"""What is measured: a trained run, the exact denoiser of a data set, or images drawn from the data set itself."""
+"""The subjects of an evaluation: a trained run, the exact denoiser of a data set, or images drawn from the data set itself."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,7 +22,7 @@ from diffusion.support.trust import vet
 from diffusion.typing import Conditions
 
 EXACT = "exact"
-# How an exact denoiser is sampled, and what of it is measured, where nothing else is said.
+# How an exact denoiser is sampled and measured by default.
 PLAIN = {
     "sampler": {"_target_": "diffusion.samplers.DDPM"},
     "grid": {"_target_": "diffusion.grids.Trailing"},
@@ -37,7 +37,8 @@ PLAIN = {
 
 
 class Subject(NamedTuple):
-    """What is measured: a model, and the device it is on; the images it is measured against; `facts`, what each line says of it."""
+    """The subject of an evaluation: a model and its device, the images that it is compared with, and the `facts` that each line records of
+    it."""
 
     model: Model
     device: torch.device
@@ -56,7 +57,7 @@ def trained(config: Mapping[str, Any], device: torch.device) -> Subject:
 
 
 def exact(config: Mapping[str, Any], device: torch.device) -> Subject:
-    """The exact denoiser of a data set: all that a table shows of it is the samplers' own error. Raises UserError for no data set."""
+    """The exact denoiser of a data set: a table of it shows the samplers' own error alone. Raises UserError for no data set."""
     if not config["dataset"]:
         raise UserError(f"ckpt={EXACT} is the exact denoiser of a data set: say which by dataset=digits.")
     data = build(config["dataset"], "dataset").load()
@@ -71,8 +72,8 @@ def exact(config: Mapping[str, Any], device: torch.device) -> Subject:
 
 @dataclass(frozen=True)
 class Drawn:
-    """In a recipe's place: images drawn from the data set itself, of the class asked for; what their distance is, no sampler betters
-    but by chance."""
+    """Used in place of a recipe: images drawn from the data set itself, of the class asked for. A sampler has a smaller distance than
+    theirs only by chance."""
 
     data: ImageSet = field(repr=False)
     conditions: Conditions = field(default_factory=Unconditional)

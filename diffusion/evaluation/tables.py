@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def read_cells(path: Path) -> list[dict]:
-    """The lines of `path` that are cells, in order; none if there is no file. A last line that is not whole is not one."""
+    """The lines of `path` that are cells, in order; none if there is no file. A last line that is incomplete is left out."""
     lines = []
     for text in path.read_text().splitlines() if path.exists() else ():
         try:

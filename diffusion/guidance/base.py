@@ -1,4 +1,4 @@
-"""What every guidance is: a frozen wrapper around a denoiser, called like it."""
+"""The contract of guidance: a frozen wrapper around a denoiser, called like it."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Guidance(ABC):
         return getattr(self.denoiser, "unguided", self.denoiser)
 
     def asks(self, conditions: Conditions) -> Conditions:
-        """What images are asked for, where the model knows `conditions`. Raises ValueError if this guidance needs others."""
+        """The conditions of guided images, where the model's own are `conditions`. Raises ValueError if this guidance needs others."""
         return self.denoiser.asks(conditions) if isinstance(self.denoiser, Guidance) else conditions
 
     @abstractmethod
@@ -41,7 +41,7 @@ class Guidance(ABC):
         """The guided estimate."""
 
     def pair(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> tuple[Estimate, Estimate]:
-        """(the guided estimate, the conditional one); a guidance that has both in hand says so here and saves a call."""
+        """(the guided estimate, the conditional one); a guidance that computes both overrides this and saves a call."""
         return self(x_t, t, cond), self.unguided(x_t, t, cond)
 
 

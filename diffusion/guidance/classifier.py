@@ -40,7 +40,7 @@ class Classifier(Guidance):
             )
 
     def asks(self, conditions: Conditions) -> Conditions:
-        """The model's conditions; of a model without any, the classes that the classifier tells apart."""
+        """The model's conditions; for a model without any, the classes that the classifier tells apart."""
         asked = super().asks(conditions)
         if asked.given:
             return asked

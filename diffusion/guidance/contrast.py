@@ -17,7 +17,7 @@ Model = TypeVar("Model")
 
 @dataclass(frozen=True)
 class Unconditional(Guidance):
-    """The model without its condition, for guidances outside that have one: a classifier on a model with no classes."""
+    """The model without its condition, inside a guidance that has one, such as a classifier on a model with no classes."""
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
         return self.denoiser(x_t, t, None)
@@ -79,10 +79,10 @@ def halves(both: Tensor | None) -> tuple[Tensor | None, ...]:
 class CFGPlusPlus(ClassifierFree):
     """CFG++ (2406.08070, alg. 2): x_0 = x_0(null) + scale (x_0(c) - x_0(null)) with scale in [0, 1], noised again with eps(null).
 
-    No Denoiser can be that, for its x_0 and its eps would not make up x_t. But for the move t -> s of a first-order ODE step it is
-    classifier-free guidance of strength scale / (1 - alpha_t sigma_s / (alpha_s sigma_t)), so this one knows the grid, and is exact
-    for DDIM(eta=0) and Euler. `grid` must be the sampler's; a time off it has the strength of the move it lies in. On the last move, to
-    0, the strength is `scale`; before, it is larger."""
+    No denoiser does that, since its x_0 and eps would not add up to x_t. But for a first-order ODE step t -> s it equals classifier-free
+    guidance of strength scale / (1 - alpha_t sigma_s / (alpha_s sigma_t)), so this guidance takes the grid, and is exact for DDIM(eta=0)
+    and Euler. `grid` must be the sampler's; a time off it has the strength of the move it lies in. On the last move, to 0, the strength is
+    `scale`; before, it is larger."""
 
     scale: float = 0.6
     grid: Callable[[Schedule], Tensor] | None = None

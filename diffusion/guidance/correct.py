@@ -1,4 +1,4 @@
-"""What keeps guidance in bounds: clipping, dynamic thresholds, rescaling, an interval of noise levels."""
+"""Limits to guidance: clipping, dynamic thresholds, rescaling, an interval of noise levels."""
 
 from dataclasses import dataclass, replace
 
@@ -25,7 +25,7 @@ class Clip(Guidance):
 
     @property
     def unguided(self) -> Denoise:
-        """Clipping is no guidance: it stays."""
+        """Clipping is not guidance, so it stays."""
         return replace(self, denoiser=super().unguided)
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:

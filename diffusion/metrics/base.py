@@ -1,4 +1,4 @@
-"""What every metric is, and what those that look at images through a network share."""
+"""The contract of metrics, and the base of those that compare features of images."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -37,8 +37,8 @@ class Metric(ABC):
 
     @abstractmethod
     def setup(self, imageset: RealImages, device: torch.device | str, conditions: Conditions = UNCONDITIONAL) -> None:
-        """Move to `device` and get what the real images have to give; all ranks must call it. `conditions` are what the generated images
-        will be asked for."""
+        """Move to `device` and take what the metric needs from the real images; all ranks must call it. `conditions` are those of the
+        images that will be generated."""
 
     @abstractmethod
     def update(self, images: Tensor, labels: Tensor | None = None) -> None:
@@ -57,12 +57,13 @@ class Metric(ABC):
         """This metric's part of the `Passport`; after `setup`."""
 
     def numbers(self) -> dict[str, float]:
-        """What `compute` says, by the names it is recorded under; `name` is the first."""
+        """The result of `compute` by the names that it is recorded under; the first is `name`."""
         result = self.compute()
         return result if isinstance(result, dict) else {self.name: result}
 
     def model(self, denoiser: Denoise, codec: Codec, conditions: Conditions = UNCONDITIONAL) -> None:
-        """The (guided) denoiser that made the images, before `compute`; only a metric of the model itself, such as a likelihood, looks."""
+        """Take the (guided) denoiser that made the images, before `compute`; only a metric of the model itself, such as a likelihood, uses
+        it."""
         return None
 
     def resized(self, n: int) -> Self | None:
@@ -75,22 +76,21 @@ class Metric(ABC):
         return other
 
     def name_by(self, n: int) -> None:
-        """Be a metric of n images, and say so in the name. Raises ValueError for too few of them."""
+        """Become a metric of n images, with the name that says so. Raises ValueError for too few of them."""
         raise ValueError(f"{self.name} is a number of {self.n} images and cannot be one of {n}.")
 
     def picture(self) -> Tensor | None:
-        """What there is to see, uint8 [h, w, 3], after `compute`; None for most."""
+        """A picture of the result, uint8 [h, w, 3], after `compute`; None for most metrics."""
         return None
 
     def facts(self) -> dict[str, Any]:
-        """What is no curve, as plain data by names that begin with NAME/, recorded beside the number; after `compute`."""
+        """Results that are not single numbers, such as lists, as plain data by names that begin with NAME/; after `compute`."""
         return {}
 
 
 class FeatureStore:
-    """One network for all the metrics that use the same one, run once on images that several of them are shown in turn.
-
-    A metric that keeps features keeps what this hands out, so that several keep one copy."""
+    """One network for all the metrics that use it, run once on a batch that several of them are given in turn. Metrics keep the tensors
+    that this returns, so that they share one copy."""
 
     open: ClassVar[WeakValueDictionary[tuple, "FeatureStore"]] = WeakValueDictionary()
 
@@ -123,23 +123,23 @@ class FeatureStore:
 def standard_errors(statistic: Callable[[list[Part]], Tensor], parts: Sequence[Part]) -> Tensor:
     """The delete-a-group jackknife's standard errors of the values [k] of `statistic`, over the images drawn (Efron & Tibshirani 1993,
     eq. 11.5, with groups for single images): sqrt((G - 1)/G sum_g (value without g - their mean)^2). The weights of the model and the
-    real images are taken as they are. Unlike the bootstrap it repeats no image, which a distance would see."""
+    real images are taken as they are. Unlike the bootstrap it repeats no image, which would change a distance."""
     values = torch.stack([statistic([*parts[:g], *parts[g + 1 :]]) for g in range(len(parts))])
     return ((len(parts) - 1) * (values - values.mean(0)).square().mean(0)).sqrt()
 
 
 class FeatureMetric(Metric, Generic[Part]):
-    """A metric of the features of n generated images, against those of a data set.
+    """A metric that compares the features of n generated images with those of a data set.
 
-    A subclass says the `words` of its numbers (`standard` is what they are called in the FID Inception network's features), the `layer`
-    it looks at, and `statistic(parts) -> values [k]` of parts of the images. With `groups`, each number has a standard error from as
-    many groups of images, under NAME/error; which image is in which (see `dealt`) follows from its number, whatever the batches and
-    ranks. Raises ValueError for n below 2, and for 1 group or more than n / 2."""
+    A subclass has the `words` for its numbers (`standard` are those used with the FID Inception network), the `layer` of the features, and
+    `statistic(parts) -> values [k]` of parts of the images. With `groups`, each number has a standard error from as many groups of images,
+    under NAME/error; which image is in which (see `dealt`) follows from its number, whatever the batches and ranks. Raises ValueError for n
+    below 2, and for 1 group or more than n / 2."""
 
     words: ClassVar[tuple[str, ...]]
     standard: ClassVar[tuple[str, ...]] = ()
     layer: ClassVar[str] = "features"
-    statistics = ""  # the hash of what the real images are summed up in, where they are
+    statistics = ""  # the hash of the reference statistics; empty where there are none
     reference_facts: dict[str, Any]
 
     def __init__(self, extractor: Extractor, n: int, cache: str | Path, groups: int = 0) -> None:
@@ -162,7 +162,7 @@ class FeatureMetric(Metric, Generic[Part]):
     def setup(self, imageset: RealImages, device: torch.device | str, conditions: Conditions = UNCONDITIONAL) -> None:
         """Move to `device` and get the reference statistics; all ranks must call it.
 
-        Raises UserError if the extractor cannot take images of this shape or has not the layer that is asked for."""
+        Raises UserError if the extractor cannot take images of this shape or lacks the layer."""
         shape = imageset.images.shape
         self.extractor.check(shape)
         self.store = FeatureStore.of(self.extractor.to(device))
@@ -173,7 +173,8 @@ class FeatureMetric(Metric, Generic[Part]):
 
     @abstractmethod
     def refer(self, imageset: RealImages) -> int:
-        """Get what the statistic compares with, set `statistics` to its hash if it has one, and return the number of real images in it."""
+        """Get the reference that the statistic compares with, set `statistics` to its hash if there is one, and return its number of real
+        images."""
 
     @abstractmethod
     def statistic(self, parts: Sequence[Part]) -> Tensor:
@@ -223,17 +224,17 @@ class FeatureMetric(Metric, Generic[Part]):
         return dict(zip([f"{key}/error" for key in self.keys], errors, strict=True))
 
     def intervals(self) -> dict[str, str]:
-        """What NAME/error and its like mean, in words for the passport."""
+        """The meaning of NAME/error and the like, in words for the passport."""
         meaning = f"standard error over the images drawn, delete-a-group jackknife with {self.groups} groups that share out each class"
         return {"error": meaning} if self.groups else {}
 
     def reset(self) -> None:
-        """Forget the generated images; what is known of the real ones stays."""
+        """Forget the generated images; the reference stays."""
         self.rows: list[Tensor] = []
         self.store.forget()
 
     def settings(self) -> dict[str, Any]:
-        """What else the numbers depend on, as plain data for the passport."""
+        """The other settings that the numbers depend on, as plain data for the passport."""
         return {}
 
     def passport(self) -> dict[str, Any]:
@@ -267,10 +268,10 @@ class RowMetric(FeatureMetric[Tensor]):
 
 
 def dealt(numbers: Tensor, n: int, classes: int) -> Tensor:
-    """The positions of images with these `numbers` < n in a row of all n, class after class; image i is of class i mod `classes`.
+    """The positions of images with these `numbers` < n when all n are sorted by class; image i is of class i mod `classes`.
 
-    Dealt from that row, groups of images share out every class evenly. Dealt in their own order, ten groups of images of ten classes would
-    be the classes, and what they differ in no error of chance."""
+    Groups dealt from this order have an even share of each class. Dealt from the images' own order, ten groups of images of ten classes
+    would be the classes themselves, and their differences would not be sampling errors."""
     kind = numbers % classes
     return kind * (n // classes) + kind.clamp(max=n % classes) + numbers // classes
 

@@ -72,10 +72,10 @@ class SpatialFrechetDistance(FrechetDistance):
 
 
 class FrechetInfinity(FrechetDistance):
-    """FID-infinity (Chong & Forsyth 1911.07023, sec. 4): the distance of m images is nearly a + b/m, and a is what is measured.
+    """FID-infinity (Chong & Forsyth 1911.07023, sec. 4): the distance of m images is nearly a + b/m, and the result is a.
 
-    The n images fall into `groups` parts with an even share of each class; distances of half of the parts up to all of them, at each size
-    of the next parts in turn, are fitted by least squares in 1/m. The standard error is the jackknife's, of the whole fit. Raises
+    The n images fall into `groups` parts with an even share of each class; the distances of unions of them, of each size from half of the
+    parts to all, taken in turn, are fitted by least squares in 1/m. The standard error is the jackknife's, of the whole fit. Raises
     ValueError for fewer than 4 groups."""
 
     words = ("fd-infinity",)

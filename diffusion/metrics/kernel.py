@@ -36,7 +36,8 @@ def mmd2(x: Tensor, y: Tensor) -> Tensor:
 
 
 class GroupSums(NamedTuple):
-    """Sums of the kernel of one group of n images: with every group, [G], without pairs of an image with itself; with the real images."""
+    """Kernel sums of one group of n images: `among` [G] with each group, without pairs of an image with itself; `across` [] with the real
+    images."""
 
     number: int
     n: int
@@ -101,7 +102,7 @@ class KernelDistance(FeatureMetric[GroupSums]):
         return len(self.reference)
 
     def statistic(self, parts: Sequence[GroupSums]) -> Tensor:
-        """The MMD of these groups together but for the real images' own term, which is the same for all."""
+        """The MMD of these groups together without the real images' own term, which is the same for all."""
         n, numbers = sum(part.n for part in parts), [part.number for part in parts]
         zero = parts[0].across.new_zeros(())
         among, across = sum((part.among[numbers].sum() for part in parts), zero), sum((part.across for part in parts), zero)

@@ -22,8 +22,8 @@ from diffusion.typing import Codec, Conditions, Denoise
 class BitsPerDimension(Metric):
     """The mean over `images` images of the data set, evenly spaced in its order (all for null), and its standard error under NAME/error.
 
-    Nothing is generated: n = 0. What is measured is the model without guidance, given the images' classes where it knows classes. Image i
-    draws from a generator of its own, seeded seed + i, so that neither batches nor ranks matter. Raises ValueError for fewer than 2."""
+    Nothing is generated: n = 0. The model is measured without guidance, and given the images' classes if it knows classes. Image i draws
+    from a generator of its own, seeded seed + i, so that neither batches nor ranks matter. Raises ValueError for fewer than 2."""
 
     word: ClassVar[str]
     quantisation: ClassVar[str]
@@ -48,11 +48,11 @@ class BitsPerDimension(Metric):
         self.name, self.reference_facts = f"{self.word}@{abbreviated(count)}", facts(imageset, count)
 
     def model(self, denoiser: Denoise, codec: Codec, conditions: Conditions = UNCONDITIONAL) -> None:
-        """What is measured: the denoiser inside the guidance."""
+        """Take the denoiser inside the guidance, and its codec and conditions."""
         self.denoiser, self.codec, self.conditions = getattr(denoiser, "unguided", denoiser), codec, conditions
 
     def update(self, images: Tensor, labels: Tensor | None = None) -> None:
-        """Generated images are not looked at."""
+        """Generated images are ignored."""
 
     def compute(self) -> dict[str, float]:
         """The mean and its standard error, on every rank. All ranks must call it. Raises ValueError without `model`."""
@@ -88,7 +88,7 @@ class BitsPerDimension(Metric):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What the number depends on, as plain data."""
+        """The settings that the number depends on, as plain data."""
 
     def passport(self) -> dict[str, Any]:
         """This metric's part of the `Passport`; after `setup`."""
@@ -144,8 +144,9 @@ class VariationalBits(BitsPerDimension):
 
 
 class FlowBits(BitsPerDimension):
-    """By the probability-flow ODE of uniformly dequantised images (see `flow_log_likelihood`), under nll-ode@n, with the tolerances of an
-    adaptive solver. x_0 is not clipped, and the first noise level is that of `t_min`. NAME/error holds the trace estimator's error."""
+    """Bits per dimension by the probability-flow ODE of uniformly dequantised images (see `flow_log_likelihood`), under nll-ode@n, with the
+    tolerances of an adaptive solver. x_0 is not clipped, and the first noise level is that of `t_min`. NAME/error holds the trace
+    estimator's error."""
 
     word, quantisation = "nll-ode", "uniform dequantisation"
 

@@ -29,12 +29,12 @@ def two_nearest(rows: Tensor, known: Tensor, points: Tensor, first: int) -> Tens
 
 
 class Memorization(RowMetric):
-    """The share of n generated images that copy a training image: whose nearest one is less than `ratio` times as far as the second
-    nearest (Yoon et al. 2023, "Diffusion probabilistic models generalize when they fail to memorize"; ratio 1/3).
+    """The share of n generated images that copy a training image: their nearest training image is less than `ratio` times as far as the
+    second nearest (Yoon et al. 2023, "Diffusion probabilistic models generalize when they fail to memorize"; ratio 1/3).
 
-    Under NAME/distance, the mean distance to the nearest one, as the root of the mean square over features. The extractor Pixels
-    measures in pixels of [-1, 1]. The picture shows the `pairs` images of lowest ratio, each above its nearest training image. With
-    identical training images the ratio is 1 and a copy goes unseen: look at the picture and the distance."""
+    NAME/distance is the mean distance to the nearest one, as the root of the mean square over features. The extractor Pixels measures in
+    pixels of [-1, 1]. The picture shows the `pairs` images of lowest ratio, each above its nearest training image. With identical training
+    images the ratio is 1 and a copy goes unseen: look at the picture and the distance."""
 
     words = ("memorized",)
     pairs_picture: Tensor | None  # set by `compute`

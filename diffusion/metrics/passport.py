@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class Passport:
-    """All that could change a metric's value. The first six fields, settings and intervals are `metric.passport()`.
+    """Everything that could change a metric's value. The first six fields, settings and intervals are `metric.passport()`.
 
     metric        name with n, as logged
     n             number of generated images
@@ -68,9 +68,8 @@ class Passport:
     @property
     def id(self) -> str:
         """12 hex digits: numbers with the same id were measured the same way and may share an axis."""
-        usual = {
-            f.name: f.default for f in fields(self)
-        }  # a field that says the usual is left out: so the ids of before there was one stay
+        # Fields at their default are left out, so that the ids of before a field existed stay the same.
+        usual = {f.name: f.default for f in fields(self)}
         said = {name: value for name, value in asdict(self).items() if name not in self.NOT_IN_ID and value != usual[name]}
         return hashlib.sha256(json.dumps(said, sort_keys=True, allow_nan=False).encode()).hexdigest()[:12]
 

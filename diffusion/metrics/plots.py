@@ -1,4 +1,4 @@
-"""Static plots of what is too long for a curve."""
+"""Plots of results that are lists, not single numbers."""
 
 import logging
 

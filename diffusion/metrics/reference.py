@@ -15,7 +15,7 @@ from diffusion.support.ranks import gather_rows, rank_and_world, sum_over_ranks
 
 
 class RealImages(Protocol):
-    """What a metric needs of a data set: uint8 images [n, h, w, c], its name, its split, and its content's sha256.
+    """The part of a data set that a metric needs: uint8 images [n, h, w, c], its name, its split, and its content's sha256.
 
     labels, int64 [n] or None, are the real images' classes."""
 

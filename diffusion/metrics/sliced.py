@@ -24,7 +24,7 @@ class SlicedWasserstein(Metric):
     with F^-1 the quantiles of the items projected on the line along theta. Items are flattened and in the data's own units, those of
     uint8 divided by 255. The `projections` directions are normalised Gaussian vectors from a generator seeded `seed`. The integral is the
     mean over the n generated quantiles u_i = (i + 1/2) / n, against as many of the data, which `quantiles` interpolates where their number
-    differs. n items of the data themselves are not at 0 but at the noise of n draws: compare numbers of the same n.
+    differs. For n items of the data itself it is not 0, because n draws are noisy: compare numbers of the same n.
 
     With `groups`, NAME/error is the standard error by the delete-a-group jackknife, as in `FeatureMetric`. Raises ValueError for n below
     2, no projections, and 1 group or more than n / 2."""

@@ -1,4 +1,4 @@
-"""The parts of the U-Net that look: over the pixels, a context, the channels. Called as block(x, given), like all of its parts."""
+"""The U-Net's attention blocks: over pixels, over a context, over channels. Each is called as block(x, given), as every block is."""
 
 import math
 
@@ -93,7 +93,7 @@ class CrossAttention(nn.Module):
 
 
 class ClassAttention(nn.Module):
-    """Each channel looks at all channels, and the class says how: softmax_j(q_i k_j) with q, k = W c, applied to the image; added to it.
+    """Attention between channels that the class determines: softmax_j(q_i k_j) with q, k = W c, applied to the image and added to it.
 
     As Mongaras 2023 describes it: an attention matrix made from class vectors that attends to the image. (His code sums the matrix over
     the axis of its softmax, which leaves the image as it was; here it is applied.) A channel's query is one number, so the scale

@@ -1,6 +1,6 @@
 """The parts of the U-Net. Every block is called as block(x, given), so that any may stand in any place.
 
-x is [b, c, h, w]; `given` is what the network knows besides: each block takes of it what it needs.
+x is [b, c, h, w]; `given` holds the embeddings and the context (see `Given`), of which each block takes what it needs.
 """
 
 import math

@@ -19,8 +19,8 @@ class DiT(ConditionedNetwork):
     of 2, 4 or 8 pixels. With context_channels each block looks at a context sequence between its attention and its perceptron (Chen
     et al. 2024, 2310.00426, sec. 2.3).
 
-    The table of positions is fixed, so that images of another size than image_size are taken too: theirs is made for their number of
-    patches, counted from the same corner. What the network makes of positions that it never saw in training is another matter.
+    The table of positions is fixed, so images of another size than image_size are accepted too: a table is made for their number of
+    patches, counted from the same corner. The network may do poorly at positions that it never saw in training.
 
     Args:
         in_channels: channels of x_t.
@@ -78,7 +78,7 @@ class DiT(ConditionedNetwork):
         return self._image(self.out(norm(x) * (1 + scale) + shift), rows)
 
     def _position(self, rows: int, columns: int) -> Tensor:
-        """The table of positions: the one at hand for images of image_size, and one made now for any other."""
+        """The table of positions: the stored one for images of image_size, a new one for images of another size."""
         return self.position if (rows, columns) == self.grid else positions(rows, columns, self.position.shape[1])
 
     def _image(self, tokens: Tensor, rows: int) -> Tensor:

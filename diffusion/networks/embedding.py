@@ -1,4 +1,4 @@
-"""What tells a network the time and the condition: vectors made once and handed to every block."""
+"""The embeddings of time and condition, made once in each call of a network and given to every block."""
 
 import math
 from typing import NamedTuple
@@ -25,8 +25,8 @@ def sinusoidal(label: Tensor, channels: int, max_period: float = 10_000.0) -> Te
 
     omega_i = max_period^(-i / (n - 1)),  i = 0 .. n - 1,  n = channels / 2;  the sines stand first, then the cosines.
 
-    It is worked out in float32 at least, whatever autocast or the weights are in: bfloat16 holds 507 of the integers
-    below 1000, so half of the timesteps would be mistaken for a neighbour.
+    It is computed in float32 at least, whatever the precision of autocast or the weights: bfloat16 holds 507 of the integers below 1000, so
+    half of the timesteps would be mistaken for a neighbour.
 
     Args:
         label: [b], real-valued steps; fractions are allowed.
@@ -104,8 +104,8 @@ class ConditionedNetwork(nn.Module):
         cond: [b] long, the classes, of which a negative one is the null class; or [b, n, context_channels] float, the context, of
             which zeros are the null; None is the null for all.
 
-    A condition of the other kind raises ValueError. This is its time embedding, and its class embedding or the width of its context:
-    what makes of (label, cond) the blocks' `given`.
+    A condition of the other kind raises ValueError. This base class holds the time embedding, and the class embedding or the width of the
+    context; `given` makes of (label, cond) what the blocks get.
 
     Args:
         time: the time embedding, to embedding_channels.

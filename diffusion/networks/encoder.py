@@ -11,7 +11,7 @@ from diffusion.networks.unet import UNet
 class Encoder(nn.Module):
     """F(x_t, label) -> logits: a U-Net's way down and its middle, then the mean over pixels (ADM sec. 4, whose pooling is by attention).
 
-    Built of a U-Net, so that every network configuration makes a classifier too; its way up, its classes and its input pyramid are
+    It is built from a U-Net, so that every U-Net's configuration makes a classifier too; its way up, its classes and its input pyramid are
     left out.
 
     Args:

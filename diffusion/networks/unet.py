@@ -20,15 +20,15 @@ class UNet(ConditionedNetwork):
     """F(x_t, label, cond): a U-Net whose every block sees the time and the condition.
 
     One description covers Ho et al. 2020 (2006.11239, app. B), Nichol & Dhariwal 2021 (2102.09672, app. A) and
-    Dhariwal & Nichol 2021 (2105.05233, sec. 3). Where their code differs in what no paper speaks of, DDPM's is kept:
-    sines before cosines, stride-2 convolutions padded at the right and below, GroupNorm's eps of 1e-6.
+    Dhariwal & Nichol 2021 (2105.05233, sec. 3). Where their code differs in details that no paper mentions, DDPM's is kept: sines before
+    cosines, stride-2 convolutions padded at the right and below, GroupNorm's eps of 1e-6.
 
     Level i has channels * multipliers[i] channels at resolution image_size / 2^i, counted along the shorter side of a rectangle. The
     network is convolutional, so it also takes images of another size than it was built for, if its halvings divide their sides;
-    attention then stands at the same levels. A layer of it is a list of blocks, `block`, in the
-    words of Mongaras 2023: res (residual), conv (ConvNeXt), atn (self-attention), clsAtn (class attention), chnAtn (efficient channel
-    attention), and ctxAtn (cross-attention to a context sequence). DDPM's and ADM's list is [res, atn]. The options from skip_rescale
-    on are those of DDPM++ and NCSN++ (Song et al. 2021, 2011.13456, app. H.1, and their code).
+    attention then stands at the same levels. Each layer is the list of blocks `block`, in the words of Mongaras 2023: res (residual), conv
+    (ConvNeXt), atn (self-attention), clsAtn (class attention), chnAtn (efficient channel attention), and ctxAtn (cross-attention to a
+    context sequence). DDPM's and ADM's list is [res, atn]. The options from skip_rescale on are those of DDPM++ and NCSN++ (Song et al.
+    2021, 2011.13456, app. H.1, and their code).
 
     Args:
         in_channels: channels of x_t.
@@ -54,7 +54,7 @@ class UNet(ConditionedNetwork):
         fourier_scale: the time as Gaussian Fourier features of this standard deviation, in cycles to a unit of the label; None for DDPM's.
         project_skip: a 1x1 convolution on the input of each resampling block.
         attention_once: on the way up only the last layer of a level has its atn and ctxAtn.
-        input_pyramid: after each halving add x_t, brought to this size and width level by level, which is then what the next begins with.
+        input_pyramid: after each halving add x_t, resampled to this level's size and width; the sum is what the next level's is made from.
 
     Raises:
         ValueError: if image_size does not halve as often as there are levels, an attention resolution is never
@@ -152,13 +152,13 @@ def _makers(residual: dict, looking: dict, context_channels: int) -> dict[str, C
 
 
 def _keeping(block: Callable[..., nn.Module], **settings: object) -> Callable[[int, int], nn.Module]:
-    """A block that keeps the width, made like those that can change it."""
+    """A maker of a block that keeps the width, called like the makers of blocks that can change it."""
     return lambda in_channels, out_channels: block(out_channels, **settings)
 
 
 @dataclass(frozen=True)
 class _Blocks:
-    """How one U-Net makes its blocks, by `make` of each word; the rest are the U-Net's own settings."""
+    """The makers of one U-Net's blocks: `make`, by word; the other fields are the U-Net's own settings."""
 
     make: dict[str, Callable[..., nn.Module]]
     block: tuple[str, ...]

@@ -32,8 +32,8 @@ TOO_SMALL = "{} takes ever smaller steps: raise sampler.rtol and sampler.atol, o
 
 @dataclass(frozen=True)
 class Adaptive(ABC):
-    """From the grid's first time to its last positive one with steps of its own, and by one first-order move from there to 0, which is
-    x_0 itself: two States, and the grid's other times do not matter.
+    """Integrates from the grid's first time to its last positive one with steps of its own, then makes one first-order move to 0, which
+    gives x_0 itself. It yields two States; the grid's other times do not matter.
 
     Each image has its own step size, so that it does not depend on its batch; the calls made (a denoiser's `nfe`) are those of the
     slowest. Raises ValueError when a tolerance is not positive or the steps become too small to move the time."""
@@ -114,9 +114,9 @@ class DPMAdaptive(Adaptive):
 
     In y = x/alpha and lambda, a move over h with a constant eps is y - s (e^h - 1) eps, s = sigma/alpha at its end; the higher orders put
     a blend of two estimates in eps's place. With E the root mean square of the difference over max(atol, rtol |y|), the next step is
-    h (1 + atan(E^(-1/order) - 1)), and one with a factor below 0.81 is made again (k-diffusion's sample_dpm_adaptive). `order` calls a
-    step; the first has h = `first`. From alpha = 0 the grid's first step is made before, at first order. Raises ValueError for another
-    order."""
+    h (1 + atan(E^(-1/order) - 1)), and a step whose factor is below 0.81 is made again (k-diffusion's sample_dpm_adaptive). A step costs
+    `order` calls; the first has h = `first`. From alpha = 0 the grid's first step is made beforehand, at first order. Raises ValueError for
+    another order."""
 
     rtol: float = 0.05
     atol: float = 0.0078

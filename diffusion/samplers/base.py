@@ -1,4 +1,4 @@
-"""What samplers share: the state they yield."""
+"""The contract of samplers, and the state that they yield."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""What the deterministic samplers share. Each makes its moves with `step`, and differs only in the x_0 that it feeds to it.
+"""The parts that the deterministic samplers share. Each makes its moves with `step`, and differs only in the x_0 that it feeds to it.
 
 The probability-flow ODE has two forms (EDM eq. 4; DPM-Solver eq. 3.4; DPM-Solver++ eq. 8), with s = sigma/alpha and lambda = -log s:
 

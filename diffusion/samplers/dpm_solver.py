@@ -21,9 +21,9 @@ class DPMSolver:
     paper's r_1 = 1/2, and 1/3, 2/3. `orders` is the bookkeeping of "DPM-Solver-fast" (app. D.3): as many steps of full
     order as fit, then what is left, and first order to sigma = 0 (and from alpha = 0).
 
-    `solver` "midpoint" closes with the paper's formulas, whose third order rests on the inner times being near the thirds, as they are on
-    any smooth grid; "heun" (diffusers' name) with the polynomial through all of a step's estimates, which rests on nothing. Raises
-    ValueError for another word or order."""
+    `solver` "midpoint" closes with the paper's formulas, whose third order needs inner times near the thirds, as they are on any smooth
+    grid; "heun" (diffusers' name) with the polynomial through all of a step's estimates, which needs no such times. Raises ValueError for
+    another word or order."""
 
     order: int = 2
     solver: str = "midpoint"

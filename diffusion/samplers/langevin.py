@@ -26,9 +26,9 @@ class Langevin:
     """Annealed Langevin dynamics (NCSN alg. 1): at each time of the grid, `walk` steps of size a_i = step sigma_i^2 / sigma_L^2; then
     a last denoising, x_0(x, t_L) (2009.05475, sec. 2).
 
-    `ratio` is a_i / sigma_i^2, the paper's step / sigma_L^2: its 2e-5 / 0.01^2 is 0.2. Said so, it does not depend on the grid's last
-    level; a walk at 4 or more diverges. From one level to the next x/alpha stays as it is, in the paper x, for alpha = 1 there; from a
-    level with alpha = 0, which holds nothing of the data, x/sigma does."""
+    `ratio` is a_i / sigma_i^2, the paper's step / sigma_L^2 (2e-5 / 0.01^2 = 0.2), which does not depend on the grid's last level; at 4 or
+    more a walk diverges. Between levels x/alpha is kept (x itself in the paper, where alpha = 1); from a level with alpha = 0, which holds
+    nothing of the data, x/sigma is kept."""
 
     walk: int = 100
     ratio: float = 0.2

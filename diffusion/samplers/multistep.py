@@ -18,7 +18,7 @@ from diffusion.typing import Denoise, Noise
 
 
 class Multistep(ABC):
-    """The loop. A subclass has an `order`, 1 to 4, and says how its estimates make the x_0 of the next move."""
+    """The loop of a multistep sampler. A subclass has an `order`, 1 to 4, and makes the x_0 of the next move from the past estimates."""
 
     @property
     @abstractmethod

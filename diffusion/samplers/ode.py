@@ -22,7 +22,7 @@ class SecondOrder(ABC):
     """Steps in s = sigma/alpha whose slope is made of two calls, with EDM's stochasticity (alg. 2): before a step from s in [s_min, s_max],
     noise is added up to s (1 + gamma), gamma = min(s_churn/steps, sqrt 2 - 1).
 
-    s_noise is the standard deviation of that noise, 1 being what keeps the level exact; no s_max is no upper bound. The level never passes
+    s_noise is the standard deviation of that noise, and 1 keeps the level exact; s_max = None is no upper bound. The level never passes
     that of t = 1. Raises ValueError for a negative s_churn."""
 
     s_churn: float = 0.0

@@ -89,8 +89,8 @@ class DPMPP2SAncestral(_Ancestral):
 
 @dataclass(frozen=True)
 class DPMPPSDE(_Ancestral):
-    """SDE-DPM-Solver++, single step (k-diffusion's sample_dpmpp_sde): x_0 extrapolated from t and from a time m at r of the way in
-    log(sigma/alpha), (1 - 1/(2r)) x_0(t) + x_0(m)/(2r); the move to m is noisy too.
+    """SDE-DPM-Solver++, single step (k-diffusion's sample_dpmpp_sde): x_0 extrapolated from t and from a time m, a fraction r of the way in
+    log(sigma/alpha),, (1 - 1/(2r)) x_0(t) + x_0(m)/(2r); the move to m is noisy too.
 
     The noise of t -> s contains that of t -> m, as on one path of the SDE: z = rho z_1 + sqrt(1 - rho^2) z_2 with
     rho^2 = e^(-2 h_ms) (1 - e^(-2 h_tm)) / (1 - e^(-2 h_ts)), the correlation that two posterior moves have. (k-diffusion takes it from a

@@ -1,4 +1,4 @@
-"""What every noise schedule is, and the family whose signal stays whole."""
+"""The contract of noise schedules, and the base of those that leave the signal as it is (alpha = 1)."""
 
 from abc import ABC, abstractmethod
 
@@ -29,7 +29,7 @@ class Schedule(ABC):
         return log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
 
     def label(self, t: Tensor) -> Tensor:
-        """What the network is told of the time; in continuous time, 1000 t."""
+        """The number by which the network is told the time; in continuous time, 1000 t."""
         return CONTINUOUS_STEPS * t
 
     def labelled(self, label: Tensor) -> Tensor:

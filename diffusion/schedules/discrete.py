@@ -15,7 +15,7 @@ INF = float("inf")
 
 @dataclass(frozen=True)
 class Discrete(Schedule):
-    """A schedule known at T knots t = i/T, i = 1..T (the papers' step i, this field's code's index i - 1).
+    """A schedule known at T knots t = i/T, i = 1..T (step i in papers, index i - 1 in most code).
 
     Between knots log(sigma/alpha) is linear in t (with `linear_in_sigma`, sigma/alpha itself). Below the first knot sigma/alpha
     falls linearly to 0; above the last but one, alpha/sigma falls linearly to 0 if the last knot is pure noise.

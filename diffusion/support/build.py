@@ -1,7 +1,7 @@
 """From a composed configuration to objects: `{_target_: package.Class, key: value}` becomes `package.Class(key=value)`.
 
-The same rule as Hydra's `instantiate`, over plain data and with no need of Hydra, so that a checkpoint loads in a notebook; and its
-errors are one sentence that names the key as it is typed on the command line.
+The rule is that of Hydra's `instantiate`, applied to plain data without Hydra, so that a checkpoint loads in a notebook. An error is one
+sentence that names the key as it is typed on the command line.
 """
 
 import inspect
@@ -31,11 +31,11 @@ def locate(target: str) -> Callable:
 
 
 def build(node: Any, key: str = "", offered: Mapping[str, Any] | None = None, **given: Any) -> Any:
-    """Objects for a configuration: recursively for mappings with `_target_` (with `_partial_: true`, a functools.partial), lists and
-    plain mappings; anything else, an object that is built already too, as it is.
+    """The objects that a configuration describes. Mappings with `_target_` (with `_partial_: true` a functools.partial), lists and plain
+    mappings are built recursively; anything else, such as an object that is built already, is returned as it is.
 
-    `given` are further arguments of the outermost target. `offered` are what it may want to know: it is passed those of them that it
-    names, unless the configuration sets them to something.
+    `given` are further arguments of the outermost target. Of `offered` it is passed those that its signature names and the configuration
+    leaves out or sets to null.
 
     Raises ValueError for a target that is not given or cannot be imported, an unknown or missing setting, or a value of the wrong type."""
     if isinstance(node, list):
@@ -77,12 +77,12 @@ def build_stages(node: Mapping[str, Any] | None, key: str = "", offered: Mapping
 
 
 def spread(stages: dict[str, Any], key: str, said: Collection[str] = (), alike: Collection[str] = ()) -> dict[str, Any]:
-    """A mapping of stages in which the short forms, values beside the stages, have gone to the stages that have such a setting, at any
-    depth: {scale: 2, cfg: {scale: 1}} -> {cfg: {scale: 2}}. What was `said` of a stage itself, by its dotted key, stays.
+    """The mapping of stages with its short forms, values beside the stages, moved into the stages that have such a setting, at any depth:
+    {scale: 2, cfg: {scale: 1}} -> {cfg: {scale: 2}}. A setting whose own dotted key is in `said` stays as it is.
 
-    Several stages may be told at once if what has the setting is of one class in all of them, or the setting is one of `alike`. A word in
-    an object's place names another class of its module, or one of any by its dotted path. Raises UserError where no stage has the setting,
-    or where it is not clear which is meant."""
+    A short form may set several stages at once if the objects that have the setting are of one class, or if the setting is one of `alike`.
+    A word given for an object names another class of that object's module, or any class by its dotted path. Raises UserError where no stage
+    has the setting, or where it is not clear which is meant."""
     shorts = {k: v for k, v in stages.items() if not isinstance(v, dict)}
     stages = {k: deepcopy(v) for k, v in stages.items() if isinstance(v, dict)}
     for short, value in sorted(shorts.items(), key=lambda item: item[0] not in alike):
@@ -98,7 +98,7 @@ def spread(stages: dict[str, Any], key: str, said: Collection[str] = (), alike: 
 
 
 def _renamed(node: Any, value: Any) -> Any:
-    """The value, or the object's node with another class where a word was said of an object."""
+    """The value; where it is a word given for an object, the object's node with the class that the word names."""
     if not (isinstance(node, dict) and isinstance(value, str)):
         return value
     return node | {"_target_": value if "." in value else f"{node['_target_'].rpartition('.')[0]}.{value}"}

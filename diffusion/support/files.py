@@ -42,8 +42,8 @@ def temporaries(path: str | Path) -> list[Path]:
 def lock(path: str | Path) -> Iterator[None]:
     """Hold the exclusive lock `path` between processes, waiting for it; the kernel frees it if the holder dies.
 
-    Where there is no flock (Windows, some network file systems) nothing is locked: what is guarded is then made more than once, and
-    never torn, since it is written by `atomic`."""
+    Where there is no flock (Windows, some network file systems) nothing is locked: several processes may then make the guarded file, which
+    is never torn, since `atomic` writes it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as handle:

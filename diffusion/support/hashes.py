@@ -1,4 +1,4 @@
-"""Hashes of tensors, by which numbers name the weights that made them."""
+"""Hashes of tensors: a recorded number names by one the weights that it was measured with."""
 
 import hashlib
 from collections.abc import Mapping

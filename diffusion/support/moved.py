@@ -1,6 +1,6 @@
-"""Where things of older versions are now, so that a run's folder of then is sampled, measured and resumed by today's code.
+"""What older versions named otherwise, so that today's code samples, measures and resumes the runs that they made.
 
-`brought_up` takes the configuration of a run, resolved (config.yaml) or not (source.yaml), and says it as today's would.
+`brought_up` takes the configuration of a run, resolved (config.yaml) or not (source.yaml), and returns it in today's names.
 """
 
 import re
@@ -20,7 +20,7 @@ TARGETS = {
 }
 # Settings that had another name.
 SETTINGS = {"diffusion.checkpoint.denoiser": {"path": "ckpt"}, "diffusion.checkpoint.classifier": {"path": "ckpt"}}
-# What networks, times and guidance are told when they are built, and configurations used to repeat.
+# Settings that networks and times are now given when they are built, and that configurations used to repeat.
 TOLD = {
     "network": ("in_channels", "out_channels", "image_size", "num_classes"),
     "times": ("num_timesteps",),
@@ -28,7 +28,7 @@ TOLD = {
 
 
 def brought_up(config: Any, where: str = "the configuration") -> dict[str, Any]:
-    """The configuration of a run of any version as today's: a new mapping; one of today's comes back as it is.
+    """The configuration of a run of any version in today's names, as a new mapping.
 
     Raises UserError for what is not the configuration of a run; `where` is its file, for the message."""
     try:
@@ -60,7 +60,7 @@ def _brought_up(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def in_stages(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Stages whose settings stood beside them, now each with its own."""
+    """The group with the settings that stood beside its stages moved into the stages."""
     shorts = {key: value for key, value in group.items() if not isinstance(value, dict)}
     optional = {"_optional_": True} if shorts.get("required") is False else {}
 
@@ -74,7 +74,7 @@ def in_stages(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def renamed(node: Any) -> Any:
-    """The same with today's names of classes and settings."""
+    """The node with today's names of classes and settings."""
     if isinstance(node, list):
         return [renamed(value) for value in node]
     if not isinstance(node, Mapping):
@@ -89,5 +89,5 @@ def renamed(node: Any) -> Any:
 
 
 def without(node: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """A mapping less some keys."""
+    """The mapping without some of its keys."""
     return {key: value for key, value in node.items() if key not in names}

@@ -1,4 +1,4 @@
-"""What is asked of torch.distributed: sums and rows of all ranks. With no process group each is the single-process answer."""
+"""Sums and rows of all ranks, by torch.distributed. Without a process group each function gives the answer of a single process."""
 
 import torch
 import torch.distributed as dist
@@ -29,7 +29,7 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 def gather_even(rows: Tensor) -> Tensor:
     """Every rank's rows [n, ...], one rank's after another's, on every rank and the device of `rows`. All ranks must call it.
 
-    Each rank has as many rows; then nothing waits for an accelerator."""
+    Each rank must have the same number of rows; nothing then waits for an accelerator."""
     return torch.cat(_gather(rows))
 
 
@@ -46,7 +46,7 @@ def gather_rows(rows: Tensor) -> list[Tensor]:
 
 def gather_dealt(rows: Tensor) -> Tensor:
     """All ranks' rows [n_r, ...] of any dtype in the order they were dealt: row i of rank r was number i world + r. All ranks must call it;
-    one that was dealt nothing brings rows [0, ...] of the others' shape.
+    a rank that was dealt nothing passes rows [0, ...] of the others' shape.
 
     Images are dealt to ranks like cards, so this is their order, and what depends on the order of images (the subsets of KID, the
     splits of the Inception Score) is the same on any number of processes."""

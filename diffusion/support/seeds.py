@@ -21,7 +21,7 @@ def splitmix64(seed: int, n: int, device: torch.device | str = "cpu") -> Tensor:
 
 
 def mixed(*numbers: int) -> int:
-    """One 63-bit seed from several numbers, each change of any of which changes all of it."""
+    """One 63-bit seed made of several numbers; a change of any of them gives an unrelated seed."""
     state = 0
     for number in numbers:
         state = _output(_word((state ^ number) + GAMMA), _word, rshift)

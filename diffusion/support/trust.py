@@ -45,8 +45,8 @@ def vet(config: Any, trust: str | Sequence[str] | None = (), where: str = "the c
 
     Built are: classes defined in this package and its FUNCTIONS; the classes of NAMESPACES and CLASSES; and all of a package, or of a
     module of one, that `trust` names ("my_package", "my_package.sub"). The extractor Function needs trust in the package of its
-    `weights`, and TorchScript, whose file is a program, the word "torchscript" in `trust`. What is trusted inside `trusting` is trusted
-    too. `where` is the file, for the message."""
+    `weights`, and TorchScript, whose file is a program, the word "torchscript" in `trust`. Packages named by an enclosing `trusting` are
+    trusted too. `where` is the file, for the message."""
     trust = (*packages(trust), *SAID.get())
     for path, node in _walk(config, where):
         if not isinstance(node, dict) or "_target_" not in node:
@@ -68,7 +68,7 @@ def vet(config: Any, trust: str | Sequence[str] | None = (), where: str = "the c
 
 @contextmanager
 def trusting(trust: str | Sequence[str] | None) -> Iterator[None]:
-    """Within the context these packages are trusted, by the runs that runs refer to as well."""
+    """Within the context these packages are trusted, also by the runs that a run refers to."""
     before = SAID.set((*SAID.get(), *packages(trust)))
     try:
         yield
@@ -103,7 +103,7 @@ def parsed(text: str, where: str = "the configuration") -> Any:
             if isinstance(event, yaml.AliasEvent):
                 raise UserError(f"{where} has the alias *{event.anchor:.40}; write out what it stands for.")
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: text that looks like a date or a number and is neither
         reason = str(error).splitlines()[0][:100]
         raise UserError(f"{where} is not a file of plain YAML ({reason}); it is damaged or of another kind.") from None
 
@@ -126,7 +126,7 @@ def _trusted(name: str, trust: Iterable[str]) -> bool:
 
 
 def _class(target: str, say: str) -> str:
-    """The full name of the class that the target is, found as `build` finds it."""
+    """The full name of the class that `target` names, looked up as `build` does."""
     module, _, name = target.rpartition(".")
     root = module.partition(".")[0]
     if root != OURS and module not in NAMESPACES:
@@ -200,6 +200,6 @@ def _key(path: Path) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value for a message: a word or a small number as it is written, of anything else its kind (its repr may be without end)."""
+    """A value for a message: a word or a small number as it is written, and the type of anything else, whose repr may be endless."""
     small = isinstance(value, str | bool | type(None)) or (isinstance(value, int) and abs(value) < 10**9)
     return repr(value[:100] if isinstance(value, str) else value) if small else f"a {type(value).__name__}"

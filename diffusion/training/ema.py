@@ -12,7 +12,7 @@ class EMA:
     """shadow <- d shadow + (1 - d) weights after each optimizer step, with d = min(decay, (1 + n) / (10 + n)) after n steps.
 
     float32 whatever the model's precision (0.9999 in half precision never moves); floating-point parameters only. decay = 0 is the
-    weights themselves. It is not a module, so it is in no one's state_dict but its own."""
+    weights themselves. It is not a module, so its tensors are in no module's state_dict."""
 
     def __init__(self, decay: float = 0.9999) -> None:
         if not 0 <= decay < 1:
@@ -46,7 +46,7 @@ class EMA:
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
-        """Within the context the module has the averaged weights; after it, bit for bit its own again."""
+        """Within the context the module has the averaged weights; afterwards it has its own again, bit for bit."""
         shadow, weights = self._pairs(module)
         own = [weight.clone() for weight in weights]
         torch._foreach_copy_(weights, shadow)
@@ -56,7 +56,7 @@ class EMA:
             torch._foreach_copy_(weights, own)
 
     def describe(self) -> dict[str, Any]:
-        """What the passport of a number says of the average whose weights it was measured with."""
+        """The passport's description of the average."""
         return {"decay": self.max_decay}
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Several processes from one command: how Lightning starts the other ranks, and what is cleaned up after a job of a sweep."""
+"""Several processes from one command: how Lightning starts the other ranks, and the cleaning up after each job of a sweep."""
 
 import os
 import sys

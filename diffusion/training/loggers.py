@@ -1,4 +1,4 @@
-"""What Lightning's loggers lack for runs that are resumed and for sweeps."""
+"""Additions to Lightning's loggers for resumed runs and for sweeps."""
 
 import csv
 import logging
@@ -26,7 +26,7 @@ class CSV(CSVLogger):
 
 
 class Appending(ExperimentWriter):
-    """A writer that leaves the file that is there, and takes over its columns."""
+    """A writer that keeps an existing file and its columns."""
 
     def _check_log_dir_exists(self) -> None:
         if self._fs.isfile(self.metrics_file_path):

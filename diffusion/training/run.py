@@ -33,7 +33,7 @@ def train(config: Mapping[str, Any], folder: Path, source: str | None = None, tr
     """Run `config` in `folder`, from its start or, where `resume` is set, from its last checkpoint. Returns the last numbers.
 
     Nothing of the run's folder is touched before all that can refuse has been tried. Raises UserError or ValueError with one sentence for
-    what the user can mend."""
+    an error that the user can correct."""
     with trusting(trust):
         return _train(config, folder, source, trust)
 
@@ -86,7 +86,7 @@ def training_module(config: Mapping[str, Any], model: Model) -> DiffusionModule:
 
 
 def measured(metrics: Mapping[str, Metric], n: int | None = None) -> list[Metric]:
-    """The metrics of a run; with n, those of images, of n images each."""
+    """The metrics of a run; with n, only those of images, each of n images."""
     if n is None:
         return list(metrics.values())
     return [other for metric in metrics.values() if (other := metric.resized(n)) is not None]

@@ -14,8 +14,10 @@ CASES = {
     "batch that devices cannot share": (["batch_size=7", "trainer.devices=2"], ["batch_size=7", "multiple of 2"]),
     "batch larger than the set": (["batch_size=100000"], ["batch_size=100000"]),
     "guidance of an unconditional model": (["dataset.num_classes=0", "guidance.scale=2"], ["guidance.scale=2", "guidance.scale=1"]),
-    "hybrid with a fixed variance": (["objective=hybrid", "denoiser.learned_variance=false"], ["Hybrid", "learned_variance=true"]),
-    "simple with a learned variance": (["objective=simple", "denoiser.learned_variance=true"], ["Simple", "learned_variance=false"]),
+    "what the objective says": (["+denoiser.learned_variance=false"], ["denoiser is not a key of this command"]),
+    "added key": (["+stepz=3"], ["stepz is not a key of this command", "steps"]),
+    "short form of two": (["guidance=[cfg,classifier]", "guidance.scale=2"], ["guidance.cfg.scale", "guidance.classifier.scale"]),
+    "class that is not named": (["sampler=custom"], ["add sampler._target_=package.Class"]),
     "epsilon where alpha is 0": (["schedule.zero_terminal_snr=true"], ["Epsilon", "parameterization=v"]),
     "bound without steps": (["schedule=flow", "parameterization=v"], ["Hybrid", "objective=simple"]),
     "importance without steps": (

@@ -40,8 +40,8 @@ def test_a_runs_folder(run):
 def test_sample(run, tmp_path):
     """Images, grid.png, samples.npz and a GIF; the same seeds in another batch size and order of classes give the same images."""
     base = ["sample.py", f"ckpt={run}", "sampler=ddim", "grid.steps=4", "classes=[2]", "guidance.scale=2"]
-    succeeded(command(*base, "n=6", "batch_size=4", "trajectory=true", f"out={tmp_path / 'a'}"))
-    succeeded(command(*base, "n=3", "seed=3", "batch_size=1", f"out={tmp_path / 'b'}"))
+    succeeded(command(*base, "n=6", "sample_batch_size=4", "trajectory=true", f"out={tmp_path / 'a'}"))
+    succeeded(command(*base, "n=3", "seed=3", "sample_batch_size=1", f"out={tmp_path / 'b'}"))
     a, b = (np.load(tmp_path / name / "samples.npz") for name in "ab")
     assert a["images"].shape == (6, 8, 8, 1) and a["images"].dtype == np.uint8 and (a["labels"] == 2).all()
     assert np.abs(a["images"][3:].astype(int) - b["images"]).max() <= 1  # rounding of a batched product may move one level

@@ -9,6 +9,7 @@ from composing import composed
 from diffusion.checkpoint import load
 from diffusion.support.build import build
 
+TOLD = {"in_channels": 1, "out_channels": 2, "image_size": 8, "num_classes": 4}
 MODULE = """
 import torch
 
@@ -39,7 +40,7 @@ def test_a_network_from_outside_trains_and_samples(outside, tmp_path):
     words = [word for word in SMALL if not word.startswith("network.")]
     own = ["network=custom", "network._target_=somebodys.Mine", "+network.width=6"]
     succeeded(command("train.py", *words, *own, f"paths.runs={tmp_path}", "name=run", "logger=none", env=outside))
-    denoiser = load(tmp_path / "run")[0]
+    denoiser = load(tmp_path / "run", trust=["somebodys"]).denoiser
     assert type(denoiser.network).__module__ == "somebodys"
     assert denoiser.network.hidden.weight.shape == (6, 3, 3, 3)
     assert len(denoiser.network.out.weight) == 2  # a learned variance too
@@ -50,10 +51,10 @@ def test_a_network_from_outside_trains_and_samples(outside, tmp_path):
     "own, message",
     [
         (["network._target_=somebodys.Mine", "+network.depth=6"], "network.depth is not a setting of Mine"),
-        ([], "add network._target_=package.Module"),
+        ([], "add network._target_=package.Class"),
         (["network._target_=somebodys.Yours"], "_target_=somebodys.Yours cannot be imported"),
     ],
 )
 def test_what_is_wrong_with_it_is_said(outside, own, message):
     with pytest.raises(ValueError, match=message):
-        build(composed("network=custom", *own)["network"], "network")
+        build(composed("network=custom", *own)["network"], "network", TOLD)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from commands import SMALL, command, succeeded
+from inside import sampled, trained
 from PIL import Image
 
 from diffusion.checkpoint import classifier, denoiser
@@ -80,3 +81,30 @@ def test_edits(runs):
     row = images()
     succeeded(sample(runs, "seed=3", "classes=[1]", "n=1")[0])
     assert np.abs(images()[0].astype(int) - row[0]).max() <= 1
+
+
+@pytest.mark.xdist_group("guidance")
+def test_a_classifier_guides_a_model_that_has_no_classes(runs, tmp_path):
+    """The classes asked for are the classifier's; without `unconditional` it is refused, and so is a class the classifier has not."""
+    model = trained(runs / "none", "conditions=none", "metric=none", "steps=1", "eval_every=9", "checkpoint_every=1")
+    stages, second = "guidance=[unconditional,classifier,clip]", f"guidance.ckpt={runs / 'classifier'}"
+    made = [sampled(model, tmp_path, "n=6", stages, second, f"guidance.scale={scale}") for scale in (0, 30)]
+    assert (made[0]["images"] != made[1]["images"]).any() and made[1]["labels"].tolist() == [0, 1, 2, 3, 0, 1]
+    assert (sampled(model, tmp_path, "n=2", stages, second, "classes=[3]")["labels"] == 3).all()
+    with pytest.raises(UserError, match="0 to 3"):
+        sampled(model, tmp_path, "n=2", stages, second, "classes=[4]")
+    with pytest.raises(ValueError, match=r"guidance=\[unconditional,classifier\]"):
+        sampled(model, tmp_path, "n=2", "guidance=[classifier,clip]", second)
+    with pytest.raises(ValueError, match=r"guidance\.scale=2 needs a conditional model"):
+        sampled(model, tmp_path, "n=2", "guidance.scale=2")
+
+
+@pytest.mark.xdist_group("guidance")
+def test_a_negative_class_by_its_number(runs, tmp_path):
+    words = ["n=4", "classes=[1]", "guidance.scale=3", "grid.steps=2"]
+    plain, away, itself = (sampled(runs / "model", tmp_path, *words, f"guidance.negative={c}")["images"] for c in ("null", 3, 1))
+    conditional = sampled(runs / "model", tmp_path, "n=4", "classes=[1]", "guidance.scale=1", "grid.steps=2")["images"]
+    assert (away != plain).any() or (away != itself).any()
+    assert np.abs(itself.astype(int) - conditional).max() <= 1  # away from what it is guided to: nothing is left of the guidance
+    with pytest.raises(UserError, match="cat is not among the model's classes, which are the numbers 0 to 3"):
+        sampled(runs / "model", tmp_path, *words, "guidance.negative=cat")

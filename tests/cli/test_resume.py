@@ -25,8 +25,8 @@ def run(config, folder, monkeypatch, stop_at=None):
 
     real = diffusion.training.run.build_stages
 
-    def with_stop(node, key=""):
-        return real(node, key) | ({"stop": StopAt()} if key == "callbacks" else {})
+    def with_stop(node, key="", offered=None):
+        return real(node, key, offered) | ({"stop": StopAt()} if key == "callbacks" else {})
 
     monkeypatch.setattr(diffusion.training.run, "build_stages", with_stop)
     folder.mkdir(exist_ok=True)

@@ -8,6 +8,7 @@ import torch
 from processes import two_ranks
 
 from diffusion.codecs import Pixels as PixelCodec
+from diffusion.conditions import Classes
 from diffusion.metrics import (
     ClassAccuracy,
     DensityCoverage,
@@ -69,8 +70,8 @@ def numbers(cache, output, rank, world, size):
     result = {}
     mine = torch.arange(N)[rank::world]
     for metric in metrics:
-        metric.setup(Images(), "cpu")
-        metric.model(oracle, PixelCodec())
+        metric.setup(Images(), "cpu", Classes(10))
+        metric.model(oracle, PixelCodec((8, 8, 1)))
         for indices in mine.split(size):
             metric.update(generated()[indices], indices % 10)
         result |= metric.numbers()

@@ -15,7 +15,7 @@ import torch
 from scipy.integrate import RK45 as SciPyRK45
 from scipy.integrate import solve_ivp
 
-from diffusion.generate import Conditioned
+from diffusion.generate import Asked
 from diffusion.grids import LogSNR
 from diffusion.oracles import GaussianMixture
 from diffusion.posterior import step
@@ -150,7 +150,7 @@ def test_document_000_equation_75_is_first_order():
 def run(sampler):
     """(root mean square error at LOW, calls)."""
     times = LogSNR(2, sigma_min=LOW, sigma_max=HIGH)(SCHEDULE)
-    denoise = Conditioned(ORACLE, None)
+    denoise = Asked(ORACLE, None)
     states = list(sampler(denoise, X, times))
     assert [state.t.item() for state in states] == times[1:].tolist()
     return (states[0].x - truth()).square().mean().sqrt().item(), denoise.nfe
@@ -192,7 +192,7 @@ def test_adaptive_does_not_depend_on_the_batch(sampler):
 
 @pytest.mark.parametrize("sampler", [RK45(), DPMAdaptive()], ids=str)
 def test_adaptive_refuses_a_denoiser_that_is_not_finite(sampler):
-    class Broken(Conditioned):
+    class Broken(Asked):
         def __call__(self, x, t):
             estimate = super().__call__(x, t)
             broken = self.nfe > 20

@@ -107,9 +107,9 @@ def count(net) -> int:
 @pytest.mark.parametrize("name, millions", [("dit_s", 33), ("dit_b", 130), ("dit_l", 458), ("dit_xl", 675)])
 def test_parameter_counts_of_the_paper(name, millions):
     """Table 1 and 4 of the paper: 32 x 32 x 4 latents, patches of 2, 1,000 classes, a learned variance."""
-    words = ["dataset=image_folder", "dataset.image_size=32", "dataset.channels=4", "dataset.num_classes=1000", "objective=hybrid"]
+    told = {"in_channels": 4, "out_channels": 8, "image_size": 32, "num_classes": 1000}
     with torch.device("meta"):
-        net = build(composed(f"network={name}", *words)["network"])
+        net = build(composed(f"network={name}")["network"], "network", told)
     assert round(count(net) / 1e6) == millions
 
 

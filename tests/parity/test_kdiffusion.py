@@ -7,7 +7,7 @@ import torch
 from walks import LINEAR, at, begin, close, mixture, ours, ratios
 
 from diffusion import grids
-from diffusion.generate import Conditioned
+from diffusion.generate import Asked
 from diffusion.samplers import DPM2, DPMPP2M, DPMPP3M, EDM, LMS, DPMAdaptive, DPMSolver, Euler, Heun
 from diffusion.schedules import VE
 
@@ -113,7 +113,7 @@ def test_dpm_adaptive(order, tolerances):
     levels = [-torch.tensor(s, dtype=torch.float64).log() for s in (high, low)]
     each = [solver.dpm_solver_adaptive(row[None] / alpha[0], *levels, order=order, **tolerances) for row in x]
     assert len({info["nfe"] for _, info in each}) > 1  # not all the same steps
-    denoise = Conditioned(mixture())
+    denoise = Asked(mixture())
     (state,) = DPMAdaptive(order=order, **tolerances)(denoise, x, times)
     close(state.x[None], alpha[-1] * torch.cat([y for y, _ in each])[None], 1e-6)  # its tolerances are float32
     # what is rejected keeps its first call there

@@ -5,6 +5,7 @@ import re
 import pytest
 from composing import ROOT, composed
 
+from diffusion.model import assemble
 from diffusion.support.build import build
 
 TEXT = (ROOT / "docs/names.md").read_text()
@@ -25,8 +26,10 @@ def test_every_sampler_of_k_diffusion():
 
 @pytest.mark.parametrize("names, words, remarks", ROWS, ids=[row[0].strip("`") for row in ROWS])
 def test_the_words_compose(names, words, remarks):
-    config = composed("objective=simple", *(word for word in words.strip("`").split() if not word.startswith("edit=")))
-    for key in ("denoiser", "sampler", "grid"):
+    known = ["objective=simple", "codec.data_shape=[8,8,1]", "conditions.num_classes=10"]
+    config = composed(*known, *(word for word in words.strip("`").split() if not word.startswith("edit=")))
+    assemble(config)
+    for key in ("sampler", "grid"):
         build(config[key], key)
     for group, _, key, choice in re.findall(r"`(sampler|grid|schedule)(\.(\w+))?(?:=(\w+))?`", remarks):
         assert key in config[group] if key else (ROOT / "conf" / group / f"{choice}.yaml").exists()

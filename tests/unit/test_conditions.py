@@ -1,4 +1,4 @@
-"""What a model is asked for: by an image's number, in the data's proportions, and by words."""
+"""What images are asked for: nothing, or classes, in turn or as often as they are in the data."""
 
 from types import SimpleNamespace
 
@@ -7,64 +7,92 @@ import pytest
 import torch
 
 from diffusion.conditions import Classes, Unconditional
+from diffusion.guidance import ClassifierFree
+from diffusion.oracles import GaussianMixture
 from diffusion.support.errors import UserError
+
+LABELS = np.array([0] * 60 + [1] * 30 + [3] * 10)
+DATA = SimpleNamespace(name="some", labels=LABELS, num_classes=4, images=SimpleNamespace(shape=(100, 2), dtype="float32"))
 
 
 def test_classes_in_turn():
-    classes = Classes(3)
-    assert classes.ask(torch.arange(7)).tolist() == [0, 1, 2, 0, 1, 2, 0]
-    assert (classes.period, classes.given, classes.network(), classes.describe()) == (3, True, {"num_classes": 3}, None)
-
-
-def test_classes_at_random_are_a_function_of_the_number():
-    """As often as the weights say, within five standard errors; the same for an image whatever stands beside it; and in the passport."""
-    weights, n = [0.5, 0.0, 0.3, 0.2], 20_000
-    classes = Classes(4, [10 * w for w in weights])
-    drawn = classes.ask(torch.arange(n))
-    counts = torch.bincount(drawn, minlength=4)
-    assert counts[1] == 0
-    for count, w in zip(counts.tolist(), weights, strict=True):
-        assert abs(count / n - w) <= 5 * (w * (1 - w) / n) ** 0.5
-    some = torch.tensor([17, 3, 19_999])
-    assert torch.equal(classes.ask(some), drawn[some])
-    assert classes.period == 1 and classes.describe()["frequencies"] == [5.0, 0.0, 3.0, 2.0]
-
-
-def test_the_frequencies_of_the_data():
-    data = SimpleNamespace(name="three", num_classes=3, labels=np.array([0, 0, 2, 2, 2, 2, 1, 0]))
-    assert Classes(frequencies="data").facts(data) == {"num_classes": 3, "frequencies": [0.375, 0.125, 0.5]}
-    assert Classes().facts(data) == {"num_classes": 3}
-
-
-def test_another_number_of_classes_than_the_data_s_is_refused():
-    with pytest.raises(UserError, match=r"conditions\.num_classes=4, and three has 3"):
-        Classes(4).facts(SimpleNamespace(name="three", num_classes=3, labels=None))
+    classes = Classes(4)
+    assert classes.ask(torch.arange(9)).tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0]
+    assert classes.period == 4 and classes.given and classes.network() == {"num_classes": 4} and classes.describe() is None
+    assert torch.equal(classes.of(torch.tensor([2, 1])), torch.tensor([2, 1]))
 
 
 @pytest.mark.parametrize("conditions", [Unconditional(), Classes(0)], ids=repr)
-def test_nothing_to_ask_for(conditions):
-    labels = torch.tensor([1, 2])
-    assert conditions.ask(labels) is None and conditions.of(labels) is None
-    assert (conditions.given, conditions.period, conditions.network()) == (False, 1, {"num_classes": 0})
-    with pytest.raises(UserError, match="without a condition, so 3 cannot"):
+def test_no_condition(conditions):
+    assert conditions.ask(torch.arange(3)) is None and conditions.of(torch.tensor([2, 1])) is None
+    assert not conditions.given and conditions.period == 1 and conditions.network() == {"num_classes": 0} and conditions.describe() is None
+    with pytest.raises(UserError, match="trained without a condition, so 3 cannot be asked of it"):
         conditions.parse(3)
 
 
-@pytest.mark.parametrize("words, classes", [(3, [3]), ("3", [3]), ([0, 9], [0, 9]), (["1", 2], [1, 2])])
-def test_words(words, classes):
-    assert Classes(10).parse(words).tolist() == classes
+def test_frequencies_are_the_data_s():
+    """60, 30, 0 and 10 of a hundred: of 20,000 images the share of each class is within 4 deviations."""
+    facts = Classes(frequencies="data").facts(DATA)
+    assert facts == {"num_classes": 4, "frequencies": [0.6, 0.3, 0.0, 0.1]}
+    asked = Classes(**facts).ask(torch.arange(20_000))
+    assert asked.dtype == torch.int64
+    shares = np.bincount(asked, minlength=4) / 20_000
+    for share, p in zip(shares, facts["frequencies"], strict=True):
+        assert abs(share - p) <= 4 * (p * (1 - p) / 20_000) ** 0.5
+    assert Classes(**facts).describe() == {"name": "Classes", "frequencies": facts["frequencies"]} and Classes(**facts).period == 1
 
 
-@pytest.mark.parametrize("words", [10, -1, "cat", [1, 10], 1.5])
-def test_words_that_are_no_class(words):
-    with pytest.raises(UserError, match="numbers 0 to 9"):
-        Classes(10).parse(words)
+def test_an_image_s_class_depends_on_its_number_alone():
+    conditions = Classes(4, [6, 3, 0, 1])
+    whole = conditions.ask(torch.arange(500))
+    assert torch.equal(conditions.ask(torch.arange(100)), whole[:100])
+    assert torch.equal(conditions.ask(torch.tensor([77, 3, 499])), whole[[77, 3, 499]])
+    assert torch.equal(torch.cat([conditions.ask(part) for part in torch.arange(500)[1::2].split(7)]), whole[1::2])
+    assert not torch.equal(whole[:4].repeat(125), whole)  # and they are no pattern
+    assert torch.equal(Classes(4, [60, 30, 0, 10]).ask(torch.arange(500)), whole)  # weights need not add up to 1
 
 
-@pytest.mark.parametrize("frequencies", ["often", [1.0], [0.0, 0.0], [1.0, -1.0], [1.0, float("inf")]], ids=str)
-def test_weights_that_are_none(frequencies):
+@pytest.mark.parametrize("weights", [[1, 1], [1, 1, 1, -1], [0, 0, 0, 0], "often"], ids=str)
+def test_frequencies_that_are_none_are_refused(weights):
     with pytest.raises(ValueError, match=r"conditions\.frequencies"):
-        Classes(2, frequencies)
+        Classes(4, weights)
+
+
+def test_another_number_of_classes_than_the_data_s_is_refused():
+    with pytest.raises(UserError, match=r"conditions\.num_classes=5, and some has 4 classes"):
+        Classes(5).facts(DATA)
+
+
+def test_words():
+    assert Classes(4).parse(3).tolist() == [3] and Classes(4).parse([3, "0"]).tolist() == [3, 0]
+    for words in (4, -1, [0, 9], "cat", 1.5, True):
+        with pytest.raises(UserError, match="is not among the model's classes, which are the numbers 0 to 3"):
+            Classes(4).parse(words)
+
+
+def test_a_negative_condition_is_a_class_a_tensor_or_refused():
+    """Guidance away from class 3 is guidance whose other half was asked for class 3."""
+    model = GaussianMixture(torch.tensor([[-1.0, 0], [1, 0], [0, 1], [0, -1]]), torch.full((4,), 0.2))
+    x, t, cond = torch.randn(2, 2, generator=torch.Generator().manual_seed(0)).double(), torch.tensor(0.5).double(), torch.tensor([0, 1])
+    want = None
+    for negative in (3, "3", torch.tensor(3), torch.tensor([3, 3])):
+        asked = []
+
+        class Listening:
+            schedule = model.schedule
+
+            def __call__(self, x, t, cond=None, asked=asked):
+                asked.append(cond.tolist())
+                return model(x, t)
+
+        got = ClassifierFree(Listening(), 2.0, negative, Classes(4))(x, t, cond)
+        assert asked == [[0, 1, 3, 3]]
+        want = got if want is None else want
+        assert torch.equal(got.x0, want.x0)
+    with pytest.raises(UserError, match="cat is not among the model's classes"):
+        ClassifierFree(model, 2.0, "cat", Classes(4))
+    with pytest.raises(UserError, match="trained without a condition"):
+        ClassifierFree(model, 1.0, 3, Unconditional())
 
 
 def test_an_unknown_number_of_classes_is_said():

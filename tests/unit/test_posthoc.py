@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion.average import averaged, write
+from diffusion.average import averaged, write_average
 from diffusion.training.power_ema import PostHoc, coefficients, exponent, inner_product
 
 
@@ -111,7 +111,7 @@ def test_any_length_afterwards(run, std, step):
 
 
 def test_written_as_a_checkpoint(run):
-    path = write(run, 0.07)
+    path = write_average(run, 0.07)
     checkpoint = torch.load(path, weights_only=True)
     assert path.name == "ema=0.07.ckpt" and torch.equal(checkpoint["ema"]["shadow"]["line"], averaged(run, 0.07)[1]["line"])
     assert checkpoint["state_dict"].keys() == {"denoiser.line", "denoiser.curve"}

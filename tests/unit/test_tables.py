@@ -10,7 +10,7 @@ from composing import composition, typed
 
 from diffusion.conditions import Classes
 from diffusion.config import own
-from diffusion.evaluate import EXACT, plain, where
+from diffusion.evaluate import EXACT, settings, where
 from diffusion.evaluation import cells, subjects
 from diffusion.evaluation import tables as table
 from diffusion.evaluation.subjects import Drawn
@@ -26,7 +26,7 @@ def subject(tmp_path):
     def composed_subject(*words):
         words = [f"paths.cache={tmp_path}", f"out={tmp_path / 'cells.jsonl'}", "device=cpu", *words]
         cfg = composition(*words, name="evaluate")
-        config = plain(cfg)
+        config = settings(cfg)
         found = (subjects.exact if config["ckpt"] == EXACT else subjects.trained)(config, torch.device("cpu"))
         return found, own(found.model.config, cfg, typed(*words)), config
 
@@ -76,15 +76,15 @@ def test_a_cell_is_measured_once_and_always_the_same(evaluate, tmp_path):
     for _ in range(2):
         evaluate({"sampler": "ddim", "out": "x"}, *words)
     evaluate({}, *words, f"out={other}", "sample_batch_size=7")
-    first, second = (table.read(p) for p in (path, other))
+    first, second = (table.read_cells(p) for p in (path, other))
     assert len(first) == len(second) == 2
     assert [a["fd-digits@60"] for a in first] == pytest.approx([b["fd-digits@60"] for b in second], rel=1e-6)
     assert [a["passport"]["id"] for a in first] == [b["passport"]["id"] for b in second]
     assert first[0]["words"] == {"sampler": "ddim"}
     for change in ("seed=5", "guidance.scale=2", "schedule=linear", "metric.n=61", "sampler.eta=1"):
         evaluate({}, *words, change)
-        assert table.read(path)[-1]["cell"] != first[0]["cell"]
-    assert len([line for line in table.read(path) if line["way"] == "sampler"]) == 6
+        assert table.read_cells(path)[-1]["cell"] != first[0]["cell"]
+    assert len([line for line in table.read_cells(path) if line["way"] == "sampler"]) == 6
 
 
 @pytest.mark.parametrize(

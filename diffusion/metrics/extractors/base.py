@@ -1,4 +1,4 @@
-"""What every feature extractor is."""
+"""The contract of feature extractors."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from diffusion.support.hashes import tensors_hash
 
 @contextmanager
 def own_random_state(seed: int = 0) -> Iterator[None]:
-    """Draw from a state of one's own: making a network for a metric must not move the training's random numbers."""
+    """Within the context torch draws from a separate state: making a network for a metric must not change the training's random numbers."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield

@@ -70,7 +70,7 @@ class DigitsClassifier(Extractor):
 
 def digits() -> tuple[Tensor, Tensor]:
     """Network inputs [1797, 1, 8, 8] in [-1, 1] and labels [1797]; scikit-learn's 0..16 goes to 0..255, rounded."""
-    from sklearn.datasets import load_digits  # here, because it takes a second and a cached classifier needs it not
+    from sklearn.datasets import load_digits  # here, because it takes a second and a cached classifier does not need it
 
     bunch = load_digits()
     images = (torch.from_numpy(bunch.images) * (255 / 16)).round()
@@ -80,7 +80,7 @@ def digits() -> tuple[Tensor, Tensor]:
 def train_classifier(seed: int = 0) -> dict[str, Tensor]:
     """The weights and, under "accuracy", the held-out accuracy: the same bits every time on the same kind of machine.
 
-    Nobody's random state or number of threads is moved.
+    Torch's random state and number of threads stay as they were.
     """
     images, labels = digits()
     with own_random_state(seed), one_thread(), torch.enable_grad():

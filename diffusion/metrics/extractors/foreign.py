@@ -17,7 +17,7 @@ from diffusion.support.hashes import tensors_hash
 class Foreign(Extractor):
     """Called as network(images), images uint8 [n, 3, h, w]; returns features [n, ...], which are flattened, or (features, logits).
 
-    What it returns and how many features there are is found by trying. What else a resize would be is the network's own affair."""
+    Its outputs and the number of features are found by calling it once. Any resize is left to the network."""
 
     resize = "the network's own"
     layers: tuple[str, ...] = ("features", "logits")
@@ -69,8 +69,8 @@ class TorchScript(Foreign):
 class Function(Foreign):
     """`metric.weights=package.module:function`, importable from where the command runs; see `Foreign`.
 
-    It may also be an nn.Module. Its hash is that of its parameters or of its module's source, so that a changed function is another
-    one. Raises UserError for a name that cannot be imported."""
+    It may also be an nn.Module. Its hash is that of its parameters or of its module's source, so that a changed function has another hash.
+    Raises UserError for a name that cannot be imported."""
 
     def __init__(self, weights: str | None = None, cache: str | Path = ".cache") -> None:
         module, _, name = (weights or "").partition(":")

@@ -1,4 +1,4 @@
-"""What happens every so many steps: reading the losses, sample grids, distances, checkpoints, the progress bar."""
+"""Callbacks that act every so many steps: reading the losses, sample grids, distances, checkpoints, the progress bar."""
 
 from diffusion.training.callbacks.checkpoints import Checkpoints
 from diffusion.training.callbacks.distance import Distance

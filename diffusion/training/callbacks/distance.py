@@ -15,8 +15,8 @@ from diffusion.training.callbacks.samples import log_image
 
 
 class Distance(Evaluation):
-    """Every `every` steps (never, for null), for each of the module's recipes: n images, each with a seed of its own, and every metric of
-    them. What looks at the model alone is measured once. With `n`, only the metrics of images, of n images each.
+    """Every `every` steps (never, for null), for each of the module's recipes: makes n images, each with a seed of its own, and computes
+    every metric of them. Metrics of the model alone are computed once. With `n`, only the metrics of images are computed, each of n images.
 
     Each rank makes and measures its share, and image i is asked for as the recipe's conditions say. Each number is recorded with its
     passport."""
@@ -33,7 +33,7 @@ class Distance(Evaluation):
             metric.setup(trainer.datamodule.images, trainer.strategy.root_device, module.conditions)
 
     def act(self, trainer: Trainer, module: LightningModule) -> None:
-        """Nothing, if there is nothing to measure."""
+        """Does nothing if there are no metrics."""
         if self.metrics:
             super().act(trainer, module)
 
@@ -59,6 +59,6 @@ class Distance(Evaluation):
 
 
 def of_way(key: str, way: str) -> str:
-    """What a number is called that was measured of another recipe than the main one: fd@1k/error is fd@1k/WAY/error."""
+    """The name of a number of a recipe other than the main one: fd@1k/error becomes fd@1k/WAY/error."""
     name, slash, part = key.partition("/")
     return key if way == "main" else f"{name}/{way}{slash}{part}"

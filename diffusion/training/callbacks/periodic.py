@@ -20,7 +20,7 @@ class Periodic(Callback, ABC):
 
     @abstractmethod
     def act(self, trainer: Trainer, module: LightningModule) -> None:
-        """What is to be done; called on all ranks at once."""
+        """The action; called on all ranks at once."""
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Act before the first step of a new run; a resumed one has done so."""
@@ -42,8 +42,8 @@ class Periodic(Callback, ABC):
 
 
 class Evaluation(Periodic):
-    """A Periodic whose time is counted as evaluation, not as training: after each, evaluation_seconds is recorded, the wall time that all
-    evaluations of the run have taken so far, on the first rank, those before a resumption too."""
+    """A Periodic whose time counts as evaluation, not as training. After each, evaluation_seconds is recorded: the wall time that all
+    evaluations of the run have taken so far on the first rank, including those before a resumption."""
 
     def act(self, trainer: Trainer, module: LightningModule) -> None:
         started = time.perf_counter()

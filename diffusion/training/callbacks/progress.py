@@ -37,7 +37,7 @@ class Progress(Callback):
 
 
 def shown(latest: dict[str, float]) -> dict[str, str]:
-    """What of the latest numbers fits on a line: metrics are those with "@n" in their names, without their errors."""
+    """The latest numbers that are shown, by their words: loss, speed, and metrics ("@n" in their names) without their errors."""
     metrics = {key: key for key in latest if "@" in key and not key.endswith(("/error", "/std"))}
     words = {"loss": "loss", "images_per_second": "img/s"} | metrics
     return {word: f"{latest[key]:.4g}" for key, word in words.items() if key in latest}

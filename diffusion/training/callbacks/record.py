@@ -1,4 +1,4 @@
-"""What a run is, written down once nothing can refuse it any more."""
+"""The record of a run's configuration, written when nothing can refuse the run any more."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What post-hoc EMA needs of a run: its averages at several steps, in half the space."""
+"""Snapshots for post-hoc EMA: a run's averages at several steps, in half precision."""
 
 from pathlib import Path
 

@@ -1,0 +1,53 @@
+"""What sample.py and diffusion.evaluate do, in this process: a command line composed as Hydra would, without a new Python."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from composing import ROOT, TINY, composed, composition, typed
+
+from diffusion.config import EvaluateSchema, SampleSchema, known, own
+from diffusion.evaluate import plain, where
+from diffusion.evaluation import cells, subjects
+from diffusion.support.trust import trusting
+from diffusion.training.run import train
+
+
+def trained(folder: Path, *words: str) -> Path:
+    """The folder of a tiny run, trained, with its source.yaml as the command writes it."""
+    kept = [word for word in TINY if word.partition("=")[0] not in {other.partition("=")[0] for other in words}]
+    config = composed(*kept, f"paths.cache={folder.parent / 'cache'}", *words)
+    train(config, folder, yaml.safe_dump(config, sort_keys=False))
+    return folder
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def sampled(run: Path, out: Path, *words: str) -> np.lib.npyio.NpzFile:
+    """The samples.npz of `python sample.py ckpt=RUN out=OUT WORDS`."""
+    spec = importlib.util.spec_from_file_location("sample_command", ROOT / "sample.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    words = (f"ckpt={run}", f"out={out}", "device=cpu", *words)
+    cfg = composition(*words, name="sample")
+    known(cfg, SampleSchema)
+    with trusting(cfg.trust):
+        module.sample(cfg, typed(*words))
+    return np.load(out / "samples.npz")
+
+
+def measured(run: Path, out: Path, *words: str) -> dict:
+    """The last line of `python -m diffusion.evaluate ckpt=RUN out=OUT WORDS`."""
+    words = (f"ckpt={run}", f"out={out}", "device=cpu", *words)
+    cfg = composition(*words, name="evaluate")
+    known(cfg, EvaluateSchema)
+    config = plain(cfg)
+    with trusting(cfg.trust):
+        subject = subjects.trained(config, torch.device("cpu"))
+        cells.evaluate(subject, own(subject.model.config, cfg, typed(*words)), config, typed(*words), where(config))
+    return lines(out)[-1]

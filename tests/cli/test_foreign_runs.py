@@ -1,0 +1,73 @@
+"""A run's folder that somebody else wrote runs nothing, whoever reads it; and one of the user's own classes is read once that is said."""
+
+import os
+import shutil
+
+import pytest
+import yaml
+from commands import command, succeeded
+from inside import measured, sampled, trained
+
+from diffusion.checkpoint import MODEL, load
+from diffusion.support.errors import UserError
+
+pytestmark = pytest.mark.xdist_group("foreign")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("runs") / "run", "steps=1", "eval_every=9", "checkpoint_every=1", "metric=none")
+
+
+@pytest.fixture
+def foreign(run, tmp_path):
+    """`foreign(group)`: a copy of the run in which this group would run a command, and the file that it would make."""
+
+    def copied(group):
+        folder, marker = shutil.copytree(run, tmp_path / "foreign"), tmp_path / "marker"
+        for name in ("config.yaml", "source.yaml"):
+            config = yaml.safe_load((folder / name).read_text())
+            config[group] = {**(config[group] or {}), "inner": {"_target_": "os.system", "command": f"touch {marker}"}}
+            (folder / name).write_text(yaml.safe_dump(config))
+        return folder, marker
+
+    return copied
+
+
+@pytest.mark.parametrize("group", sorted({*MODEL, "dataset", "metric"}))
+def test_nothing_of_it_runs(foreign, run, tmp_path, group):
+    folder, marker = foreign(group)
+    reads = [lambda: measured(folder, tmp_path / "out.jsonl", "metric=fd_digits", "metric.n=2")] if group != "metric" else []
+    if group in MODEL:
+        guided = ["guidance=[autoguidance]", f"guidance.ckpt={folder}"]
+        reads += [lambda: load(folder), lambda: sampled(folder, tmp_path, "n=1"), lambda: sampled(run, tmp_path, "n=1", *guided)]
+    else:
+        reads += [lambda: measured(folder, tmp_path / "out.jsonl")]
+    for read in reads:
+        with pytest.raises(UserError, match=r"os\.system"):
+            read()
+    assert not marker.exists()
+
+
+def test_nor_is_it_resumed(foreign):
+    folder, marker = foreign("callbacks")
+    result = command("train.py", f"resume={folder}", "steps=2")
+    assert result.returncode == 1 and "os.system" in result.stderr and "Traceback" not in result.stderr
+    assert not marker.exists()
+
+
+def test_trust_is_said_of_a_package(run, tmp_path, monkeypatch):
+    """In sample.py and in Python; without the word it is refused, and the remedy named."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/somebodys.py").write_text("from diffusion.networks import UNet\n\n\nclass Mine(UNet):\n    pass\n")
+    folder = shutil.copytree(run, tmp_path / "own")
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("diffusion.networks.UNet", "somebodys.Mine"))
+    outside = {"PYTHONPATH": os.pathsep.join([str(tmp_path / "code"), os.environ.get("PYTHONPATH", "")])}
+    refused = command("sample.py", f"ckpt={folder}", "n=1", env=outside)
+    assert refused.returncode == 1 and "trust=somebodys" in refused.stderr
+    succeeded(command("sample.py", f"ckpt={folder}", "n=1", "trust=somebodys", f"out={tmp_path / 'out'}", env=outside))
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    with pytest.raises(UserError, match="trust=somebodys"):
+        load(folder)
+    assert type(load(folder, trust=["somebodys"]).denoiser.network).__name__ == "Mine"
