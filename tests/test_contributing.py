@@ -72,6 +72,9 @@ def test_a_recipe_trains_and_samples(recipe, tmp_path):
     images = model.recipe(**ways(model.config)["main"])(range(2), model.conditions.ask(torch.arange(2))).images
     assert images.shape == (2, 8, 8, 1) and images.dtype == torch.uint8
     assert all(torch.tensor(value).isfinite() for value in numbers.values())
+    if group == "schedule":
+        schedule, t = model.denoiser.schedule, torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+        assert torch.allclose(schedule.time(schedule.log_snr(t)), t, rtol=0, atol=1e-12)
     if group == "metric":
         assert numbers["brightness@200"] >= 0
         lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from test_floors import FLOORS, INNER, unit
 
 from diffusion.model import assemble, ways
+from diffusion.support.build import build
 from diffusion.support.errors import UserError
 from diffusion.support.moved import TARGETS
 
@@ -78,7 +79,8 @@ def listed(name: str) -> list[str]:
 def test_a_command_of_the_page_on_configurations_composes(words):
     name, schema, typed = program(words)
     for variant in variants(typed):
-        assert configured(name, schema, variant)["sampler"]
+        config = configured(name, schema, variant)
+        assert build(config["sampler"], "sampler") and build(config["grid"], "grid")
 
 
 def said() -> list[tuple[str, str]]:

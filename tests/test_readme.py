@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from documents import COMMANDS, ROOT, blocks, commands, configured, house, program, python, rows, variants
 
+from diffusion.support.build import build
+
 TEXT = (ROOT / "README.md").read_text()
 CONF = ROOT / "conf"
 WORDS = {row[0].strip("`"): row[2].split(", ") for row in rows(TEXT, "| group |")}
@@ -73,11 +75,13 @@ def test_the_targets_are_the_makefile_s():
 
 
 @pytest.mark.parametrize("words", TYPED, ids=[" ".join(words[1:]) for words in TYPED])
-def test_a_command_composes(words, tmp_path, monkeypatch):
+def test_a_command_composes(words):
     name, schema, typed = program(words)
-    (tmp_path / "source.yaml").touch()
     for variant in variants(typed):
-        assert configured(name, schema, variant)["sampler"]
+        config = configured(name, schema, variant)
+        assert build(config["sampler"], "sampler") and build(config["grid"], "grid")
+        for stage, node in config["guidance"].items():
+            assert build(node | {"_partial_": True}, f"guidance.{stage}")
 
 
 def test_every_command_of_ours_is_there():
