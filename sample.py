@@ -7,7 +7,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.config import SampleSchema, known, own, register, words
+from diffusion.config import SampleSchema, brought, known, own, register, words
 from diffusion.shell import begin, shell
 from diffusion.support.errors import UserError
 
@@ -22,6 +22,8 @@ def main(cfg: DictConfig) -> None:
         known(cfg, SampleSchema)
         if cfg.n < 1:
             raise UserError(f"n={cfg.n} images cannot be made; say at least 1.")
+        if along := brought(cfg, ("grid",)):
+            log.info("brought along: %s", ", ".join(along))
         sample(cfg, words())
 
 
@@ -36,13 +38,13 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
     from diffusion.generate import trajectories
     from diffusion.pictures import save_gif, save_images, show
 
-    model = load(cfg.ckpt, cfg.averaged)
-    model.denoiser.to(cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    run, way = model.config, own(model.config, cfg, typed)
+    if cfg.trajectory and cfg.between:
+        raise UserError("trajectory=true shows how images of seeds come out of noise, not those between two seeds; leave one of both out.")
+    model = load(cfg.ckpt, cfg.averaged).to(cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     recipe = model.recipe(
-        *(way[key] for key in ("sampler", "grid", "guidance")),
-        batch_size=cfg.sample_batch_size or run["sample_batch_size"],
-        precision=cfg.precision or run["precision"],
+        **own(model.config, cfg, typed),
+        batch_size=cfg.sample_batch_size,
+        precision=cfg.precision,
         size=model.size(cfg.height, cfg.width),
     )
     recipe = edited(recipe, OmegaConf.to_container(cfg.edit, resolve=True))
@@ -54,7 +56,7 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
     images = interpolated(recipe, cfg.between, cfg.n, cond) if cfg.between else recipe(seeds, cond).images
     folder = Path(cfg.out or model.path.parent.parent / "samples" / f"{model.path.stem}-seed={cfg.seed}")
     columns = cfg.columns or max(1, round(cfg.n**0.5))
-    save_images(images, folder, columns, seeds=np.array(seeds), labels=None if cond is None else cond.numpy())
+    save_images(images, folder, columns, seeds=None if cfg.between else np.array(seeds), labels=None if cond is None else cond.numpy())
     if cfg.trajectory:
         with recipe.computing():
             states = trajectories(recipe.denoiser, recipe.sampler, recipe.grid, recipe.shape, seeds, cond)

@@ -36,9 +36,9 @@ def averaged(run: str | Path, std: float, step: int | None = None) -> tuple[int,
 def write_average(run: str | Path, std: float, step: int | None = None) -> Path:
     """The reconstructed average as a checkpoint of the run, where the averaged weights are those. Returns its path."""
     file = find(run)[1]
+    target = file.parent / (f"ema={std:g}.ckpt" if step is None else f"ema={std:g}-step={step}.ckpt")
     step, shadow = averaged(run, std, step)
     checkpoint = read_checkpoint(file)
-    target = file.parent / f"ema={std:g}.ckpt"
     with atomic(target) as temporary:
         kept = {k: checkpoint[k] for k in ("state_dict", "epoch")}
         torch.save(kept | {"global_step": step, "ema": {"steps": step, "shadow": shadow, "average": {"std": std}}}, temporary)

@@ -102,6 +102,8 @@ class Classes:
             return None
         if self.frequencies is None:
             return indices % self.num_classes
+        if isinstance(self.frequencies, str):
+            raise ValueError("The data's frequencies are not known: `facts` counts them, or give a list of weights.")
         share = torch.tensor(self.frequencies, dtype=torch.float64).cumsum(0)
         u = torch.tensor([mixed(1, int(i)) / 2**63 for i in indices], dtype=torch.float64)
         return torch.searchsorted(share, u * share[-1], right=True).clamp(max=self.num_classes - 1)
@@ -111,13 +113,14 @@ class Classes:
         if not self.num_classes:
             return Unconditional().parse(words)
         listed = words if isinstance(words, list | tuple) else [words]
-        if not all(str(word).isdecimal() and int(word) < self.num_classes for word in listed):
+        if not listed or not all(str(word).isdecimal() and int(word) < self.num_classes for word in listed):
             raise UserError(f"{words} is not among the model's classes, which are the numbers 0 to {self.num_classes - 1}.")
         return torch.tensor([int(word) for word in listed], dtype=torch.int64)
 
     def describe(self) -> dict[str, Any] | None:
         """What the passport says of how images got their conditions; None for the classes in turn."""
-        return None if self.frequencies is None else {"name": "Classes", "frequencies": list(self.frequencies)}
+        random = self.given and self.frequencies is not None
+        return {"name": "Classes", "frequencies": list(self.frequencies or ())} if random else None
 
     def facts(self, data: Any) -> dict[str, Any]:
         """The settings that follow from a data set (`diffusion.data.ImageSet`), as plain data.

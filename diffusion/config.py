@@ -13,7 +13,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from diffusion.support.build import spread
+from diffusion.support.build import spread, ways
 from diffusion.support.errors import UserError
 from diffusion.support.moved import brought_up
 from diffusion.support.trust import parsed, vet_source
@@ -96,6 +96,7 @@ class SampleSchema:
     between: list[int] | None = None
     columns: int | None = None
     out: str | None = None
+    way: str = "main"
     trust: Any = field(default_factory=list)  # a package or several
     sampler: Any = field(default_factory=open_node)
     grid: Any = field(default_factory=open_node)
@@ -112,11 +113,12 @@ class EvaluateSchema(TrainSchema):
     device: str = MISSING
     floor: bool = MISSING
     out: str | None = None
+    way: str = "main"
     precision: str | None = None  # type: ignore[assignment]  # null stands for the run's own
     sample_batch_size: int | None = None  # type: ignore[assignment]
     sampler: Any = field(default_factory=open_node)
     grid: Any = field(default_factory=open_node)
-    dataset: Any = None
+    dataset: Any = field(default_factory=open_node)
 
 
 def started() -> str:
@@ -168,6 +170,9 @@ def plain(cfg: DictConfig, typed: Collection[str] = (), schema: type = TrainSche
     for group, alike in STAGED.items():
         if group in content:
             content[group] = spread(content[group] or {}, group, typed, alike)
+    for name, way in ways(content).items():
+        if name in content.get("samplers", {}) and "guidance" in content["samplers"][name]:
+            content["samplers"][name]["guidance"] = spread(way["guidance"], f"samplers.{name}.guidance", typed)
     return content
 
 
@@ -202,12 +207,16 @@ def _resumed(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
 
 def own(run: Mapping[str, Any], cfg: DictConfig, typed: Mapping[str, str]) -> dict[str, Any]:
-    """A run's own sampler, grid, guidance and metrics, changed by what was typed: grid.steps=20 changes that of its grid, sampler=heun is
-    another sampler, on the grid that it brings if it brings one, and guidance.scale=2 goes to the stage of the run that has a scale.
+    """A run's own sampler, grid and guidance (those of its way to sample that `way` names), metrics and data set, changed by what was
+    typed: grid.steps=20 changes that of its grid, sampler=heun is another sampler, on the grid that it brings if it brings one, and
+    guidance.scale=2 goes to the stage of the run that has a scale.
 
-    Raises UserError as `plain` does."""
-    result = {}
-    for group, brought_by in (("sampler", None), ("grid", "sampler"), ("guidance", None), ("metric", "dataset")):
+    Raises UserError as `plain` does, and for a way that the run has not."""
+    found = ways(run)
+    if cfg.way not in found:
+        raise UserError(f"way={cfg.way} is none of the run's ways to sample, which are {', '.join(found)}.")
+    run, result = {**run, **found[cfg.way]}, {}
+    for group, brought_by in (("sampler", None), ("grid", "sampler"), ("guidance", None), ("metric", "dataset"), ("dataset", None)):
         if group not in cfg:
             continue
         chosen = container(cfg[group], resolve=True) if cfg[group] else {}
@@ -215,28 +224,39 @@ def own(run: Mapping[str, Any], cfg: DictConfig, typed: Mapping[str, str]) -> di
         if group in typed or (brought_by in typed and names_a_class):
             result[group] = chosen
         else:
-            node = OmegaConf.create(dict(run[group]))
+            result[group] = _changed_by(typed, group, run[group], cfg)
             if group in STAGED:  # what a sweep's file says of all stages
-                node.merge_with({key: value for key, value in chosen.items() if not isinstance(value, dict)})
-            for key in typed:
-                if key.startswith(f"{group}."):
-                    OmegaConf.update(node, key.removeprefix(f"{group}."), OmegaConf.select(cfg, key), force_add=True)
-            result[group] = container(node, resolve=False)
+                result[group] |= {key: value for key, value in chosen.items() if not isinstance(value, dict)}
         if group in STAGED:
             result[group] = spread(result[group], group, typed, STAGED[group])
     return result
 
 
-def brought(cfg: DictConfig) -> list[str]:
-    """The choices that those on the command line brought along, as group=choice: a data set its network, a sampler its grid."""
+def _changed_by(typed: Collection[str], group: str, settings: Mapping[str, Any], cfg: DictConfig) -> dict[str, Any]:
+    """A run's settings of a group, with what was typed of single ones. Of a group of stages only the stages are taken: a short form that
+    stands in a file was not said by the user, and might name any class."""
+    stages = {key: value for key, value in settings.items() if isinstance(value, Mapping)}
+    node = OmegaConf.create(stages if group in STAGED else dict(settings))
+    for key in typed:
+        if key.startswith(f"{group}."):
+            OmegaConf.update(node, key.removeprefix(f"{group}."), OmegaConf.select(cfg, key), force_add=True)
+    return container(node, resolve=False)
+
+
+def brought(cfg: DictConfig, among: Collection[str] = ()) -> list[str]:
+    """The choices, of these groups or of all, that those on the command line brought along, as group=choice: a data set its network, a
+    sampler its grid. None in a resumed run, which keeps its own."""
+    if cfg.get("resume"):
+        return []
     hydra, typed = HydraConfig.get(), words()
     conf = next(source.path for source in hydra.runtime.config_sources if source.provider == "main")
     listed = yaml.safe_load((Path(conf) / f"{hydra.job.config_name}.yaml").read_text())["defaults"]
     defaults = {group: choice for entry in listed if isinstance(entry, dict) for group, choice in entry.items()}
     found = {group: hydra.runtime.choices.get(group) for group in defaults}
-    found |= {group: [name for name, stage in cfg[group].items() if OmegaConf.is_config(stage)] for group in ("metric", "guidance")}
+    for group in {"metric", "guidance"} & defaults.keys():
+        found[group] = [name for name, stage in cfg.get(group, {}).items() if OmegaConf.is_config(stage)]
     return [
         f"{group}={'[' + ','.join(choice) + ']' if isinstance(choice, list) else choice}"
         for group, choice in found.items()
-        if group not in typed and choice not in (None, [], defaults[group])
+        if group not in typed and choice not in (None, [], defaults[group]) and group in (among or defaults)
     ]

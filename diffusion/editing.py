@@ -137,8 +137,8 @@ def edited(recipe: Recipe, edit: Mapping[str, Any]) -> Recipe:
     Raises UserError for a file that is no picture, and for a model of anything but pictures."""
     if not edit:
         return recipe
-    if len(recipe.shape) != 3:
-        raise UserError("Only pictures can be edited, and this model makes vectors; leave edit out.")
+    if len(recipe.shape) != 3 or recipe.codec.range is None:
+        raise UserError("A file's picture can be edited by a model of pictures of 8 bits, and this one makes other things; leave edit out.")
     channels, *size = recipe.shape
     given: dict[str, Any] = {
         "sampler": recipe.sampler,

@@ -10,13 +10,14 @@ import hydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.config import EvaluateSchema, known, own, register, words
+from diffusion.config import EvaluateSchema, brought, known, own, register, words
 from diffusion.shell import begin, shell
 from diffusion.support.build import build
 from diffusion.support.errors import UserError
 
 EXACT = "exact"  # in a checkpoint's place: the exact denoiser of a data set
 OWN = ("ckpt", "averaged", "seed", "precision", "sample_batch_size", "device", "floor", "name", "out", "paths")
+CHANGED = ("sampler", "grid", "guidance", "metric", "dataset", "sweep", "way", "trust")
 OF_EXACT = ("dataset", "schedule", "codec", "conditions")
 log = logging.getLogger(__name__)
 register()
@@ -27,15 +28,39 @@ def main(cfg: DictConfig) -> None:
     """One cell; under -m or with a sweep, each of the table's."""
     with begin(trust=cfg.trust):
         known(cfg, EvaluateSchema)
-        config, typed = settings(cfg), words()
-        from diffusion.evaluation import cells, subjects  # slow to import, so that --help and a mistyped word have been answered by now
+        if along := brought(cfg, ("grid", "metric")):
+            log.info("brought along: %s", ", ".join(along))
+        measured_cell(cfg, words())
 
-        device = cells.join_ranks(config["device"])
-        subject = (subjects.exact if config["ckpt"] == EXACT else subjects.trained)(config, device)
-        run = subject.model.config
-        for key in ("precision", "sample_batch_size"):  # a metric's file refers to them
-            cfg[key] = cfg[key] or run[key]
-        cells.evaluate(subject, own(run, cfg, typed), config, typed, where(config))
+
+def measured_cell(cfg: DictConfig, typed: dict[str, str]) -> None:
+    """Measure what was typed, unless it is in the file already."""
+    config = settings(cfg)
+    from diffusion.checkpoint import load  # these are slow to import, so that --help and a mistyped word have been answered by now
+    from diffusion.evaluation import cells, subjects
+
+    device = cells.join_ranks(config["device"])
+    if config["ckpt"] == EXACT:
+        subject = subjects.exact(config, device)
+        way = own_way(subject.model, cfg, typed)
+    else:
+        model = load(config["ckpt"], config["averaged"]).to(device)
+        way = own_way(model, cfg, typed)
+        subject = subjects.trained(model, way["dataset"], device)
+    cells.evaluate(subject, way, config, typed, where(config))
+
+
+def own_way(model: Any, cfg: DictConfig, typed: dict[str, str]) -> dict[str, Any]:
+    """The model's own way to sample, metrics and data set, with what was typed.
+
+    Raises UserError for a word that a run has settled and that cannot be changed here."""
+    if cfg.ckpt != EXACT:
+        for key, value in typed.items():
+            if key.split(".")[0] not in (*OWN, *CHANGED):
+                raise UserError(f"{key}={value} is for ckpt={EXACT} or for train.py; the run {cfg.ckpt} has its own, which stays.")
+    for key in ("precision", "sample_batch_size"):  # a metric's file refers to them
+        cfg[key] = cfg[key] or model.config[key]
+    return own(model.config, cfg, typed)
 
 
 def settings(cfg: DictConfig) -> dict[str, Any]:

@@ -98,7 +98,8 @@ class Made(NamedTuple):
 class Recipe:
     """Everything that makes images, except their seeds: a (guided) denoiser, a sampler, a grid, the model's codec, and its conditions.
 
-    `precision` is what the network computes in: 32-true, or bf16-mixed or 16-mixed for autocast, as in training.
+    `precision` is what the network computes in: 32-true, or bf16-mixed or 16-mixed for autocast, as in training; `matmul_precision` is
+    torch's for float32 (high: TF32 where there is any). `model` is the denoiser without guidance, where that is known.
 
     Raises ValueError at once for another precision, and if the grid does not fit the denoiser's schedule."""
 
@@ -110,6 +111,8 @@ class Recipe:
     conditions: Conditions = field(default_factory=Unconditional)
     batch_size: int = 64
     precision: str = "32-true"
+    matmul_precision: str = "high"
+    model: Denoise | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -128,25 +131,32 @@ class Recipe:
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Within the context the network computes in the recipe's precision."""
-        kind = PRECISIONS[self.precision]
-        device = device_of(self.denoiser)
-        with torch.autocast(device.type, dtype=kind) if kind else nullcontext():
-            yield
+        kind, before = PRECISIONS[self.precision], torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(self.matmul_precision)
+        try:
+            with torch.autocast(device_of(self.denoiser).type, dtype=kind) if kind else nullcontext():
+                yield
+        finally:
+            torch.set_float32_matmul_precision(before)
 
     def describe(self) -> dict[str, Any]:
         """Sampler, grid, guidance, conditions, precision and kind of device as plain data for a passport."""
+        plain = self.denoiser is self.model or (self.model is None and not is_dataclass(self.denoiser))
+        usual = self.matmul_precision == "high"
         return {
             "sampler": described(self.sampler) | {"grid": described(self.grid)},
-            "guidance": described(self.denoiser) if is_dataclass(self.denoiser) else None,
+            "guidance": None if plain else described(self.denoiser),
             "conditions": self.conditions.describe(),
-            "precision": self.precision,
+            "precision": self.precision if usual else f"{self.precision}, matmul {self.matmul_precision}",
             "device": device_of(self.denoiser).type,
         }
 
 
 def described(thing: Any) -> dict[str, Any]:
-    """A frozen dataclass as plain data: its name and fields, nested ones too. A model is given by its name and, if it is a second one, the
-    hash of its weights; a tensor by its values; anything else that is not plain by the name of its type."""
+    """An object as plain data: its name and, of a dataclass, its fields, nested ones too. A model is given by its name and, if it is a
+    second one, the hash of its weights; a tensor by its values; anything else that is not plain by the name of its type."""
+    if not is_dataclass(thing):
+        return {"name": getattr(thing, "__qualname__", type(thing).__name__)}
     plain = {f.name: _plain(getattr(thing, f.name)) for f in fields(thing) if f.repr}
     return {"name": type(thing).__name__} | plain
 

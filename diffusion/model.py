@@ -2,16 +2,15 @@
 loading."""
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from diffusion.generate import Recipe
 from diffusion.guidance import Guidance
-from diffusion.support.build import build
+from diffusion.support.build import build, wanted, ways
 from diffusion.typing import Codec, Conditions, Denoise
 
 
@@ -19,8 +18,8 @@ from diffusion.typing import Codec, Conditions, Denoise
 class Model:
     """A denoiser with the codec of its space and the conditions it knows.
 
-    `diffusion.checkpoint.load` sets the other fields: `config` is the run's; `path` the checkpoint's file, written at `step`; `weights` the
-    hash of the weights; `ema` says which average they are, None for the last weights."""
+    `config` is the run's, {} for none. `diffusion.checkpoint.load` sets the other fields: `path` is the checkpoint's file, written at
+    `step`; `weights` the hash of the weights; `ema` says which average they are, None for the last weights."""
 
     denoiser: Any  # a Denoiser, anything that is called like one, or a NoisyClassifier
     codec: Codec
@@ -31,42 +30,75 @@ class Model:
     weights: str | None = None
     ema: Mapping[str, Any] | None = None
 
+    def to(self, device: torch.device | str) -> Self:
+        """Move the denoiser; returns this model."""
+        self.denoiser.to(device)
+        return self
+
     def size(self, height: int | None, width: int | None) -> tuple[int, int] | None:
-        """(height, width), where None stands for the model's own; None if both are None."""
+        """(height, width), where None stands for the model's own; None if both are None. Raises ValueError for vectors, which have none,
+        and for what is no size."""
         if height is None and width is None:
             return None
-        self.codec.sized(1, 1)  # raises ValueError for vectors
+        if len(self.codec.shape) != 3:
+            raise ValueError("Vectors have no height and width: leave both out.")
         own_height, own_width = self.codec.shape[1:]
-        return height or own_height, width or own_width
+        size = own_height if height is None else height, own_width if width is None else width
+        if min(size) < 1:
+            raise ValueError(f"height={size[0]} and width={size[1]} should be at least 1 pixel.")
+        return size
 
     def recipe(
         self,
-        sampler: Any,
-        grid: Any,
-        guidance: Mapping[str, Any] | Sequence[Any] = (),
+        sampler: Any = None,
+        grid: Any = None,
+        guidance: Mapping[str, Any] | Sequence[Any] | None = None,
         *,
-        batch_size: int = 64,
-        precision: str = "32-true",
+        batch_size: int | None = None,
+        precision: str | None = None,
         size: tuple[int, int] | None = None,
     ) -> Recipe:
         """The recipe with this sampler and grid, each an object or its configuration, and with `guidance`, a sequence or a mapping of
         stages, each a function of the denoiser or its configuration, the last one outermost. `size` is the images' (height, width) where it
-        is not that of training.
+        is not that of training. What is None is the run's own, if the model is of a run.
 
-        Raises ValueError or UserError where they do not fit each other or the model."""
+        Raises ValueError or UserError where they do not fit each other or the model, and for what is neither given nor a run's."""
+        own = ways(self.config)["main"] if self.config else {"guidance": {}}
         codec = self.codec.sized(*size) if size else self.codec
-        sampler, grid = build(sampler, "sampler"), build(grid, "grid")
-        low, high = codec.range or (None, None)
-        offered = {"grid": grid, "low": low, "high": high, "conditions": self.conditions}
+        sampler, grid = (build(own.get(k) if v is None else v, k) for k, v in (("sampler", sampler), ("grid", grid)))
+        for key, value in (("sampler", sampler), ("grid", grid)):
+            if not callable(value):
+                raise ValueError(f"{key}={value} is not a {key}: give an object of diffusion.{key}s, or its configuration.")
+        denoiser = self.guided(own["guidance"] if guidance is None else guidance, {"grid": grid, "codec": codec})
+        conditions = denoiser.asks(self.conditions) if isinstance(denoiser, Guidance) else self.conditions
+        run = {"sample_batch_size": 64, "precision": "32-true", "matmul_precision": "high", **self.config}
+        return Recipe(
+            denoiser,
+            sampler,
+            grid,
+            codec.shape,
+            codec,
+            conditions,
+            run["sample_batch_size"] if batch_size is None else batch_size,
+            run["precision"] if precision is None else precision,
+            run["matmul_precision"],
+            self.denoiser,
+        )
+
+    def guided(self, guidance: Mapping[str, Any] | Sequence[Any], offered: Mapping[str, Any]) -> Denoise:
+        """The denoiser inside stages of guidance, the last one outermost; what is `offered` goes to the stages that ask for it."""
+        offered = {**offered, "conditions": self.conditions}
         stages = guidance if isinstance(guidance, Mapping) else {str(i): stage for i, stage in enumerate(guidance)}
         denoiser: Denoise = self.denoiser
         for name, stage in stages.items():
             key = f"guidance.{name}"
-            if isinstance(stage, Mapping) and "_target_" not in stage:
+            if callable(stage):
+                denoiser = stage(denoiser, **wanted(stage, offered))
+            elif isinstance(stage, Mapping) and "_target_" in stage:
+                denoiser = build(stage, key, offered, denoiser=denoiser)
+            else:
                 raise ValueError(f"{key} is not one of guidance's stages: nothing says what it builds.")
-            denoiser = build(stage, key, offered, denoiser=denoiser) if isinstance(stage, Mapping) else stage(denoiser)
-        conditions = denoiser.asks(self.conditions) if isinstance(denoiser, Guidance) else self.conditions
-        return Recipe(denoiser, sampler, grid, codec.shape, codec, conditions, batch_size, precision)
+        return denoiser
 
 
 def assemble(config: Mapping[str, Any]) -> Model:
@@ -86,7 +118,7 @@ def assemble(config: Mapping[str, Any]) -> Model:
     network = build(config["network"], "network", told)
     schedule, parameterization = build(config["schedule"], "schedule"), build(config["parameterization"], "parameterization")
     parts = {"network": network, "schedule": schedule, "parameterization": parameterization, "learned_variance": learned}
-    return Model(build(config["task"], "task", parts | conditions.network()), codec, conditions)
+    return Model(build(config["task"], "task", parts | conditions.network()), codec, conditions, config)
 
 
 def learned_variance(objective: Mapping[str, Any]) -> bool:
@@ -102,22 +134,3 @@ def completed(config: Mapping[str, Any], data: Any) -> dict[str, Any]:
     `data` is a `diffusion.data.ImageSet`. With them, a run's config.yaml builds the model without its data set."""
     parts = {name: config[name] | build(config[name], name).facts(data) for name in ("codec", "conditions")}
     return {**config, **parts}
-
-
-def ways(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The ways to sample that a configuration names: `main`, its own sampler, grid and guidance, and its `samplers`, each of which holds
-    only its differences from `main`."""
-    main = {key: config[key] for key in ("sampler", "grid", "guidance")}
-    return {"main": main} | {name: {**main, **changed(main, way)} for name, way in config.get("samplers", {}).items()}
-
-
-def changed(own: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with what was typed put over it, setting by setting; an object of another class is replaced as a whole."""
-    result = deepcopy(dict(own))
-    for key, value in typed.items():
-        before = result.get(key)
-        result[key] = deepcopy(value)
-        if isinstance(before, Mapping) and isinstance(value, Mapping):
-            another = value.get("_target_", before.get("_target_")) != before.get("_target_")
-            result[key] = result[key] if another else changed(before, value)
-    return result

@@ -6,8 +6,8 @@ import pytest
 import torch
 from composing import ROOT, composed, way
 
-from diffusion.model import assemble, learned_variance, ways
-from diffusion.support.build import build
+from diffusion.model import assemble, learned_variance
+from diffusion.support.build import build, ways
 from diffusion.training.run import train
 
 CONF = ROOT / "conf"

@@ -13,7 +13,7 @@ from documents import ROOT, blocks, commands, configured, program
 
 from diffusion.checkpoint import load
 from diffusion.config import TrainSchema
-from diffusion.model import ways
+from diffusion.support.build import ways
 from diffusion.support.errors import UserError
 from diffusion.training.run import train
 

@@ -11,8 +11,8 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from test_floors import FLOORS, INNER, unit
 
-from diffusion.model import assemble, ways
-from diffusion.support.build import build
+from diffusion.model import assemble
+from diffusion.support.build import build, ways
 from diffusion.support.errors import UserError
 from diffusion.support.moved import TARGETS
 

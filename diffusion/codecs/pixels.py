@@ -57,4 +57,6 @@ class Pixels:
         shape, dtype = data.images.shape[1:], data.images.dtype
         if dtype != "uint8" or len(shape) != 3:
             raise UserError(f"codec=pixels is for pictures of 8 bits, and {data.name} holds {dtype} {list(shape)}; say codec=standardised.")
+        if self.data_shape is not None and list(self.data_shape) != list(shape):
+            raise UserError(f"codec.data_shape={list(self.data_shape)}, and {data.name} holds {list(shape)}; leave it out.")
         return {"data_shape": list(shape)}

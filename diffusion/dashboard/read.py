@@ -155,7 +155,7 @@ def interned(passport: dict | None, known: dict[tuple, dict]) -> dict | None:
     """The passport without its step, the same object for the same content (the id stands for all but these)."""
     if passport is None or "id" not in passport:
         return None
-    content = tuple(str(passport.get(name)) for name in ("id", "code", "statistics", "nfe", "intervals"))
+    content = tuple(str(passport.get(name)) for name in ("id", "code", "statistics", "nfe", "intervals", "weights", "device"))
     return known.setdefault(content, {name: value for name, value in passport.items() if name != "step"})
 
 

@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from diffusion.evaluation import tables
 from diffusion.evaluation.measure import measure
 from diffusion.evaluation.subjects import EXACT, Drawn, Subject
 from diffusion.generate import Recipe
-from diffusion.metrics import Metric, write_metrics
-from diffusion.model import Model
+from diffusion.metrics import Metric, Passport, write_metrics
+from diffusion.metrics.passport import finite
 from diffusion.pictures import save_png
 from diffusion.support.build import build_stages
 from diffusion.support.errors import UserError
@@ -28,48 +27,43 @@ WAY = ("sampler", "grid", "guidance")
 log = logging.getLogger(__name__)
 
 
-def recipe_of(model: Model, way: Mapping[str, Any], config: Mapping[str, Any]) -> Recipe:
-    """The way to sample that `way` says, in the run's own precision and batch size unless the command sets others."""
-    run = model.config
-    size, precision = config["sample_batch_size"] or run["sample_batch_size"], config["precision"] or run["precision"]
-    return model.recipe(*(way[key] for key in WAY), batch_size=size, precision=precision)
-
-
 def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any], typed: Mapping[str, str], path: Path) -> None:
     """Measure one cell, unless the file at `path` has it, and append a line for each metric; by all ranks together.
 
-    `way` holds the sampler, grid, guidance and metrics, `config` the command's own keys, `typed` what was typed, which labels the cell.
+    `way` holds the sampler, grid, guidance and metrics, `config` the command's own keys, `typed` what was typed, which labels the cell. A
+    cell is what a number depends on beside the metric, as the passport says it: models by the hashes of their weights, not by their paths.
 
     Raises UserError or ValueError with one sentence for an error that the user can correct."""
     metrics = list(build_stages(way["metric"], "metric").values())
     if not metrics:
         raise UserError("There is nothing to measure: say metric=fd_digits, fid or fd_resnet56.")
-    model, recipe = subject.model, recipe_of(subject.model, way, config)
+    model = subject.model
+    how = {"batch_size": config["sample_batch_size"], "precision": config["precision"]}
+    recipe = model.recipe(*(way[key] for key in WAY), **how)
     for metric in metrics:
         metric.setup(subject.data, subject.device, recipe.conditions)
-    of_model = ("dataset", "schedule", "codec", "conditions") if config["ckpt"] == EXACT else ("dataset",)
-    cell = {key: config[key] for key in ("ckpt", "averaged", "seed", *of_model)} | {"weights": model.weights, "metric": way["metric"]}
-    cell |= subject.facts
-    sources: dict[str, tuple[Recipe | Drawn, dict]] = {
-        "sampler": (recipe, cell | {key: way[key] for key in WAY} | {"precision": recipe.precision})
-    }
-    if config["floor"]:
-        sources["floor"] = (Drawn(subject.data, recipe.conditions, recipe.batch_size), cell)
     passport = {"ema": model.ema, "step": model.step, "weights": model.weights}
-    for kind, (source, what) in sources.items():
-        facts = {**subject.facts, "way": kind, "cell": what, "words": {k: v for k, v in typed.items() if k.split(".")[0] in what}}
+    of_exact = {key: config[key] for key in ("schedule", "codec", "conditions")} if config["ckpt"] == EXACT else {}
+    sources: dict[str, Recipe | Drawn] = {"sampler": recipe}
+    if config["floor"]:
+        sources["floor"] = Drawn(subject.data, recipe.conditions, recipe.batch_size)
+    for kind, source in sources.items():
+        cell = finite({"seed": config["seed"], **passport, **of_exact, **source.describe()})
+        words = {key: value for key, value in typed.items() if key.split(".")[0] in (*WAY, "way", "metric", "dataset", *config)}
+        facts = {**subject.facts, "ckpt": config["ckpt"], "way": kind, "cell": cell, "words": words}
         asked = metrics if kind == "sampler" else [metric for metric in metrics if metric.n]  # real images cannot measure the model
-        fill(path, facts, asked, partial(measure, source, facts=passport, first_seed=config["seed"]))
+        fill(path, facts, asked, lambda metrics, source=source: measure(model, source, metrics, passport, config["seed"]))
 
 
-def fill(path: Path, facts: dict, metrics: list, measured: Callable) -> None:
-    """Append to `path` a line for each number that `measured(metrics=...)` yields, of the metrics that the cell lacks there."""
-    there = {line["metric"]: line for line in tables.read_cells(path) if line["cell"] == facts["cell"]}
+def fill(path: Path, facts: dict[str, Any], metrics: list[Metric], measured: Callable) -> None:
+    """Append to `path` a line for each number that `measured(metrics)` yields, of the metrics that the cell lacks there."""
+    lines = [line for line in tables.read_cells(path) if line["cell"] == facts["cell"]]
+    there = {metric.name: line for metric in metrics for line in lines if is_of(line, metric)}
     for metric in metrics:
         if metric.name in there and facts["way"] != "floor":
             log.info("%-40s %s %.4g, in %s already", called(facts), metric.name, there[metric.name][metric.name], path)
     left, started = [metric for metric in metrics if not agreed(metric.name in there)], time.perf_counter()
-    for metric, values, passport in measured(metrics=left) if left else ():
+    for metric, values, passport in measured(left) if left else ():
         seconds = time.perf_counter() - started
         log.info("%-40s %s %.4g, %s calls, %.1f s", called(facts), metric.name, values[metric.name], passport.nfe, seconds)
         if rank_and_world()[0] == 0:
@@ -86,6 +80,11 @@ def fill(path: Path, facts: dict, metrics: list, measured: Callable) -> None:
             write_metrics(path, line)
 
 
+def is_of(line: Mapping[str, Any], metric: Metric) -> bool:
+    """Whether a line's number is of this metric, told the same and compared with the same data."""
+    return all(line["passport"].get(key) == value for key, value in finite(metric.passport()).items() if key not in Passport.NOT_IN_ID)
+
+
 def pictured(metric: Metric, path: Path, cell: dict) -> dict[str, str]:
     """Save the metric's picture beside the lines in `path`, under a name that belongs to the cell; its name for the line, if it has one."""
     picture = metric.picture()
@@ -100,7 +99,7 @@ def pictured(metric: Metric, path: Path, cell: dict) -> dict[str, str]:
 def called(facts: dict) -> str:
     """The name of a line's subject, for the log."""
     words = [f"{key}={value}" for key, value in facts["words"].items() if key not in ("ckpt", "dataset")]
-    return tables.FLOOR if facts["way"] == "floor" else " ".join(words) or facts["cell"]["ckpt"]
+    return tables.FLOOR if facts["way"] == "floor" else " ".join(words) or facts["ckpt"]
 
 
 def agreed(finding: bool) -> bool:

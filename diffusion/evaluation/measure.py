@@ -9,6 +9,7 @@ from torch import Tensor
 from diffusion.evaluation.subjects import Drawn
 from diffusion.generate import Recipe
 from diffusion.metrics import Metric, Passport, code_version
+from diffusion.model import Model
 from diffusion.support.ranks import rank_and_world
 
 FIRST_SEED = 1_000_000  # far from the seeds of the sample grids
@@ -16,7 +17,7 @@ MODEL_ALONE = {"sampler": {"name": "none"}, "guidance": None, "conditions": None
 
 
 def measure(
-    recipe: Recipe | Drawn, metrics: Collection[Metric], facts: Mapping[str, Any], first_seed: int = FIRST_SEED
+    model: Model, recipe: Recipe | Drawn, metrics: Collection[Metric], facts: Mapping[str, Any], first_seed: int = FIRST_SEED
 ) -> Iterator[tuple[Metric, dict[str, float], Passport]]:
     """Make the images once and yield (metric, its numbers by name, passport) for every metric; on all ranks at once, each with its share.
 
@@ -24,8 +25,8 @@ def measure(
     metrics have been set up. `facts` are the passport's fields that are the model's: ema, step, weights."""
     for metric in metrics:
         metric.reset()
-        if metric.n == 0 and isinstance(recipe, Recipe):  # it looks at the model, not at images
-            metric.model(recipe.denoiser, recipe.codec, recipe.conditions)
+        if metric.n == 0:  # it looks at the model, without guidance, and not at images
+            metric.model(model.denoiser, model.codec, model.conditions)
     nfe, batches = 0, 0
     for indices, images, cond, calls in shares(recipe, max((metric.n for metric in metrics), default=0), first_seed):
         nfe, batches = nfe + calls, batches + 1

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.checkpoint import load
 from diffusion.conditions import Unconditional
 from diffusion.data import ImageSet
 from diffusion.evaluation.tables import FLOOR
@@ -46,13 +45,11 @@ class Subject(NamedTuple):
     facts: dict[str, Any]
 
 
-def trained(config: Mapping[str, Any], device: torch.device) -> Subject:
-    """A run's model. Raises UserError where there is none."""
-    model = load(config["ckpt"], config["averaged"])
+def trained(model: Model, dataset: Mapping[str, Any], device: torch.device) -> Subject:
+    """A run's model, compared with this data set. Raises UserError for a run whose metrics are not to be trusted."""
     run = model.config
-    vet({"metric": run["metric"]}, where=f"the run's config.yaml, {config['ckpt']}")
-    data = build(config["dataset"] or run["dataset"], "dataset").load()
-    model.denoiser.to(device)
+    vet({"metric": run["metric"]}, where=f"config.yaml of {model.path}")
+    data = build(dataset, "dataset").load()
     return Subject(model, device, data, {"step": model.step, "images": model.step * run["batch_size"] * run["accumulate"]})
 
 

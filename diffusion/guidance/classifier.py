@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +9,7 @@ from torch import Tensor
 from diffusion.denoiser import Denoiser, Estimate
 from diffusion.guidance.base import Guidance
 from diffusion.guidance.contrast import Unconditional, at
-from diffusion.typing import Conditions, expand
+from diffusion.typing import Conditions, Denoise, expand
 
 
 @dataclass(frozen=True)
@@ -40,16 +39,17 @@ class Classifier(Guidance):
             )
 
     def asks(self, conditions: Conditions) -> Conditions:
-        """The model's conditions; for a model without any, the classes that the classifier tells apart."""
-        asked = super().asks(conditions)
-        if asked.given:
-            return asked
-        inner: Any = self.denoiser
+        """The model's conditions; where it is made `Unconditional` inside, the classes that the classifier tells apart.
+
+        Raises ValueError for a model that has no conditions and is not made so."""
+        inner: Denoise = self.denoiser
         while isinstance(inner, Guidance) and not isinstance(inner, Unconditional):
             inner = inner.denoiser
-        if not isinstance(inner, Unconditional):
+        if isinstance(inner, Unconditional):
+            return getattr(self.classifier, "conditions", conditions)
+        if not conditions.given:
             raise ValueError("This model has no classes, so a classifier guides it as guidance=[unconditional,classifier].")
-        return getattr(self.classifier, "conditions", asked)
+        return super().asks(conditions)
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
         return self.denoiser(x_t, t, cond) if self.scale == 0 else self.pair(x_t, t, cond)[0]

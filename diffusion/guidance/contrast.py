@@ -19,6 +19,11 @@ Model = TypeVar("Model")
 class Unconditional(Guidance):
     """The model without its condition, inside a guidance that has one, such as a classifier on a model with no classes."""
 
+    @property
+    def unguided(self) -> Denoise:
+        """Leaving the condition out is not guidance, so it stays."""
+        return self
+
     def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
         return self.denoiser(x_t, t, None)
 
@@ -47,7 +52,10 @@ class ClassifierFree(Guidance):
         """The negative condition, to be broadcast; None for the null condition."""
         if self.negative is None or isinstance(self.negative, Tensor):
             return self.negative
-        return torch.as_tensor(self.negative) if self.conditions is None else self.conditions.parse(self.negative)
+        read = torch.as_tensor(self.negative) if self.conditions is None else self.conditions.parse(self.negative)
+        if read.ndim and len(read) != 1:
+            raise ValueError(f"guidance.negative={self.negative} should be one condition, for all images.")
+        return read
 
     def strength(self, x_t: Tensor, t: Tensor) -> Tensor | float:
         """The scale at time t, a number or shaped to multiply x_t."""

@@ -1,25 +1,31 @@
 """Limits to guidance: clipping, dynamic thresholds, rescaling, an interval of noise levels."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from diffusion.denoiser import Estimate
 from diffusion.guidance.base import Guidance, lerp_estimates, of_x0
-from diffusion.typing import Denoise, expand
+from diffusion.typing import Codec, Denoise, expand
 
 
 @dataclass(frozen=True)
 class Clip(Guidance):
-    """x_0 clipped to the data's range, and eps = (x_t - alpha x_0) / sigma derived again from it.
+    """x_0 clipped to [low, high], and eps = (x_t - alpha x_0) / sigma derived again from it. A bound that is None is that of the codec's
+    range; without a codec, of [-1, 1].
 
-    Raises ValueError where there is no range (None), as a codec of latents or of vectors has none."""
+    Raises ValueError for a codec without a range, as one into latents or of vectors is."""
 
-    low: float | None = -1.0
-    high: float | None = 1.0
+    low: float | None = None
+    high: float | None = None
+    codec: Codec | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        span = (-1.0, 1.0) if self.codec is None else self.codec.range
+        for name, bound in zip(("low", "high"), span or (None, None), strict=True):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, bound)
         if self.low is None or self.high is None:
             raise ValueError(f"{type(self).__name__} needs a range, and x_0 has none in this space; leave the stage out of guidance.")
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from diffusion.conditions import Unconditional
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.reference import RealImages, facts
+from diffusion.support.errors import UserError
 from diffusion.support.ranks import gather_dealt
 from diffusion.typing import Codec, Conditions, Denoise
 
@@ -164,6 +165,8 @@ class FeatureMetric(Metric, Generic[Part]):
 
         Raises UserError if the extractor cannot take images of this shape or lacks the layer."""
         shape = imageset.images.shape
+        if len(shape) != 4:
+            raise UserError(f"{self.name} looks at pictures, and {imageset.name} holds vectors; say metric=sliced_wasserstein.")
         self.extractor.check(shape)
         self.store = FeatureStore.of(self.extractor.to(device))
         self.extractor = self.store.extractor

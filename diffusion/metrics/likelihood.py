@@ -168,4 +168,4 @@ class FlowBits(BitsPerDimension):
         return bits_per_dimension(log_p, x0[0].numel(), width).double()[:, None]
 
     def settings(self) -> dict[str, Any]:
-        return {"rtol": self.solver.rtol, "atol": self.solver.atol, "t_min": self.t_min}
+        return {"rtol": self.solver.rtol, "atol": self.solver.atol, "t_min": self.t_min, "clip": False}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from diffusion.support.errors import UserError
@@ -49,11 +50,17 @@ def build(node: Any, key: str = "", offered: Mapping[str, Any] | None = None, **
         name = key.rpartition(".")[2]
         raise ValueError(f"{name} is to be a class of yours, and none is named: add {key}._target_=package.Class.")
     target = locate(node["_target_"])
-    if offered:
-        names = inspect.signature(target).parameters
-        settings |= {k: v for k, v in offered.items() if k in names and settings.get(k) is None}
+    settings |= {k: v for k, v in wanted(target, offered or {}).items() if settings.get(k) is None}
     _check_arguments(target, settings, given, key, complete=not node.get("_partial_"))
     return partial(target, **settings, **given) if node.get("_partial_") else target(**settings, **given)
+
+
+def wanted(target: Callable, offered: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `offered` a class or a function has an argument for; an argument that a functools.partial has set is no longer asked."""
+    if not offered:
+        return {}
+    bound = target.keywords if isinstance(target, partial) else {}
+    return {name: offered[name] for name in inspect.signature(target).parameters if name in offered and name not in bound}
 
 
 def build_stages(node: Mapping[str, Any] | None, key: str = "", offered: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -104,6 +111,32 @@ def _renamed(node: Any, value: Any) -> Any:
     return node | {"_target_": value if "." in value else f"{node['_target_'].rpartition('.')[0]}.{value}"}
 
 
+def ways(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The ways to sample that a configuration names: `main`, its own sampler, grid and guidance, and its `samplers`, each of which holds
+    only its differences from `main`. Raises UserError for what is no difference."""
+    main = {group: config[group] for group in ("sampler", "grid", "guidance")}
+    found = {"main": main}
+    for name, way in config.get("samplers", {}).items():
+        for group, value in way.items() if isinstance(way, Mapping) else [("", way)]:
+            if group not in main or not isinstance(value, Mapping):
+                said = f"samplers.{name}.{group}".rstrip(".")
+                raise UserError(f"{said}={value} is not a setting of a way to sample: say samplers.{name}.grid.steps=10, or another group.")
+        found[name] = changed(main, way)
+    return found
+
+
+def changed(own: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with what was typed put over it, setting by setting; an object of another class is replaced as a whole."""
+    result = deepcopy(dict(own))
+    for key, value in typed.items():
+        before = result.get(key)
+        result[key] = deepcopy(value)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            another = value.get("_target_", before.get("_target_")) != before.get("_target_")
+            result[key] = result[key] if another else changed(before, value)
+    return result
+
+
 def _places(node: dict[str, Any], setting: str, path: str) -> list[tuple[str, dict[str, Any]]]:
     """The mappings at any depth of a stage that have a setting of this name, each with its dotted path."""
     found = [(path, node)] if setting in node else []
@@ -133,8 +166,8 @@ def _fits(value: object, annotation: object) -> bool:
         return any(_fits(value, choice) for choice in typing.get_args(annotation))
     if annotation is type(None):
         return value is None
-    if annotation not in SCALARS:
-        return True
+    if annotation not in SCALARS:  # a word is never an object of another class, though it may name one
+        return not (isinstance(value, str) and inspect.isclass(annotation) and annotation not in (object, Path, Any))
     if isinstance(value, bool):
         return annotation is bool
     return isinstance(value, int | float) if annotation is float else isinstance(value, annotation)

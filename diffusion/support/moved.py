@@ -52,7 +52,11 @@ def _brought_up(config: Mapping[str, Any]) -> dict[str, Any]:
     config |= {group: without(config[group], *told) for group, told in TOLD.items()}
     config |= {group: in_stages(config[group]) for group in ("metric", "guidance", "logger") if group in config}
     config["guidance"] = {name: without(stage, "grid") for name, stage in config["guidance"].items()}
-    config["samplers"] = without(config["samplers"], "main")
+    config["samplers"] = {
+        name: way | ({"guidance": in_stages(way["guidance"])} if "guidance" in way else {})
+        for name, way in config["samplers"].items()
+        if name != "main"
+    }
     if "milestones" in config["callbacks"]:
         typed = "$" in str(config["callbacks"]["milestones"]["every"])
         config["callbacks"]["milestones"]["n"] = "${milestone_n}" if typed else config["milestone_n"]

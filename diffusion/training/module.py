@@ -49,7 +49,7 @@ class DiffusionModule(LightningModule):
         if not 0 <= p_uncond <= 1:
             raise ValueError(f"p_uncond={p_uncond} is a share of the conditions, between 0 and 1.")
         self.denoiser, self.objective, self.times = denoiser, objective, times
-        self.codec, self.conditions = model.codec, model.conditions
+        self.model, self.codec, self.conditions = model, model.codec, model.conditions
         self.make_optimizer, self.lr_schedule, self.ema = optimizer, lr_schedule, ema.start(denoiser)
         self.p_uncond, self.seed, self.grad_clip = p_uncond, seed, float("inf") if grad_clip is None else grad_clip
         self.mirror, self.meter = mirror, Meter()

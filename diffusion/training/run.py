@@ -14,11 +14,11 @@ import torch
 import yaml
 from pytorch_lightning import Trainer
 
-from diffusion.checkpoint import find, read_checkpoint
+from diffusion.checkpoint import find, read_checkpoint, read_config
 from diffusion.data.module import DataModule
 from diffusion.metrics import Metric
-from diffusion.model import Model, assemble, completed, ways
-from diffusion.support.build import build, build_stages
+from diffusion.model import Model, assemble, completed
+from diffusion.support.build import build, build_stages, ways
 from diffusion.support.errors import UserError, one_sentence
 from diffusion.support.seeds import mixed
 from diffusion.support.trust import trusting, vet
@@ -48,11 +48,8 @@ def _train(config: Mapping[str, Any], folder: Path, source: str | None, trust: S
     dataset = build(config["dataset"], "dataset")
     config = completed(config, dataset.load())  # on every rank: one makes the cache, and all refuse with the same sentence
     torch.manual_seed(mixed(config["seed"]))  # of the network's first weights, the same on every rank
-    model = assemble(config)
-    module = training_module(config, model)
-    resume = find(config["resume"])[1] if config["resume"] else None
-    if resume:
-        read_checkpoint(resume)  # refused here with a sentence, not inside the loop
+    module = training_module(config, assemble(config), dataset.flip)
+    resume = resumable(config) if config["resume"] else None
     metrics = partial(measured, build_stages(config["metric"], "metric"))
     callbacks = build_stages(config["callbacks"], "callbacks", {"metrics": metrics})
     if config["compile"]:
@@ -74,14 +71,25 @@ def _train(config: Mapping[str, Any], folder: Path, source: str | None, trust: S
     return module.latest
 
 
-def training_module(config: Mapping[str, Any], model: Model) -> DiffusionModule:
+def resumable(config: Mapping[str, Any]) -> Path:
+    """The checkpoint of the run that is resumed. Raises UserError for one that cannot be read, and for data that are not the run's."""
+    folder, file = find(config["resume"])
+    before = read_config(folder)
+    for group in ("codec", "conditions"):
+        if config[group] != before[group]:
+            raise UserError(f"The data are not those of the run {folder}: {group} was {before[group]} and would be {config[group]}.")
+    read_checkpoint(file)  # refused here with a sentence, not inside the loop
+    return file
+
+
+def training_module(config: Mapping[str, Any], model: Model, mirror: bool) -> DiffusionModule:
     """The module that trains this model as the configuration says, with its ways to sample."""
-    parts = {name: build(config[name], name, {"span": model.codec.range}) for name in ("objective", "optimizer", "lr_schedule", "ema")}
+    parts = {name: build(config[name], name) for name in ("optimizer", "lr_schedule", "ema")}
+    objective = build(config["objective"], "objective", {"span": model.codec.range})
     times = build(config["times"], "times", {"num_timesteps": model.denoiser.schedule.num_timesteps})
     settings = {name: config[name] for name in ("p_uncond", "seed", "grad_clip")}
-    module = DiffusionModule(model, times=times, mirror=config["dataset"].get("flip", False), **parts, **settings)
-    how = {"batch_size": config["sample_batch_size"], "precision": config["precision"]}
-    module.recipes = {name: model.recipe(**way, **how) for name, way in ways(config).items()}
+    module = DiffusionModule(model, objective, times=times, mirror=mirror, **parts, **settings)
+    module.recipes = {name: model.recipe(**way) for name, way in ways(config).items()}
     return module
 
 

@@ -5,13 +5,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 import yaml
 from composing import ROOT, TINY, composed, composition, typed
 
-from diffusion.config import EvaluateSchema, SampleSchema, known, own
-from diffusion.evaluate import settings, where
-from diffusion.evaluation import cells, subjects
+from diffusion.config import EvaluateSchema, SampleSchema, known
+from diffusion.evaluate import measured_cell
 from diffusion.support.trust import trusting
 from diffusion.training.run import train
 
@@ -46,11 +44,6 @@ def measured(run: Path, out: Path, *words: str) -> dict:
     words = (f"ckpt={run}", f"out={out}", "device=cpu", *words)
     cfg = composition(*words, name="evaluate")
     known(cfg, EvaluateSchema)
-    config = settings(cfg)
     with trusting(cfg.trust):
-        subject = subjects.trained(config, torch.device("cpu"))
-        run = subject.model.config
-        for key in ("precision", "sample_batch_size"):
-            cfg[key] = cfg[key] or run[key]
-        cells.evaluate(subject, own(run, cfg, typed(*words)), config, typed(*words), where(config))
+        measured_cell(cfg, typed(*words))
     return lines(out)[-1]

@@ -30,7 +30,7 @@ class Distance(Evaluation):
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Reference statistics, from disk or made once by all ranks."""
         for metric in self.metrics:
-            metric.setup(trainer.datamodule.images, trainer.strategy.root_device, module.conditions)
+            metric.setup(trainer.datamodule.images, trainer.strategy.root_device, module.recipes["main"].conditions)
 
     def act(self, trainer: Trainer, module: LightningModule) -> None:
         """Does nothing if there are no metrics."""
@@ -42,7 +42,7 @@ class Distance(Evaluation):
         for i, (way, recipe) in enumerate(module.recipes.items()):
             asked = [metric for metric in self.metrics if metric.n or i == 0]
             facts = {"ema": module.ema.describe(), "step": trainer.global_step, "weights": weights}
-            for metric, numbers, passport in measure(recipe, asked, facts):
+            for metric, numbers, passport in measure(module.model, recipe, asked, facts):
                 values, notes = ({of_way(key, way): value for key, value in part.items()} for part in (numbers, metric.facts()))
                 name = of_way(metric.name, way)
                 record(trainer, values, passport=passport.to_dict(), metric=name, **notes)
