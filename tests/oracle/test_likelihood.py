@@ -6,9 +6,10 @@ from math import log, pi, sqrt
 import pytest
 import torch
 
-from diffusion.codecs import Pixels
+from diffusion.codecs import Pixels, Standardised
 from diffusion.denoiser import Estimate
 from diffusion.likelihood import bin_width, bits_per_dimension, dequantised, flow_log_likelihood, prior_term, variational_bound
+from diffusion.objectives import discretised_log_likelihood, log_density
 from diffusion.oracles import GaussianMixture
 from diffusion.posterior import posterior
 from diffusion.samplers import RK45
@@ -150,12 +151,33 @@ def test_the_constant_of_eight_bit_data_comes_from_the_codec():
     density = torch.tensor([1 / (256 / 127.5)], dtype=torch.float64).log()
     assert bits_per_dimension(density, 1, bin_width(Pixels())).item() == pytest.approx(8, rel=1e-6)
 
-    class Crooked:
-        def encode(self, images):
-            return images.float().sqrt()
+    levels = torch.arange(256, dtype=torch.uint8).reshape(256, 1, 1, 1)
+    for codec in (Pixels(), Pixels(low=0.0, high=1.0), Pixels(low=-3.0, high=5.0)):
+        width = codec.encode(levels).double().flatten().diff()
+        assert width.tolist() == pytest.approx([bin_width(codec)] * 255, rel=1e-4)
+    with pytest.raises(ValueError, match="Standardised does not keep 8-bit levels evenly spaced"):
+        bin_width(Standardised((8, 8, 1), [0.5], [0.2]))
 
-    with pytest.raises(ValueError, match="Crooked does not keep 8-bit levels evenly spaced"):
-        bin_width(Crooked())
+
+@pytest.mark.parametrize("low, high", [(-1.0, 1.0), (0.0, 1.0), (-3.0, 5.0)])
+def test_the_decoder_s_levels_are_the_codec_s(low, high):
+    """The 256 probabilities add up to 1 whatever the range, and are those of [-1, 1] where the Gaussian is as wide in levels."""
+    x = Pixels(low=low, high=high).encode(torch.arange(256, dtype=torch.uint8).reshape(256, 1, 1, 1)).double()
+    scale = (high - low) / 2
+    mean, log_std = torch.tensor(low + 1.3 * scale).double(), torch.tensor(0.05 * scale).double().log()
+    p = discretised_log_likelihood(x, mean, log_std, low, high).exp()
+    assert p.sum().item() == pytest.approx(1, abs=1e-6)
+    usual = Pixels().encode(torch.arange(256, dtype=torch.uint8).reshape(256, 1, 1, 1)).double()
+    assert p == pytest.approx(
+        discretised_log_likelihood(usual, torch.tensor(0.3).double(), torch.tensor(0.05).double().log()).exp(), abs=1e-6
+    )
+
+
+def test_data_without_levels_have_a_density():
+    """L_0 of data without a range is -log N, against torch's."""
+    x, mean, log_var = torch.randn(3, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = torch.distributions.Normal(mean, (log_var / 2).exp()).log_prob(x)
+    assert torch.allclose(log_density(x, mean, log_var), expected, atol=1e-12)
 
 
 def test_dequantisation_is_uniform_over_the_bin():

@@ -1,12 +1,23 @@
 """A list of stages: each stage's settings are its own, whatever stands beside it; and what a short form may mean."""
 
+from functools import partial
+
 import pytest
-from composing import ROOT, composed, way
+import torch
+from composing import ROOT, composed, composition, way
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from diffusion.codecs import Pixels, Standardised
+from diffusion.conditions import Unconditional
+from diffusion.config import own
+from diffusion.grids import Trailing
+from diffusion.guidance import Clip
+from diffusion.model import Model
+from diffusion.oracles import GaussianMixture
+from diffusion.samplers import DDIM
 from diffusion.support.errors import UserError
 
 WORDS = {group: [f.stem for f in sorted((ROOT / "conf" / group).glob("*.yaml")) if f.stem != "none"] for group in ("metric", "guidance")}
@@ -90,3 +101,25 @@ def test_what_is_said_of_a_stage_itself_settles_it():
     assert guidance["classifier"]["classifier"]["ckpt"] == "runs/x"
     both = composed("metric=[fid,kid]", "metric.weights=x")["metric"]  # one network, told once
     assert both["fid"]["extractor"]["weights"] == both["kid"]["extractor"]["weights"] == "x"
+
+
+def test_what_a_file_says_beside_stages_reaches_no_stage():
+    """A short form in a run's config.yaml was not typed: it may name any class, and is not taken."""
+    run = composed() | {"metric": {"kid": {"_target_": "diffusion.metrics.KernelDistance", "extractor": {}}, "extractor": "os.system"}}
+    run["guidance"] = {"autoguidance": {"_target_": "x", "bad": {"_target_": "y"}}, "bad": "os.system"}
+    found = own(run, composition("ckpt=x", name="evaluate"), {})
+    assert found["metric"] == {"kid": {"_target_": "diffusion.metrics.KernelDistance", "extractor": {}}}
+    assert found["guidance"] == {"autoguidance": {"_target_": "x", "bad": {"_target_": "y"}}}
+
+
+def test_a_codec_s_range_reaches_what_clips_and_nothing_else():
+    interval = {"_target_": "diffusion.guidance.Interval"}
+    clip = {"_target_": "diffusion.guidance.Clip"}
+    model = Model(GaussianMixture(torch.zeros(1, 1, 8, 8), torch.ones(1)), Pixels((8, 8, 1), 0.0, 1.0), Unconditional())
+    recipe = model.recipe(DDIM(), Trailing(3), {"interval": interval, "clip": clip})
+    assert (recipe.denoiser.low, recipe.denoiser.high) == (0.0, 1.0)
+    assert (recipe.denoiser.denoiser.low, recipe.denoiser.denoiser.high) == (0.0, float("inf"))
+    for stage, high in ((Clip, 1.0), (partial(Clip, high=2.0), 2.0)):
+        assert model.recipe(DDIM(), Trailing(3), [stage]).denoiser.high == high
+    with pytest.raises(ValueError, match="Clip needs a range"):
+        Model(model.denoiser, Standardised((8, 8, 1), [0.0], [1.0]), Unconditional()).recipe(DDIM(), Trailing(3), [Clip])
