@@ -20,6 +20,8 @@ def main(cfg: DictConfig) -> None:
     """One call of the command."""
     with begin(trust=cfg.trust):
         known(cfg, SampleSchema)
+        if OmegaConf.is_missing(cfg, "ckpt"):
+            raise UserError("Say what to sample from: ckpt=runs/NAME, or a checkpoint of a run.")
         if cfg.n < 1:
             raise UserError(f"n={cfg.n} images cannot be made; say at least 1.")
         if along := brought(cfg, ("grid",)):

@@ -32,11 +32,14 @@ def main(cfg: DictConfig) -> None:
 def summarise(latest: dict[str, float], folder: Path) -> None:
     """Say at the end which numbers came out and where the run is."""
     for name, value in latest.items():
-        if name == "loss" or "@" in name:
+        if name in ("loss", "loss/accuracy") or "@" in name:
             log.info("%-24s %.4g", name, value)
     pictures = sorted((folder / "samples").glob("*.png"))
-    log.info("samples                  %s", pictures[-1] if pictures else "none")
     log.info("numbers                  %s", folder / "metrics.jsonl")
+    if "loss/accuracy" in latest:  # a classifier, which makes no images
+        log.info("guide a run by it        python sample.py ckpt=runs/NAME guidance=[classifier,clip] guidance.ckpt=%s", folder)
+        return
+    log.info("samples                  %s", pictures[-1] if pictures else "none")
     log.info("sample from it           python sample.py ckpt=%s", folder)
 
 

@@ -1,6 +1,7 @@
 """From a run's folder to a model that can be sampled."""
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from diffusion.support.trust import parsed, trusting, vet
 
 # The groups of a run's configuration from which its model and its ways to sample are built.
 MODEL = ("dataset", "codec", "conditions", "task", "network", "schedule", "parameterization", "objective")
+LOADING: ContextVar[tuple[str, ...]] = ContextVar("second runs that are being loaded", default=())
 WAYS = ("sampler", "grid", "guidance", "samplers")
 
 
@@ -59,7 +61,11 @@ def load(path: str | Path, averaged: bool = True, kind: type[nn.Module] = Denois
     config = read_config(folder)
     with trusting(trust):
         vet({group: config.get(group) for group in (*MODEL, *WAYS)}, where=str(folder / "config.yaml"))
-        model = assemble(config)
+        try:
+            model = assemble(config)
+        except (TypeError, KeyError, AttributeError, IndexError, RuntimeError, OverflowError, MemoryError) as error:  # of a damaged file
+            reason = str(error).splitlines()[0] if str(error) else "nothing more"
+            raise UserError(f"{folder / 'config.yaml'} describes no model ({type(error).__name__}: {reason}).") from error
     checkpoint = read_checkpoint(file)
     if not isinstance(model.denoiser, kind):
         raise UserError(f"{file} holds a {type(model.denoiser).__name__} where a {kind.__name__} is needed; give another run.")
@@ -97,7 +103,13 @@ def second(ckpt: str | None, kind: type[nn.Module]) -> Any:
     Raises UserError if the path was left out, or as `load` does."""
     if ckpt is None:
         raise UserError("This guidance takes a second run: say which by guidance.ckpt=runs/NAME.")
-    model = load(ckpt, kind=kind)
-    model.denoiser.weights_hash = model.weights
+    if ckpt in LOADING.get():
+        raise UserError(f"The run {ckpt} is guided by itself, without end; its config.yaml is damaged.")
+    before = LOADING.set((*LOADING.get(), ckpt))
+    try:
+        model = load(ckpt, kind=kind)
+    finally:
+        LOADING.reset(before)
+    model.denoiser.weights_hash, model.denoiser.codec = model.weights, model.codec
     model.denoiser.conditions = model.conditions  # of a classifier, what it tells apart
     return model.denoiser

@@ -68,6 +68,8 @@ class Classes:
             raise ValueError(f"conditions.frequencies={frequencies} should be null, data, or a list of weights.")
         if frequencies is None or isinstance(frequencies, str) or num_classes is None:
             return
+        if not isinstance(frequencies, list | tuple) or not all(isinstance(weight, int | float) for weight in frequencies):
+            raise ValueError(f"conditions.frequencies={frequencies} should be null, data, or a list of weights.")
         if len(frequencies) != num_classes or min(frequencies) < 0 or not 0 < sum(frequencies) < float("inf"):
             raise ValueError(f"conditions.frequencies should be {num_classes} weights, none below 0 and not all 0.")
 

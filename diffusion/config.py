@@ -24,6 +24,10 @@ STAGED = {
     "logger": (),
 }  # groups of stages, and the settings that one short form may set in all of them
 
+# What a run's weights mean, and what they were trained on and for: settled when it begins. Its data may have moved.
+MEANING = ("task", "dataset", "codec", "conditions", "network", "schedule", "parameterization", "objective", "times", "ema")
+PLACES = ("dataset.root", "dataset.cache")
+
 
 def open_node() -> Any:
     """A node that accepts new keys: short forms, and the settings of a run that is not known yet."""
@@ -199,7 +203,8 @@ def _resumed(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     vet_source(source, str(folder / "source.yaml"))
     before, typed = OmegaConf.create(brought_up(source, str(folder / "source.yaml"))), words()
     for key in typed:
-        if key != "trust" and OmegaConf.is_config(OmegaConf.select(before, key)):
+        whole = key != "trust" and OmegaConf.is_config(OmegaConf.select(before, key))
+        if whole or "_target_" in key or (key.partition(".")[0] in MEANING and key not in PLACES):
             raise UserError(f"{key}=... would change what the run {folder} is; a resumed run keeps its groups, start a new one instead.")
         OmegaConf.update(before, key, OmegaConf.select(cfg, key), force_add=True)
     before.name = folder.name

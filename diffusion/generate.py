@@ -122,7 +122,7 @@ class Recipe:
         self.grid(self.denoiser.schedule)
 
     def __call__(self, seeds: Sequence[int], cond: Tensor | None = None) -> Made:
-        """An image for each seed, with these conditions."""
+        """An image for each seed, with these conditions, such as `conditions.ask(torch.arange(n))`; None asks for none."""
         asked = Asked(self.denoiser)
         with self.computing():
             images = generate(asked, self.sampler, self.grid, self.shape, seeds, cond, self.batch_size, self.codec)

@@ -10,7 +10,8 @@ import torch
 
 from diffusion.generate import Recipe
 from diffusion.guidance import Guidance
-from diffusion.support.build import build, wanted, ways
+from diffusion.support.build import asks_for, build, wanted, ways
+from diffusion.support.errors import UserError
 from diffusion.typing import Codec, Conditions, Denoise
 
 
@@ -115,6 +116,8 @@ def assemble(config: Mapping[str, Any]) -> Model:
     told = {"in_channels": channels, "out_channels": channels * (1 + learned), **conditions.network()}
     if size:  # vectors have none
         told["image_size"] = size[0] if len(set(size)) == 1 else size
+    elif asks_for(config["network"], "image_size"):
+        raise UserError("The data are vectors, and this network is one of pictures; say network=mlp.")
     network = build(config["network"], "network", told)
     schedule, parameterization = build(config["schedule"], "schedule"), build(config["parameterization"], "parameterization")
     parts = {"network": network, "schedule": schedule, "parameterization": parameterization, "learned_variance": learned}

@@ -41,6 +41,8 @@ def plainly(error: Exception) -> str:
     """A composition error with its cause, without Hydra's advice and search path."""
     text, cause = str(error).split("Config search path")[0], error.__cause__
     text = text.split("To append to your config")[0].strip().rstrip(".")
+    if "is not in struct" in text or "not in '" in text:
+        text += "; a setting that is not there yet, such as one of a class of yours, is added by +KEY=VALUE"
     if cause is not None:
         text += f": {str(cause).strip().splitlines()[0]}"
     known = HydraException in type(error).__mro__ or OmegaConfBaseException in type(error).__mro__

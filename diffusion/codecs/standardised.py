@@ -76,5 +76,9 @@ class Standardised:
             total, square, count = total + rows.sum(0), square + rows.square().sum(0), count + len(rows)
         mean = total / count
         found = {"mean": mean.tolist(), "std": (square / count - mean**2).clamp(min=0).sqrt().tolist()}
+        for key in found:
+            value = getattr(self, key)
+            if value is not None and (not isinstance(value, list | tuple) or len(value) != data.images.shape[-1]):
+                raise UserError(f"codec.{key}={value} should be a list of {data.images.shape[-1]} numbers, one for each channel.")
         said = {key: list(value) for key in found if (value := getattr(self, key)) is not None}
         return {"data_shape": list(data.images.shape[1:]), **found, **said}

@@ -24,6 +24,7 @@ from diffusion.support.errors import UserError
 from diffusion.support.ranks import rank_and_world, sum_over_ranks
 
 WAY = ("sampler", "grid", "guidance")
+NAMED = (*WAY, "way", "ckpt", "averaged", "seed", "precision", "dataset", "schedule", "metric")  # words that label a line
 log = logging.getLogger(__name__)
 
 
@@ -49,7 +50,7 @@ def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any]
         sources["floor"] = Drawn(subject.data, recipe.conditions, recipe.batch_size)
     for kind, source in sources.items():
         cell = finite({"seed": config["seed"], **passport, **of_exact, **source.describe()})
-        words = {key: value for key, value in typed.items() if key.split(".")[0] in (*WAY, "way", "metric", "dataset", *config)}
+        words = {key: value for key, value in typed.items() if key.split(".")[0] in NAMED}
         facts = {**subject.facts, "ckpt": config["ckpt"], "way": kind, "cell": cell, "words": words}
         asked = metrics if kind == "sampler" else [metric for metric in metrics if metric.n]  # real images cannot measure the model
         fill(path, facts, asked, lambda metrics, source=source: measure(model, source, metrics, passport, config["seed"]))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffusion.denoiser import Estimate
 from diffusion.schedules import Schedule
-from diffusion.typing import Conditions, Denoise, device_of, expand
+from diffusion.typing import Codec, Conditions, Denoise, device_of, expand
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,16 @@ class Guidance(ABC):
     def pair(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> tuple[Estimate, Estimate]:
         """(the guided estimate, the conditional one); a guidance that computes both overrides this and saves a call."""
         return self(x_t, t, cond), self.unguided(x_t, t, cond)
+
+
+def same_space(second: object, codec: Codec | None, what: str) -> None:
+    """Raises ValueError if a second model is of a run whose x_0 is encoded otherwise than this one's; the size of images may differ."""
+    theirs = getattr(second, "codec", None)
+    if codec is None or theirs is None:
+        return
+    mine, other = ((type(c), {k: v for k, v in vars(c).items() if k != "data_shape"}) for c in (codec, theirs))
+    if mine != other:
+        raise ValueError(f"{what} was trained in another space, {theirs}, than the model, {codec}; train it again with the model's codec.")
 
 
 def of_x0(schedule: Schedule, x0: Tensor, x_t: Tensor, t: Tensor, frac: Tensor | None) -> Estimate:

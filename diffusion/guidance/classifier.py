@@ -1,15 +1,15 @@
 """Guidance by a classifier of noisy images."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from diffusion.denoiser import Denoiser, Estimate
-from diffusion.guidance.base import Guidance
+from diffusion.guidance.base import Guidance, same_space
 from diffusion.guidance.contrast import Unconditional, at
-from diffusion.typing import Conditions, Denoise, expand
+from diffusion.typing import Codec, Conditions, Denoise, expand
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,10 @@ class Classifier(Guidance):
 
     classifier: Callable[[Tensor, Tensor], Tensor]
     scale: float = 1.0
+    codec: Codec | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        same_space(self.classifier, self.codec, "The classifier")
         if isinstance(self.classifier, Denoiser):
             raise ValueError("guidance.ckpt is a run that trained a denoiser; train a classifier with `python train.py task=classifier`.")
         noise = getattr(self.classifier, "schedule", self.schedule)

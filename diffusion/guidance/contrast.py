@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import Estimate, null
-from diffusion.guidance.base import Guidance, lerp_estimates
+from diffusion.guidance.base import Guidance, lerp_estimates, same_space
 from diffusion.schedules import Schedule
-from diffusion.typing import Conditions, Denoise, expand
+from diffusion.typing import Codec, Conditions, Denoise, expand
 
 Model = TypeVar("Model")
 
@@ -116,12 +116,14 @@ class CFGPlusPlus(ClassifierFree):
 class Autoguidance(Guidance):
     """D = D_bad + weight (D - D_bad) (Karras et al. 2406.02507, eq. 3), D_bad a smaller or less trained model with the same condition.
 
-    weight = 1 is the good model. Raises ValueError if the two models' noise schedules differ."""
+    weight = 1 is the good model. Raises ValueError if the two models' noise schedules or codecs differ."""
 
     bad: Denoise
     weight: float = 2.0
+    codec: Codec | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        same_space(self.bad, self.codec, "Autoguidance's second model")
         if self.bad.schedule != self.schedule:
             raise ValueError(f"Autoguidance's two models must share a noise schedule; they have {self.schedule} and {self.bad.schedule}.")
 

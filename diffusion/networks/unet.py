@@ -226,7 +226,9 @@ def _resolutions(image_size: int | Sequence[int], levels: int, attention: Sequen
     resolutions = [min(sides) // 2**level for level in range(levels)]
     unreached = sorted(set(attention) - set(resolutions))
     if unreached:
-        raise ValueError(f"attention at {unreached} is never reached: the resolutions there are {resolutions}.")
+        raise ValueError(
+            f"attention at {unreached} is never reached: the resolutions are {resolutions}; network.attention is some of them."
+        )
     return resolutions
 
 

@@ -63,6 +63,12 @@ def wanted(target: Callable, offered: Mapping[str, Any]) -> dict[str, Any]:
     return {name: offered[name] for name in inspect.signature(target).parameters if name in offered and name not in bound}
 
 
+def asks_for(node: Mapping[str, Any], name: str) -> bool:
+    """Whether what a configuration builds has an argument of this name."""
+    target = node.get("_target_", "???")
+    return target != "???" and name in inspect.signature(locate(target)).parameters
+
+
 def build_stages(node: Mapping[str, Any] | None, key: str = "", offered: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The objects of a mapping of stages, by name, in order; a stage that is null is left out. One with `_optional_: true` that cannot be
     had (a UserError) is left out too, and the log says why.
@@ -94,6 +100,8 @@ def spread(stages: dict[str, Any], key: str, said: Collection[str] = (), alike: 
     stages = {k: deepcopy(v) for k, v in stages.items() if isinstance(v, dict)}
     for short, value in sorted(shorts.items(), key=lambda item: item[0] not in alike):
         places = [place for name, stage in stages.items() for place in _places(stage, short, f"{key}.{name}")]
+        if not places and value is None:  # a stage that is left out
+            continue
         if not places:
             raise UserError(f"{key}.{short} is a setting of none of {key}'s stages, which are {', '.join(stages) or 'none'}.")
         if short not in alike and len({node.get("_target_") for _, node in places}) > 1:
@@ -106,8 +114,10 @@ def spread(stages: dict[str, Any], key: str, said: Collection[str] = (), alike: 
 
 def _renamed(node: Any, value: Any) -> Any:
     """The value; where it is a word given for an object, the object's node with the class that the word names."""
-    if not (isinstance(node, dict) and isinstance(value, str)):
+    if not isinstance(node, dict) or "_target_" not in node:
         return value
+    if not isinstance(value, str):
+        raise UserError(f"{value} is not the name of a class, as {node['_target_']} is one.")
     return node | {"_target_": value if "." in value else f"{node['_target_'].rpartition('.')[0]}.{value}"}
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from composing import composition, typed
 
+from diffusion.checkpoint import load
 from diffusion.conditions import Classes
-from diffusion.config import own
-from diffusion.evaluate import EXACT, settings, where
+from diffusion.evaluate import EXACT, own_way, settings, where
 from diffusion.evaluation import cells, subjects
 from diffusion.evaluation import tables as table
 from diffusion.evaluation.subjects import Drawn
@@ -27,8 +27,10 @@ def subject(tmp_path):
         words = [f"paths.cache={tmp_path}", f"out={tmp_path / 'cells.jsonl'}", "device=cpu", *words]
         cfg = composition(*words, name="evaluate")
         config = settings(cfg)
-        found = (subjects.exact if config["ckpt"] == EXACT else subjects.trained)(config, torch.device("cpu"))
-        return found, own(found.model.config, cfg, typed(*words)), config
+        if config["ckpt"] != EXACT:
+            load(config["ckpt"])
+        found = subjects.exact(config, torch.device("cpu"))
+        return found, own_way(found.model, cfg, typed(*words)), config
 
     return composed_subject
 
@@ -52,8 +54,8 @@ def distance(data, images):
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "ddpm"])
 def test_the_exact_denoiser_gives_back_the_data(subject, sampler):
     """At many steps every image is one of the data set's, of the class asked for."""
-    of, way, config = subject(*DIGITS, f"sampler={sampler}", "grid.steps=100")
-    recipe = cells.recipe_of(of.model, way, config)
+    of, way, _ = subject(*DIGITS, f"sampler={sampler}", "grid.steps=100")
+    recipe = of.model.recipe(way["sampler"], way["grid"], way["guidance"])
     images = recipe(range(20), recipe.conditions.ask(torch.arange(20))).images.numpy()
     for c in range(10):
         assert max(distance(of.data.images[of.data.labels == c], images[c::10])) <= 1
@@ -81,9 +83,11 @@ def test_a_cell_is_measured_once_and_always_the_same(evaluate, tmp_path):
     assert [a["fd-digits@60"] for a in first] == pytest.approx([b["fd-digits@60"] for b in second], rel=1e-6)
     assert [a["passport"]["id"] for a in first] == [b["passport"]["id"] for b in second]
     assert first[0]["words"] == {"sampler": "ddim"}
+    lines = [(line["cell"], line["metric"]) for line in first]
     for change in ("seed=5", "guidance.scale=2", "schedule=linear", "metric.n=61", "sampler.eta=1"):
         evaluate({}, *words, change)
-        assert table.read_cells(path)[-1]["cell"] != first[0]["cell"]
+        last = table.read_cells(path)[-1]
+        assert (last["cell"], last["metric"]) not in lines
     assert len([line for line in table.read_cells(path) if line["way"] == "sampler"]) == 6
 
 

@@ -15,19 +15,21 @@ from diffusion.training.callbacks.periodic import Evaluation
 class Samples(Evaluation):
     """Every `every` steps, for each of the module's recipes: a grid of samples, as PNG under samples/ and to the loggers.
 
-    A class-conditional model's grid has a row for each class (the first `rows` of them), the same seeds every time. Each rank makes its
-    share."""
+    A class-conditional model's grid has a row for each class (the first `rows` of them), the same seeds every time; of classes that are
+    left to chance, a row for each draw. Of vectors there are `points`, in one scatter. Each rank makes its share."""
 
-    def __init__(self, every: int, rows: int = 10, columns: int = 10, seed: int = 0, at_start: bool = False) -> None:
+    def __init__(self, every: int, rows: int = 10, columns: int = 10, points: int = 1000, seed: int = 0, at_start: bool = False) -> None:
         super().__init__(every, at_start)
-        self.rows, self.columns, self.seed = rows, columns, seed
+        self.rows, self.columns, self.points, self.seed = rows, columns, points, seed
 
     def evaluate(self, trainer: Trainer, module: LightningModule) -> None:
         rank, world = rank_and_world()
         for name, recipe in module.recipes.items():
-            rows = min(self.rows, recipe.conditions.num_classes or self.rows)
-            mine = torch.arange(rows * self.columns)[rank::world]
-            made = recipe((mine + self.seed).tolist(), recipe.conditions.ask(mine // self.columns))
+            rows, columns = min(self.rows, recipe.conditions.num_classes or self.rows), self.columns
+            if len(recipe.shape) == 1:
+                rows, columns = self.points, 1
+            mine = torch.arange(rows * columns)[rank::world]
+            made = recipe((mine + self.seed).tolist(), recipe.conditions.ask(mine // columns))
             images = gather_dealt(made.images)
             if trainer.is_global_zero:
                 picture = show(images, self.columns)
