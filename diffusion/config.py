@@ -25,7 +25,20 @@ STAGED = {
 }  # groups of stages, and the settings that one short form may set in all of them
 
 # What a run's weights mean, and what they were trained on and for: settled when it begins. Its data may have moved.
-MEANING = ("task", "dataset", "codec", "conditions", "network", "schedule", "parameterization", "objective", "times", "ema")
+MEANING = (
+    "task",
+    "dataset",
+    "codec",
+    "conditions",
+    "network",
+    "schedule",
+    "parameterization",
+    "objective",
+    "times",
+    "ema",
+    "seed",
+    "batch_size",
+)
 PLACES = ("dataset.root", "dataset.cache")
 
 

@@ -118,8 +118,20 @@ class DiffusionModule(LightningModule):
         checkpoint["ema"] = self.ema.state_dict()
         checkpoint["evaluation_seconds"] = self.evaluation_seconds
 
+    def on_train_start(self) -> None:
+        """A resumed run goes on with the learning rate, its schedule and the optimizer's settings of its configuration, which may have
+        been changed; torch would go on with the saved ones."""
+        optimizer, (config,) = self.trainer.optimizers[0], self.trainer.lr_scheduler_configs
+        scheduler = config.scheduler
+        for group in optimizer.param_groups:
+            group.update(optimizer.defaults, initial_lr=optimizer.defaults["lr"])
+            group["lr"] = optimizer.defaults["lr"] * self.lr_schedule(scheduler.last_epoch)
+        scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """See on_save_checkpoint."""
+        """See on_save_checkpoint. The saved settings of the learning rate's schedule are left: `on_train_start` says why."""
+        for scheduler in checkpoint["lr_schedulers"]:
+            scheduler["lr_lambdas"] = [None] * len(scheduler["lr_lambdas"])
         self.ema.load_state_dict(checkpoint["ema"])
         self.evaluation_seconds = checkpoint.get("evaluation_seconds", 0.0)
 

@@ -28,6 +28,8 @@ from diffusion.training.launch import job
 from diffusion.training.loggers import quiet, run_of_its_own
 from diffusion.training.module import DiffusionModule
 
+log = logging.getLogger(__name__)
+
 
 def train(config: Mapping[str, Any], folder: Path, source: str | None = None, trust: Sequence[str] = ()) -> dict[str, float]:
     """Run `config` in `folder`, from its start or, where `resume` is set, from its last checkpoint. Returns the last numbers.
@@ -49,7 +51,10 @@ def _train(config: Mapping[str, Any], folder: Path, source: str | None, trust: S
     config = completed(config, dataset.load())  # on every rank: one makes the cache, and all refuse with the same sentence
     torch.manual_seed(mixed(config["seed"]))  # of the network's first weights, the same on every rank
     module = training_module(config, assemble(config), dataset.flip)
-    resume = resumable(config) if config["resume"] else None
+    resume, done = resumable(config) if config["resume"] else (None, 0)
+    if resume and done >= config["steps"]:
+        log.warning("The run %s is at step %d already, so that steps=%d leaves nothing to do; say more.", folder, done, config["steps"])
+        return {}
     metrics = partial(measured, build_stages(config["metric"], "metric"))
     callbacks = build_stages(config["callbacks"], "callbacks", {"metrics": metrics})
     if config["compile"]:
@@ -71,15 +76,15 @@ def _train(config: Mapping[str, Any], folder: Path, source: str | None, trust: S
     return module.latest
 
 
-def resumable(config: Mapping[str, Any]) -> Path:
-    """The checkpoint of the run that is resumed. Raises UserError for one that cannot be read, and for data that are not the run's."""
+def resumable(config: Mapping[str, Any]) -> tuple[Path, int]:
+    """The checkpoint of the run that is resumed, and its step. Raises UserError for one that cannot be read, and for data that are not the
+    run's."""
     folder, file = find(config["resume"])
     before = read_config(folder)
     for group in ("codec", "conditions"):
         if config[group] != before[group]:
             raise UserError(f"The data are not those of the run {folder}: {group} was {before[group]} and would be {config[group]}.")
-    read_checkpoint(file)  # refused here with a sentence, not inside the loop
-    return file
+    return file, read_checkpoint(file)["global_step"]  # refused here with a sentence, not inside the loop
 
 
 def training_module(config: Mapping[str, Any], model: Model, mirror: bool) -> DiffusionModule:

@@ -5,9 +5,14 @@ import random
 
 import pytest
 import torch
+import yaml
+from composing import composed, composition
 from pytorch_lightning import Callback
 
+import diffusion.config
 import diffusion.training.run
+from diffusion.support.errors import UserError
+from diffusion.training.lr_schedules import Cosine
 from diffusion.training.run import train
 
 
@@ -101,3 +106,44 @@ def test_checkpoint_is_plain_and_raw_weights_are_not_the_average(tiny, tmp_path,
     weights = {k.removeprefix("denoiser."): v for k, v in saved["state_dict"].items()}
     assert weights.keys() == saved["ema"]["shadow"].keys()
     assert any(not torch.equal(weights[k], v) for k, v in saved["ema"]["shadow"].items())
+
+
+def rates(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["learning_rate"] for line in lines if "learning_rate" in line}
+
+
+def test_what_is_changed_on_resume_is_changed(tiny, tmp_path, monkeypatch):
+    """The learning rate, its warm-up, and the length of a cosine that had come down to 0: logged and used as they are recorded."""
+    config = tiny("lr_schedule=cosine", "warmup=2", "steps=4", "optimizer.lr=0.001", "log_every=1", "metric=none", "eval_every=100")
+    run(config, tmp_path / "run", monkeypatch)
+    assert rates(tmp_path / "run")[4] == pytest.approx(0, abs=1e-9)
+    before = content(tmp_path / "run")["state_dict"]
+    longer = tiny("lr_schedule=cosine", "warmup=3", "steps=8", "optimizer.lr=0.01", "log_every=1", "metric=none", "eval_every=100")
+    run(longer | {"resume": str(tmp_path / "run")}, tmp_path / "run", monkeypatch)
+    schedule = Cosine(total=8, warmup=3)
+    found = rates(tmp_path / "run")
+    assert [found[step] for step in range(5, 9)] == pytest.approx([0.01 * schedule(step) for step in range(5, 9)])  # that of the next step
+    after = content(tmp_path / "run")
+    assert after["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.01
+    assert any(not torch.equal(before[key], value) for key, value in after["state_dict"].items())
+
+
+def test_a_run_that_is_at_its_end_stays_as_it_is(tiny, tmp_path, monkeypatch):
+    run(tiny("steps=4"), tmp_path / "run", monkeypatch)
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    run(tiny("steps=3") | {"resume": str(tmp_path / "run")}, tmp_path / "run", monkeypatch)
+    assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "typed", ["parameterization._target_=diffusion.parameterization.V", "codec.low=0", "schedule.s=0.5", "dataset.split=test"]
+)
+def test_what_the_weights_mean_stays(typed, tmp_path, monkeypatch):
+    """Refused when the command is read, before anything is built or written."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "source.yaml").write_text(yaml.safe_dump(composed()))
+    cfg = composition(typed, f"resume={tmp_path / 'run'}", name="train")
+    monkeypatch.setattr(diffusion.config, "words", lambda: dict([typed.split("=", 1)]))
+    with pytest.raises(UserError, match="would change what the run"):
+        diffusion.config.configuration(cfg, tmp_path / "run")

@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from diffusion.codecs import Pixels
 from diffusion.denoiser import Denoiser, Estimate
 from diffusion.generate import SeededNoise
 from diffusion.grids import Trailing
@@ -297,3 +298,26 @@ def test_an_exact_denoiser_without_classes_refuses_a_condition(exact):
     with pytest.raises(ValueError, match="no classes: give it their classes, or no condition"):
         exact(x, TIMES[1], torch.tensor([0]))
     assert exact(x, TIMES[1]).x0.shape == x.shape
+
+
+def test_unconditional_stays_so_outside_an_interval():
+    """[unconditional, classifier, interval]: outside the interval it is the model without its condition, not the conditional one."""
+    model = GaussianMixture(torch.tensor([[-1.0], [1.0]]), torch.full((2,), 0.1), classes=torch.tensor([0, 1]))
+    x, t, cond = torch.zeros(2, 1, dtype=torch.float64), torch.tensor(0.9, dtype=torch.float64), torch.tensor([0, 1])
+    guided = Interval(Classifier(Unconditional(model), lambda x, label: torch.cat([x, -x], 1), 3.0), 0.0, 1e-6)
+    assert torch.equal(guided(x, t, cond).x0, model(x, t).x0)
+
+
+def test_a_second_model_shares_the_space():
+    """One that was trained on pixels in another range is refused; another size of image is not another space."""
+    model = GaussianMixture(torch.zeros(1, 1, 8, 8), torch.ones(1))
+    second = GaussianMixture(torch.zeros(1, 1, 8, 8), torch.ones(1))
+    for codec in (Pixels((8, 8, 1)), Pixels((16, 8, 1))):
+        second.codec = codec
+        assert Autoguidance(model, second, 2.0, Pixels((8, 8, 1))).bad is second
+    second.codec = Pixels((8, 8, 1), 0.0, 1.0)
+    with pytest.raises(ValueError, match="second model was trained in another space"):
+        Autoguidance(model, second, 2.0, Pixels((8, 8, 1)))
+    second.schedule = model.schedule
+    with pytest.raises(ValueError, match="The classifier was trained in another space"):
+        Classifier(model, second, 2.0, Pixels((8, 8, 1)))
