@@ -46,7 +46,24 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
 def read_config(folder: Path) -> dict[str, Any]:
     """A run's resolved configuration in today's names; nothing of it is built. Raises UserError if it is not one."""
     file = folder / "config.yaml"
-    return brought_up(parsed(file.read_text(), str(file)), str(file))
+    return checked(brought_up(parsed(file.read_text(), str(file)), str(file)), str(file))
+
+
+def checked(config: dict[str, Any], where: str) -> dict[str, Any]:
+    """The configuration, if it has what sampling and evaluation read of it. Raises UserError otherwise."""
+
+    def built(node: Any) -> bool:
+        return isinstance(node, dict) and isinstance(node.get("_target_"), str)
+
+    found = {group: built(config.get(group)) for group in (*MODEL, "sampler", "grid")}
+    for group in ("guidance", "metric"):
+        found[group] = isinstance(config.get(group), dict) and all(built(stage) for stage in config[group].values())
+    found |= {key: type(config.get(key)) is int for key in ("batch_size", "accumulate", "sample_batch_size")}
+    found |= {key: isinstance(config.get(key, {}), dict) for key in ("ema", "samplers")}
+    for key, well in found.items():
+        if not well:
+            raise UserError(f"{where} does not say what {key} is; the file is damaged, or it is not the configuration of a run.")
+    return config
 
 
 def load(path: str | Path, averaged: bool = True, kind: type[nn.Module] = Denoiser, trust: Sequence[str] = ()) -> Model:

@@ -11,6 +11,7 @@ from commands import ROOT, command, succeeded
 from composing import composed
 
 from diffusion.checkpoint import load, read_config
+from diffusion.support.errors import UserError
 from diffusion.support.moved import brought_up
 from diffusion.training.run import train
 
@@ -78,3 +79,32 @@ def test_a_seeds_noise_is_that_of_torch():
     z = SeededNoise([3, 2**31], "cpu")(torch.empty(2, 4))
     for row, seed in zip(z, (3, 2**31), strict=True):
         assert torch.equal(row, torch.randn(4, generator=torch.Generator().manual_seed(seed)))
+
+
+KEYS = (
+    "dataset",
+    "codec",
+    "conditions",
+    "task",
+    "network",
+    "schedule",
+    "parameterization",
+    "objective",
+    "sampler",
+    "grid",
+    "guidance",
+    "metric",
+)
+
+
+@pytest.mark.parametrize("key", [*KEYS, "batch_size", "accumulate", "sample_batch_size"])
+def test_a_damaged_configuration_is_a_sentence(key, run):
+    """A part that is gone, null, or of another kind."""
+    whole = read_config(run)
+    for value in (None, [1], "x", {"a": 1}):
+        (run / "config.yaml").write_text(yaml.safe_dump(whole | {key: value}))
+        with pytest.raises(UserError, match=f"config.yaml does not say what {key} is"):
+            load(run)
+    (run / "config.yaml").write_text(yaml.safe_dump({k: v for k, v in whole.items() if k != key}))
+    with pytest.raises(UserError, match=r"config.yaml"):
+        load(run)
