@@ -53,7 +53,7 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
     seeds, numbers = range(cfg.seed, cfg.seed + cfg.n), torch.arange(cfg.n)
     cond = recipe.conditions.ask(numbers)
     if cfg.classes is not None:
-        classes = recipe.conditions.parse(OmegaConf.to_object(cfg.classes) if OmegaConf.is_config(cfg.classes) else cfg.classes)
+        classes = recipe.conditions.parse(OmegaConf.to_object(cfg.classes) if OmegaConf.is_config(cfg.classes) else cfg.classes, "classes")
         cond = classes[numbers % len(classes)]
     images = interpolated(recipe, cfg.between, cfg.n, cond) if cfg.between else recipe(seeds, cond).images
     folder = Path(cfg.out or model.path.parent.parent / "samples" / f"{model.path.stem}-seed={cfg.seed}")

@@ -36,9 +36,9 @@ class Unconditional:
         """The conditions of images number `indices`: none."""
         return None
 
-    def parse(self, words: Any) -> Tensor:
+    def parse(self, words: Any, key: str = "the condition") -> Tensor:
         """Raises UserError: there is nothing to ask for."""
-        raise UserError(f"This model was trained without a condition, so {words!r} cannot be asked of it; leave it out.")
+        raise UserError(f"This model was trained without a condition, so {key}={words} cannot be asked of it; leave it out.")
 
     def describe(self) -> dict[str, Any] | None:
         """What the passport says of how images got their conditions."""
@@ -110,13 +110,13 @@ class Classes:
         u = torch.tensor([mixed(1, int(i)) / 2**63 for i in indices], dtype=torch.float64)
         return torch.searchsorted(share, u * share[-1], right=True).clamp(max=self.num_classes - 1)
 
-    def parse(self, words: Any) -> Tensor:
+    def parse(self, words: Any, key: str = "the condition") -> Tensor:
         """The classes that a number, or a list of numbers, names: int64 [k]. Raises UserError for what is not a class of the model."""
         if not self.num_classes:
-            return Unconditional().parse(words)
+            return Unconditional().parse(words, key)
         listed = words if isinstance(words, list | tuple) else [words]
         if not listed or not all(str(word).isdecimal() and int(word) < self.num_classes for word in listed):
-            raise UserError(f"{words} is not among the model's classes, which are the numbers 0 to {self.num_classes - 1}.")
+            raise UserError(f"{key}={words} is not among the model's classes, which are the numbers 0 to {self.num_classes - 1}.")
         return torch.tensor([int(word) for word in listed], dtype=torch.int64)
 
     def describe(self) -> dict[str, Any] | None:

@@ -218,7 +218,9 @@ def _resumed(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     for key in typed:
         whole = key != "trust" and OmegaConf.is_config(OmegaConf.select(before, key))
         if whole or "_target_" in key or (key.partition(".")[0] in MEANING and key not in PLACES):
-            raise UserError(f"{key}=... would change what the run {folder} is; a resumed run keeps its groups, start a new one instead.")
+            raise UserError(
+                f"{key}={typed[key]} would change what the run {folder} is; a resumed run keeps its groups, start a new one instead."
+            )
         OmegaConf.update(before, key, OmegaConf.select(cfg, key), force_add=True)
     before.name = folder.name
     return plain(before, typed)

@@ -88,7 +88,7 @@ class Conditions(Protocol):
     def ask(self, indices: Tensor) -> Tensor | None:
         """The conditions [b, ...] of the images with these numbers [b], int64, in a grid or a metric; None is no condition."""
 
-    def parse(self, words: Any) -> Tensor:
+    def parse(self, words: Any, key: str = "the condition") -> Tensor:
         """The conditions [k, ...] for the command line's words, one word or a list of k. Raises UserError for words it does not know."""
 
     def describe(self) -> dict[str, Any] | None:

@@ -52,7 +52,7 @@ class ClassifierFree(Guidance):
         """The negative condition, to be broadcast; None for the null condition."""
         if self.negative is None or isinstance(self.negative, Tensor):
             return self.negative
-        read = torch.as_tensor(self.negative) if self.conditions is None else self.conditions.parse(self.negative)
+        read = torch.as_tensor(self.negative) if self.conditions is None else self.conditions.parse(self.negative, "guidance.negative")
         if read.ndim and len(read) != 1:
             raise ValueError(f"guidance.negative={self.negative} should be one condition, for all images.")
         return read

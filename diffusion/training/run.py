@@ -72,6 +72,9 @@ def _train(config: Mapping[str, Any], folder: Path, source: str | None, trust: S
     )
     data = DataModule(dataset, config["batch_size"], config["seed"], **config["data"])
     with job(config, folder, trust), run_of_its_own():
+        if not resume:  # before Lightning writes the loggers' files; of a resumed run they are there, and `Record` tells what changed
+            for logger in trainer.loggers:
+                logger.log_hyperparams(dict(config))
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     return module.latest
 

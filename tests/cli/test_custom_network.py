@@ -1,6 +1,7 @@
 """A network from outside the package, found on PYTHONPATH, trained and sampled by the commands."""
 
 import os
+import sys
 
 import pytest
 from commands import SMALL, command, succeeded
@@ -33,6 +34,7 @@ def outside(tmp_path, monkeypatch):
     (tmp_path / "code").mkdir()
     (tmp_path / "code/somebodys.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path / "code")
+    monkeypatch.delitem(sys.modules, "somebodys", raising=False)  # another test's
     return {"PYTHONPATH": os.pathsep.join([str(tmp_path / "code"), os.environ.get("PYTHONPATH", "")])}
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 
 import pytest
 import yaml
@@ -68,6 +69,7 @@ def test_trust_is_said_of_a_package(run, tmp_path, monkeypatch):
     assert refused.returncode == 1 and "trust=somebodys" in refused.stderr
     succeeded(command("sample.py", f"ckpt={folder}", "n=1", "trust=somebodys", f"out={tmp_path / 'out'}", env=outside))
     monkeypatch.syspath_prepend(tmp_path / "code")
+    monkeypatch.delitem(sys.modules, "somebodys", raising=False)  # another test's
     with pytest.raises(UserError, match="trust=somebodys"):
         load(folder)
     assert type(load(folder, trust=["somebodys"]).denoiser.network).__name__ == "Mine"

@@ -99,7 +99,7 @@ def test_points_by_the_command(moons, tmp_path):
     made = sampled(moons, tmp_path, "n=7", "classes=[1]")
     assert made["images"].shape == (7, 2) and made["images"].dtype == np.float32 and (made["labels"] == 1).all()
     assert (tmp_path / "grid.png").exists()
-    for words, said in ((["edit=img2img", "edit.image=x.png"], "makes vectors"), (["height=4"], "no height and width")):
+    for words, said in ((["edit=img2img", "edit.image=x.png"], "this one makes other things"), (["height=4"], "no height and width")):
         with pytest.raises((UserError, ValueError), match=said):
             sampled(moons, tmp_path, "n=1", *words)
 

@@ -49,7 +49,7 @@ def test_sfid_looks_at_the_first_channels_of_mixed_6(weights, tmp_path):
     spatial = ours.outputs(images)["spatial"]
     assert spatial.shape == (2, 2023) and ours.width("spatial", (32, 32, 3)) == 2023
     assert torch.equal(spatial.reshape(2, 7, 17, 17), seen[0][:, :7])
-    assert ours.network.seen is None
+    assert ours.network.seen == []
 
 
 def test_no_network_is_said_at_construction(monkeypatch, tmp_path):

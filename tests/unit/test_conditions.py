@@ -26,7 +26,7 @@ def test_classes_in_turn():
 def test_no_condition(conditions):
     assert conditions.ask(torch.arange(3)) is None and conditions.of(torch.tensor([2, 1])) is None
     assert not conditions.given and conditions.period == 1 and conditions.network() == {"num_classes": 0} and conditions.describe() is None
-    with pytest.raises(UserError, match="trained without a condition, so 3 cannot be asked of it"):
+    with pytest.raises(UserError, match="trained without a condition, so the condition=3 cannot be asked of it"):
         conditions.parse(3)
 
 

@@ -307,9 +307,9 @@ def test_a_torchscript_file_and_a_function(tmp_path, real, made, cache, monkeypa
             return x.double().sum(3)
 
     torch.jit.script(Sums()).save(tmp_path / "sums.pt")
-    (tmp_path / "mine.py").write_text("def rows(x):\n    return x.float().sum(3), x.float().mean((1, 3))\n")
+    (tmp_path / "my_rows.py").write_text("def rows(x):\n    return x.float().sum(3), x.float().mean((1, 3))\n")
     monkeypatch.syspath_prepend(tmp_path)
-    script, function = TorchScript(tmp_path / "sums.pt"), Function("mine:rows")
+    script, function = TorchScript(tmp_path / "sums.pt"), Function("my_rows:rows")
     expected = made.double().sum(2).repeat(1, 1, 3).permute(0, 2, 1).reshape(150, 24)
     for extractor in (script, function):
         metric = FrechetDistance(extractor, 150, cache)
@@ -328,8 +328,8 @@ def test_a_torchscript_file_and_a_function(tmp_path, real, made, cache, monkeypa
     for make, match in [
         (lambda: TorchScript(), "give its path by"),
         (lambda: TorchScript(tmp_path / "absent.pt"), "There is no file"),
-        (lambda: TorchScript(tmp_path / "mine.py"), "is not a TorchScript file"),
-        (lambda: Function("mine:absent"), "cannot be imported"),
+        (lambda: TorchScript(tmp_path / "my_rows.py"), "is not a TorchScript file"),
+        (lambda: Function("my_rows:absent"), "cannot be imported"),
         (lambda: Function(), "cannot be imported"),
         (lambda: Pixels(weights="x"), "reads no weights"),
     ]:
