@@ -11,11 +11,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.config import EvaluateSchema, brought, known, own, register, words
+from diffusion.evaluation import EXACT
 from diffusion.shell import begin, shell
 from diffusion.support.build import build
 from diffusion.support.errors import UserError
 
-EXACT = "exact"  # in a checkpoint's place: the exact denoiser of a data set
 OWN = ("ckpt", "averaged", "seed", "precision", "sample_batch_size", "device", "floor", "name", "out", "paths")
 CHANGED = ("sampler", "grid", "guidance", "metric", "dataset", "sweep", "way", "trust")
 OF_EXACT = ("dataset", "schedule", "codec", "conditions")
@@ -59,7 +59,7 @@ def own_way(model: Any, cfg: DictConfig, typed: dict[str, str]) -> dict[str, Any
             if key.split(".")[0] not in (*OWN, *CHANGED):
                 raise UserError(f"{key}={value} is for ckpt={EXACT} or for train.py; the run {cfg.ckpt} has its own, which stays.")
     for key in ("precision", "sample_batch_size"):  # a metric's file refers to them
-        cfg[key] = cfg[key] or model.config[key]
+        cfg[key] = model.config[key] if cfg[key] is None else cfg[key]
     return own(model.config, cfg, typed)
 
 

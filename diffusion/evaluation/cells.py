@@ -12,9 +12,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from diffusion.evaluation import tables
+from diffusion.evaluation import EXACT, tables
 from diffusion.evaluation.measure import measure
-from diffusion.evaluation.subjects import EXACT, Drawn, Subject
+from diffusion.evaluation.subjects import Drawn, Subject
 from diffusion.generate import Recipe
 from diffusion.metrics import Metric, Passport, write_metrics
 from diffusion.metrics.passport import finite

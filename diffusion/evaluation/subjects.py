@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffusion.conditions import Unconditional
 from diffusion.data import ImageSet
+from diffusion.evaluation import EXACT
 from diffusion.evaluation.tables import FLOOR
 from diffusion.generate import Made
 from diffusion.model import Model, completed
@@ -20,7 +21,6 @@ from diffusion.support.errors import UserError
 from diffusion.support.trust import vet
 from diffusion.typing import Conditions
 
-EXACT = "exact"
 # How an exact denoiser is sampled and measured by default.
 PLAIN = {
     "sampler": {"_target_": "diffusion.samplers.DDPM"},

@@ -27,5 +27,5 @@ class Record(Callback):
                 if text is not None:
                     with atomic(Path(trainer.default_root_dir) / name) as temporary:
                         temporary.write_text(text)
-        for logger in trainer.loggers:  # what runs are compared by
+        for logger in trainer.loggers if self.config["resume"] else ():  # a new run's loggers were told before they wrote their files
             logger.log_hyperparams(self.config)
