@@ -4,15 +4,15 @@ each seed, and guidance, grids and codecs work unchanged. Images here are in the
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from diffusion.generate import Asked, Recipe, SeededNoise
+from diffusion.pictures import MODES, read_image
 from diffusion.posterior import shrink
 from diffusion.samplers import DDIMInversion, State, last
 from diffusion.schedules import Schedule
@@ -151,15 +151,15 @@ def edited(recipe: Recipe, edit: Mapping[str, Any]) -> Recipe:
 
 
 def picture(path: str | None, key: str, channels: int, size: Sequence[int]) -> Tensor:
-    """A picture as uint8 [h, w, c] of this (height, width), c = 1 or 3. Raises UserError if there is none at `path`."""
+    """A picture as uint8 [h, w, c] of this (height, width), c = 1 or 3, read as those of an image folder are; what is transparent in a mask
+    is to be painted. Raises UserError if there is none at `path`."""
     if path is None:
         raise UserError(f"This edit needs a picture: edit.{key}=FILE.")
-    if channels not in (1, 3):
+    if channels not in MODES:
         raise UserError(f"A file's picture has 1 or 3 channels, and the model's have {channels}; edit with Python's {key}=TENSOR.")
     height, width = size
     try:
-        with Image.open(Path(path)) as file:
-            image = file.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BOX)
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"edit.{key}={path} cannot be read as a picture ({type(error).__name__}).") from error
+        image = read_image(str(path), channels).resize((width, height), Image.Resampling.BOX)
+    except ValueError as error:
+        raise UserError(f"edit.{key}={path} cannot be read as a picture: {error}.") from error
     return torch.from_numpy(np.array(image)).reshape(height, width, -1)

@@ -1,4 +1,5 @@
-"""Pictures of what data sets hold and models make: grids of images, scatters of points; PNG, GIF."""
+"""Pictures: those of files, which anybody may have made, and those of what data sets hold and models make: grids of images, scatters of
+points; PNG, GIF."""
 
 import math
 from collections.abc import Sequence
@@ -6,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import pad
 
 from diffusion.support.files import atomic
 
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}  # by suffix; no other decoder is asked
+MODES = {1: "L", 3: "RGB"}
 CELL = 32  # smaller images are enlarged by a whole factor to about this many pixels, so that one can see them
 INK = (31, 97, 180)  # the colour of a dot
 GREY, PALE = (120, 120, 120), (222, 222, 222)  # the colours of the frame and of the lines through zero
@@ -149,3 +152,34 @@ def save_images(images: Tensor, folder: str | Path, columns: int, **beside: np.n
     save_png(show(images, columns), folder / "grid.png")
     with atomic(folder / "samples.npz") as temporary, open(temporary, "wb") as file:
         np.savez(file, images=images.numpy(), **{name: array for name, array in beside.items() if array is not None})
+
+
+def read_image(path: str | Path, channels: int) -> Image.Image:
+    """The picture (the first one of an animation) of 8 bits, grey (channels=1) or RGB (channels=3), turned upright by its EXIF tag.
+
+    What is transparent shows white: c = a c + (1 - a) 255. Of 16 bits the upper 8 are taken, of grey as Pillow does of colours. A file is
+    told by its content, which a wrong suffix does not change.
+
+    Raises ValueError, whose text is the reason, for what is no regular file (a pipe is not opened, which would wait), a picture of
+    another format, a damaged one, and one whose size is that of a decompression bomb."""
+    if not Path(path).is_file():
+        raise ValueError("it is not a file" if Path(path).exists() else "there is no such file")
+    try:
+        with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
+            return of_8_bits(ImageOps.exif_transpose(image), MODES[channels])
+    except UnidentifiedImageError:
+        raise ValueError(f"its content is none of {', '.join(sorted(set(FORMATS.values())))}") from None
+    except Exception as error:  # Pillow raises many kinds for a damaged file
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def of_8_bits(image: Image.Image, mode: str) -> Image.Image:
+    """The picture in this mode, on white. Raises ValueError for pixels of more than 16 bits."""
+    if image.mode.startswith("I;16") and not image.has_transparency_data:
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode[0] in "IF":  # converting these to 8 bits clips them without a word
+        raise ValueError(f"its pixels are not of 8 bits but {image.mode}")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(mode)

@@ -25,12 +25,14 @@ FLOORS = {
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 # The bound's terms are the objective's and the ODE's solver the sampler's; a likelihood draws noise as samples do, and pairs are pictures;
-# an edit is a recipe whose sampler is another; a checkpoint's weights go into an assembled model; a training measures as evaluate does.
+# an edit is a recipe whose sampler is another; a file's picture is read for edits as for data sets; a checkpoint's weights go into an
+# assembled model; a training measures as evaluate does.
 MAY_READ = {
     "likelihood": {"objectives", "samplers"},
     "objectives": {"weightings"},
     "metrics": {"generate", "pictures"},
-    "editing": {"generate"},
+    "data": {"pictures"},
+    "editing": {"generate", "pictures"},
     "checkpoint": {"model"},
     "training": {"evaluation"},
 }

@@ -64,15 +64,14 @@ class Dataset(ABC):
     def load(self) -> ImageSet:
         """The items and labels, from the cache, which is made the first time. UserError says what is wrong.
 
-        With num_classes = 0 declared, any set is served without its labels."""
+        With num_classes = 0 declared, any set is served without its labels; None declares nothing."""
         facts = self.facts()
         for fact, value in facts.items():
-            if getattr(self, fact) != value and (fact, getattr(self, fact)) != ("num_classes", 0):
-                raise UserError(
-                    f"{self.name} has {fact} {value}, which dataset.{fact}={getattr(self, fact)} contradicts: say dataset.{fact}={value}."
-                )
+            declared = getattr(self, fact)
+            if declared not in (None, value) and (fact, declared) != ("num_classes", 0):
+                raise UserError(f"{self.name} has {fact} {value}, which dataset.{fact}={declared} contradicts: say dataset.{fact}={value}.")
         images = open_cached(replace(self, **facts))
-        return images if self.num_classes else replace(images, labels=None, num_classes=0)
+        return images if self.num_classes != 0 else replace(images, labels=None, num_classes=0)
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,28 @@
 """Any folder of images."""
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from diffusion.data.base import PictureDataset
-from diffusion.data.cache import Chunk
+from diffusion.data.cache import Chunk, ImageSet
+from diffusion.pictures import FORMATS, MODES, read_image
 from diffusion.support.errors import UserError
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-_MODES = {1: "L", 3: "RGB"}
 _CHUNK = 256  # images in memory at once while the cache is made
+_NAMED = 10  # unreadable images, and kinds of files, that are named; the others are counted
+_READING = 2  # raised when the same files give other pixels; 2: what is transparent shows white
+log = logging.getLogger(__name__)
+say = cache(log.info)  # once in a process, which loads its data more than once
 
 
 @dataclass(frozen=True)
@@ -25,15 +30,15 @@ class ImageFolder(PictureDataset):
     """The images (png, jpg, webp, bmp) under the folder `root`, sub-folders included, in the order of their names.
 
     Classes are root's sub-folders that hold images, sorted by name; without sub-folders the set has no labels and
-    num_classes is 0. labelled=False ignores sub-folders as classes. Each image is turned upright by its EXIF tag, converted to RGB
-    (channels=3) or grey (channels=1), resized to cover image_size and cropped at the centre; see `cover`. Editing a file, adding one or
-    asking for another size makes another cache.
+    num_classes is 0. labelled=False ignores sub-folders as classes, and num_classes=None stands for as many as there are. Each image is
+    read by `diffusion.pictures.read_image`, resized to cover image_size and cropped at the centre; see `cover`. Editing a file, adding
+    one or asking for another size makes another cache. Links are followed, to each folder once. What is left out is counted and said.
 
-    Raises UserError: no such folder, no images, images beside class folders, an image that cannot be read.
+    Raises UserError: no such folder, no images, images beside class folders, images that cannot be read, all of them at once.
     """
 
     image_size: int | list[int] = 64
-    num_classes: int = 0
+    num_classes: int | None = None  # type: ignore[assignment]  # the other sets know theirs
     flip: bool = True
     labelled: bool = True
 
@@ -42,7 +47,7 @@ class ImageFolder(PictureDataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.channels not in _MODES:
+        if self.channels not in MODES:
             raise UserError(f"image_folder makes images of 3 channels or 1: dataset.channels={self.channels} is neither.")
 
     @cached_property
@@ -50,24 +55,21 @@ class ImageFolder(PictureDataset):
         return Path(self.root).expanduser().resolve()
 
     @cached_property
-    def _files(self) -> list[Path]:
-        """Relative to the folder, hidden ones left out."""
+    def _listed(self) -> tuple[list[Path], Counter[str]]:
+        """The images, relative to the folder, and how many of each other kind there are."""
         if not self._folder.is_dir():
             raise UserError(f"There is no folder {self._folder}: point dataset.root at your folder of images.")
-        found = []
-        for folder, subfolders, names in os.walk(self._folder, followlinks=True):
-            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-            images = (Path(folder, name) for name in names if not name.startswith("."))
-            found += [path.relative_to(self._folder) for path in images if path.suffix.lower() in _SUFFIXES]
-        if not found:
-            raise UserError(f"{self._folder} holds no image ({', '.join(sorted(_SUFFIXES))}): check dataset.root.")
-        return sorted(found)
+        images, left_out = listed(self._folder)
+        if not images:
+            raise UserError(f"{self._folder} holds no image ({', '.join(sorted(FORMATS))}): check dataset.root{_counted(left_out)}.")
+        return images, left_out
 
     @cached_property
     def classes(self) -> list[str]:
         """Names of the classes, in the order of their labels; empty where the set has none."""
-        classes = sorted({path.parts[0] for path in self._files if len(path.parts) > 1}) if self.labelled else []
-        loose = next((path for path in self._files if len(path.parts) == 1), None)
+        images = self._listed[0]
+        classes = sorted({path.parts[0] for path in images if len(path.parts) > 1}) if self.labelled else []
+        loose = next((path for path in images if len(path.parts) == 1), None)
         if classes and loose:
             raise UserError(
                 f"{self._folder} has images beside its class folders (such as {loose}): move them into one, or say dataset.labelled=false."
@@ -77,10 +79,18 @@ class ImageFolder(PictureDataset):
     def facts(self) -> dict[str, Any]:
         return {"num_classes": len(self.classes)}
 
+    def load(self) -> ImageSet:
+        images = super().load()
+        classes = f"{images.num_classes} classes, its sub-folders" if images.num_classes else "without classes"
+        if self.classes and not images.num_classes:
+            classes += ", since dataset.num_classes=0"
+        say(f"{self._folder} has {len(images)} images, {classes}{_counted(self._listed[1])}.")
+        return images
+
     def key(self) -> Any:
-        stats = [(path, (self._folder / path).stat()) for path in self._files]
+        stats = [(path, (self._folder / path).stat()) for path in self._listed[0]]
         files = [(path.as_posix(), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
-        return [str(self._folder), self.image_size, self.channels, self.labelled, files]
+        return [_READING, str(self._folder), self.image_size, self.channels, self.labelled, files]
 
     def read(self) -> tuple[str, Iterator[Chunk]]:
         return str(self._folder), self._chunks()
@@ -88,26 +98,69 @@ class ImageFolder(PictureDataset):
     def _chunks(self) -> Iterator[Chunk]:
         from tqdm import tqdm
 
-        label = {name: index for index, name in enumerate(self.classes)}
+        images, label = self._listed[0], {name: index for index, name in enumerate(self.classes)}
+        broken: list[str] = []
         # Threads are enough: PIL decodes and resizes without holding the interpreter's lock.
-        with ThreadPoolExecutor() as pool, tqdm(total=len(self._files), desc="image cache", disable=None) as bar:
-            for first in range(0, len(self._files), _CHUNK):
-                paths = self._files[first : first + _CHUNK]
-                images = np.stack(list(pool.map(self._image, paths)))
-                yield images, np.array([label[path.parts[0]] for path in paths]) if label else None
+        with ThreadPoolExecutor() as pool, tqdm(total=len(images), desc="image cache", disable=None) as bar:
+            for first in range(0, len(images), _CHUNK):
+                paths = images[first : first + _CHUNK]
+                pixels = list(pool.map(self._image, paths))
+                broken += [reason for reason in pixels if isinstance(reason, str)]
+                if not broken:  # else what is left is only looked at, to name all at once
+                    yield np.stack(pixels), np.array([label[path.parts[0]] for path in paths]) if label else None
                 bar.update(len(paths))
-
-    def _image(self, path: Path) -> np.ndarray:
-        try:
-            with Image.open(self._folder / path) as image:
-                if image.mode[0] in "IF":  # converting these to 8 bits clips them without a word
-                    raise ValueError(f"its pixels are not 8-bit but {image.mode}")
-                upright = ImageOps.exif_transpose(image).convert(_MODES[self.channels])
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if broken:
+            more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
             raise UserError(
-                f"{self._folder / path} cannot be read as an image ({error}): repair it or take it out of the folder."
-            ) from error
-        return np.asarray(cover(upright, *self.shape[:2])).reshape(self.shape)
+                f"{len(broken)} of the {len(images)} images in {self._folder} cannot be read: {'; '.join(broken[:_NAMED])}{more}; "
+                "repair them or take them out of the folder."
+            )
+
+    def _image(self, path: Path) -> np.ndarray | str:
+        """Its pixels, or its name and why it has none."""
+        try:
+            image = read_image(self._folder / path, self.channels)
+        except ValueError as error:
+            return f"{path} ({error})"
+        return np.asarray(cover(image, *self.shape[:2])).reshape(self.shape)
+
+
+def listed(root: Path) -> tuple[list[Path], Counter[str]]:
+    """The images under a folder, relative to it and in order, and of what is left out how many there are of each kind.
+
+    A folder is walked once however many links lead to it, those of the tree itself before what is linked, so that a link back makes no
+    copies. No file is opened."""
+    images, left_out = [], Counter[str]()
+    seen, waiting, linked = set(), [root], list[Path]()
+    while waiting or linked:
+        folder = waiting.pop() if waiting else linked.pop(0)
+        if (real := folder.resolve()) in seen:
+            left_out["links to a folder that is read already"] += 1
+            continue
+        seen.add(real)
+        try:
+            entries = sorted(folder.iterdir())
+        except OSError:
+            left_out["folders that cannot be opened"] += 1
+            continue
+        for entry in entries:
+            if entry.name.startswith("."):
+                left_out["hidden"] += 1
+            elif os.path.isdir(entry):
+                (linked if os.path.islink(entry) else waiting).append(entry)
+            elif not os.path.isfile(entry):
+                left_out["neither files nor folders" if os.path.exists(entry) else "links to nothing"] += 1
+            elif entry.suffix.lower() not in FORMATS:
+                left_out[entry.suffix or "without a suffix"] += 1
+            else:
+                images.append(entry.relative_to(root))
+    return sorted(images), left_out
+
+
+def _counted(left_out: Counter[str]) -> str:
+    """What is left out in words, for the end of a sentence; empty where nothing is."""
+    kinds = ", ".join(f"{n} {kind}" for kind, n in left_out.most_common(_NAMED))
+    return f"; left out: {kinds}{', ...' if len(left_out) > _NAMED else ''}" if kinds else ""
 
 
 def cover(image: Image.Image, height: int, width: int) -> Image.Image:

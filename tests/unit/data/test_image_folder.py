@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from diffusion.data import ImageFolder
-from diffusion.data.image_folder import cover
+from diffusion.data.image_folder import cover, listed
 from diffusion.support.errors import UserError
 
 
@@ -36,6 +36,7 @@ def dataset(folder, tmp_path):
 def test_classes_are_the_sorted_subfolders(dataset):
     images = dataset().load()
     assert dataset().classes == ["cat", "dog"] and images.labels.tolist() == [0, 0, 1, 1]
+    assert dataset(num_classes=None).load().labels.tolist() == [0, 0, 1, 1]  # as the command has it by default
     assert images.images.shape == (4, 8, 8, 3)
     expected = [[255, 255, 255], [0, 0, 255], [0, 255, 0], [255, 0, 0]]  # cat/d, cat/deep/c, dog/a, dog/b
     assert np.abs(images.images.astype(int) - np.array(expected)[:, None, None]).max() <= 3  # JPEG and WebP lose a little
@@ -123,18 +124,12 @@ def test_any_change_of_the_folder_makes_another_cache(dataset, folder):
     assert len(seen) == 4
 
 
-def test_16_bit_pixels_are_refused_and_not_clipped(dataset, folder):
-    Image.fromarray(np.full((9, 9), 40000, np.uint16)).save(folder / "dog" / "deep.png")
-    with pytest.raises(UserError, match=r"deep\.png cannot be read as an image \(its pixels are not 8-bit"):
-        dataset().load()
-
-
 @pytest.mark.parametrize("content", [b"not an image", b"", None])
 def test_a_broken_image_is_named_and_leaves_no_cache(dataset, folder, tmp_path, content):
     path = folder / "dog" / "broken.png"
     whole = (folder / "dog" / "b.png").read_bytes()
     path.write_bytes(whole[: len(whole) // 2] if content is None else content)
-    with pytest.raises(UserError, match=r"dog/broken\.png cannot be read as an image .*take it out"):
+    with pytest.raises(UserError, match=r"^1 of the 5 images in .* cannot be read: dog/broken\.png \(.*\); repair them or take them out"):
         dataset().load()
     assert not [entry for entry in (tmp_path / "cache").iterdir() if not entry.name.endswith(".lock")]
 
@@ -155,3 +150,55 @@ def test_refusals(dataset, folder, tmp_path):
     save(folder / "loose.png", (0, 0, 0))
     with pytest.raises(UserError, match=r"beside its class folders \(such as loose\.png\)"):
         dataset().load()
+
+
+def test_all_broken_images_are_named_at_once(dataset, folder):
+    for i in range(13):
+        (folder / "dog" / f"x{i:02}.png").write_bytes(b"no picture")
+    with pytest.raises(UserError) as caught:
+        dataset().load()
+    said = str(caught.value)
+    assert said.startswith("13 of the 17 images in ") and "dog/x09.png (its content is none of BMP, JPEG, PNG, WEBP) and 3 more; " in said
+    assert "x10" not in said and "\n" not in said
+
+
+def test_what_is_left_out_is_counted_and_said(dataset, folder, caplog):
+    """A pipe is not opened, which would wait for ever; a link that leads back makes no copies; what Pillow knows besides is not asked."""
+    os.mkfifo(folder / "dog" / "pipe.png")
+    (folder / "dog" / "gone.png").symlink_to(folder / "nowhere")
+    (folder / "dog" / "itself.png").symlink_to("itself.png")
+    (folder / "dog" / "root").symlink_to(folder)
+    (folder / "cat" / "dogs").symlink_to(folder / "dog")
+    Image.new("RGB", (9, 9)).save(folder / "dog" / "old.gif")
+    with caplog.at_level("INFO"):
+        assert len(dataset().load()) == 4
+        dataset().load()
+    said = "2 links to nothing, 2 links to a folder that is read already, 1 hidden, 1 .txt, 1 neither files nor folders, 1 .gif"
+    (line,) = [record.getMessage() for record in caplog.records if str(folder) in record.getMessage()]
+    assert line.startswith(f"{folder} has 4 images, 2 classes, its sub-folders; left out: ")
+    assert sorted(line.rstrip(".").partition("left out: ")[2].split(", ")) == sorted(said.split(", "))
+
+
+def test_what_is_linked_is_read_once(folder, tmp_path):
+    """From outside, with a link back into the tree; the tree's own folders come before what links lead to."""
+    outside = tmp_path / "outside"
+    save(outside / "e.png", (1, 2, 3))
+    (outside / "back").symlink_to(folder)
+    for name in ("a-first", "z-last"):
+        (folder / name).symlink_to(outside)
+    (folder / "a-dog").symlink_to(folder / "dog")
+    images, left_out = listed(folder)
+    assert [str(path) for path in images] == ["a-first/e.png", "cat/d.JPEG", "cat/deep/c.webp", "dog/a.bmp", "dog/b.png"]
+    assert left_out["links to a folder that is read already"] == 3
+
+
+def test_the_run_says_that_class_folders_are_not_classes(dataset, folder, caplog):
+    with caplog.at_level("INFO"):
+        dataset(num_classes=0).load()
+    assert f"{folder} has 4 images, without classes, since dataset.num_classes=0; left out" in caplog.text
+
+
+def test_a_folder_of_other_files_says_what_they_are(tmp_path):
+    (tmp_path / "a.gif").write_bytes(b"")
+    with pytest.raises(UserError, match=r"holds no image \(.*\): check dataset\.root; left out: 1 \.gif\.$"):
+        ImageFolder(tmp_path, tmp_path / "cache").load()
