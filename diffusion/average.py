@@ -6,12 +6,10 @@ It writes runs/NAME/checkpoints/ema=0.07.ckpt, which `sample.py ckpt=...` takes 
 import argparse
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from diffusion.checkpoint import find, read_checkpoint
+from diffusion.checkpoint import find, read, read_checkpoint, write_checkpoint
 from diffusion.support.errors import UserError, one_sentence
-from diffusion.support.files import atomic
 from diffusion.training.power_ema import coefficients
 
 
@@ -20,8 +18,8 @@ def averaged(run: str | Path, std: float, step: int | None = None) -> tuple[int,
 
     Raises UserError if the run has no snapshots up to then, ValueError for a length that no average has."""
     folder = find(run)[0] / "checkpoints" / "ema"
-    read = (read_checkpoint(file) for file in sorted(folder.glob("step=*.pt")))
-    snapshots = [snapshot for snapshot in read if snapshot["step"] <= (step or 2**63)]
+    found = (read_checkpoint(file) for file in sorted(folder.glob("step=*.pt")))
+    snapshots = [snapshot for snapshot in found if snapshot["step"] <= (step or 2**63)]
     if not snapshots:
         raise UserError(f"{folder} has no snapshots to average{f' up to step {step}' if step else ''}; train with ema=posthoc.")
     step = snapshots[-1]["step"]
@@ -35,13 +33,11 @@ def averaged(run: str | Path, std: float, step: int | None = None) -> tuple[int,
 
 def write_average(run: str | Path, std: float, step: int | None = None) -> Path:
     """The reconstructed average as a checkpoint of the run, where the averaged weights are those. Returns its path."""
-    file = find(run)[1]
+    file, checkpoint = read(run)
     target = file.parent / (f"ema={std:g}.ckpt" if step is None else f"ema={std:g}-step={step}.ckpt")
     step, shadow = averaged(run, std, step)
-    checkpoint = read_checkpoint(file)
-    with atomic(target) as temporary:
-        kept = {k: checkpoint[k] for k in ("state_dict", "epoch")}
-        torch.save(kept | {"global_step": step, "ema": {"steps": step, "shadow": shadow, "average": {"std": std}}}, temporary)
+    kept = {k: checkpoint[k] for k in ("state_dict", "epoch")}
+    write_checkpoint(kept | {"global_step": step, "ema": {"steps": step, "shadow": shadow, "average": {"std": std}}}, target)
     return target
 
 

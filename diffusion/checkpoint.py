@@ -1,6 +1,9 @@
 """From a run's folder to a model that can be sampled."""
 
-from collections.abc import Sequence
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +16,7 @@ from diffusion.classifier import NoisyClassifier
 from diffusion.denoiser import Denoiser
 from diffusion.model import Model, assemble
 from diffusion.support.errors import UserError
+from diffusion.support.files import atomic, broken, seal
 from diffusion.support.hashes import tensors_hash
 from diffusion.support.moved import brought_up
 from diffusion.support.trust import parsed, trusting, vet
@@ -21,12 +25,14 @@ from diffusion.support.trust import parsed, trusting, vet
 MODEL = ("dataset", "codec", "conditions", "task", "network", "schedule", "parameterization", "objective")
 LOADING: ContextVar[tuple[str, ...]] = ContextVar("second runs that are being loaded", default=())
 WAYS = ("sampler", "grid", "guidance", "samplers")
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+log = logging.getLogger(__name__)
 
 
 def find(path: str | Path) -> tuple[Path, Path]:
     """(run folder, checkpoint file) for a run's folder or one of its checkpoints. Raises UserError if there is none."""
     path = Path(path)
-    file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    file = path / "checkpoints" / LAST if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"There is no checkpoint {file}; give a run's folder such as runs/NAME, or a .ckpt file in it.")
     folder = file.parent.parent
@@ -35,12 +41,52 @@ def find(path: str | Path) -> tuple[Path, Path]:
     return folder, file
 
 
-def read_checkpoint(file: Path) -> dict[str, Any]:
-    """A checkpoint's content, plain tensors and plain data. Raises UserError for a file that is not one."""
+def read(path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint that `find` finds, and its content. If a run's folder is given whose last one is damaged, it is the one before that,
+    with a warning. Raises UserError if there is none that is whole; a checkpoint that was given by its name is not replaced."""
+    _, file = find(path)
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return file, read_checkpoint(file)
+    except UserError as damaged:
+        previous = file.with_name(PREVIOUS)
+        if file.name != LAST or not previous.is_file():
+            raise
+        if not Path(path).is_dir():
+            raise UserError(f"{damaged} The one before it is {previous}.") from damaged
+        content = read_checkpoint(previous)
+        log.warning("%s In its place the one before is used: %s, of step %d.", damaged, previous, content["global_step"])
+        return previous, content
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """A checkpoint's content, plain tensors and plain data. Raises UserError for a file that is not one, or has changed since it was
+    written."""
+    try:
+        if not broken(file):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"{file} cannot be read as a checkpoint ({type(error).__name__}); it is damaged or of another kind.") from error
+    raise UserError(f"{file} is damaged: its content is not what its hash was made of.")
+
+
+def write_checkpoint(content: Mapping[str, Any], file: Path, keep: Path | None = None) -> None:
+    """Write plain tensors and plain data to `file`, with a hash that `read_checkpoint` compares. What it held before then has the name
+    `keep`, if one is given. At each moment `file` is whole: what it was, or what it becomes."""
+    if keep is not None and file.exists():
+        with atomic(keep) as before:  # takes its name after the new one has taken that of `file`
+            second_name(file, before)
+            return write_checkpoint(content, file)
+    with atomic(file) as temporary:
+        torch.save(dict(content), temporary)
+        seal(temporary)
+
+
+def second_name(file: Path, other: Path) -> None:
+    """A second name for a file; a copy where the file system has no such thing."""
+    try:
+        os.link(file, other)
+    except OSError:
+        shutil.copy2(file, other)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -74,7 +120,7 @@ def load(path: str | Path, averaged: bool = True, kind: type[nn.Module] = Denois
 
     Raises UserError if there is no such checkpoint, it does not fit the run's config.yaml, it is another kind of model, or its
     configuration names a class that is not trusted."""
-    folder, file = find(path)
+    folder, _ = find(path)
     config = read_config(folder)
     with trusting(trust):
         vet({group: config.get(group) for group in (*MODEL, *WAYS)}, where=str(folder / "config.yaml"))
@@ -83,7 +129,7 @@ def load(path: str | Path, averaged: bool = True, kind: type[nn.Module] = Denois
         except (TypeError, KeyError, AttributeError, IndexError, RuntimeError, OverflowError, MemoryError) as error:  # of a damaged file
             reason = str(error).splitlines()[0] if str(error) else "nothing more"
             raise UserError(f"{folder / 'config.yaml'} describes no model ({type(error).__name__}: {reason}).") from error
-    checkpoint = read_checkpoint(file)
+    file, checkpoint = read(path)
     if not isinstance(model.denoiser, kind):
         raise UserError(f"{file} holds a {type(model.denoiser).__name__} where a {kind.__name__} is needed; give another run.")
     prefix = "denoiser."

@@ -1,11 +1,15 @@
-"""Files that are either whole or absent, and locks that die with their holder."""
+"""Files that are either whole or absent, seals that show a bit that has changed, and locks that die with their holder."""
 
+import hashlib
+import mmap
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+SEAL = hashlib.sha256().digest_size  # bytes
 
 
 @contextmanager
@@ -36,6 +40,27 @@ def temporaries(path: str | Path) -> list[Path]:
     """What killed writers of `path` left behind; only the holder of the target's lock may remove it."""
     path = Path(path)
     return [entry for entry in path.parent.glob(".*.tmp") if entry.name.startswith(f".{path.name}.")]
+
+
+def seal(path: str | Path) -> None:
+    """Give a zip file, which `torch.save` writes, a comment: the sha256 of all that stands before it. Readers of zip files skip it."""
+    with open(path, "r+b") as file:
+        file.seek(-2, os.SEEK_END)  # the last field of a zip file is the length of its comment
+        file.write(SEAL.to_bytes(2, "little"))
+        file.seek(0)
+        file.write(hashlib.file_digest(file, "sha256").digest())
+
+
+def broken(path: str | Path) -> bool:
+    """Whether a sealed file has changed since, be it by a bit, or was cut off; False for a zip file that was never sealed."""
+    with open(path, "rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return True
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content[-22:-18] == b"PK\5\6" and content[-2:] == bytes(2):  # the end of a zip file without a comment
+                return False
+            with memoryview(content) as all_of_it, all_of_it[:-SEAL] as sealed:
+                return hashlib.sha256(sealed).digest() != content[-SEAL:]
 
 
 @contextmanager

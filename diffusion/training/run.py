@@ -14,7 +14,7 @@ import torch
 import yaml
 from pytorch_lightning import Trainer
 
-from diffusion.checkpoint import find, read_checkpoint, read_config
+from diffusion.checkpoint import find, read, read_config
 from diffusion.data.module import DataModule
 from diffusion.metrics import Metric
 from diffusion.model import Model, assemble, completed
@@ -22,7 +22,7 @@ from diffusion.support.build import build, build_stages, ways
 from diffusion.support.errors import UserError, one_sentence
 from diffusion.support.seeds import mixed
 from diffusion.support.trust import trusting, vet
-from diffusion.training.callbacks.checkpoints import AtomicIO
+from diffusion.training.callbacks.checkpoints import SealedIO
 from diffusion.training.callbacks.record import Record
 from diffusion.training.launch import job
 from diffusion.training.loggers import quiet, run_of_its_own
@@ -64,7 +64,7 @@ def _train(config: Mapping[str, Any], folder: Path, source: str | None, trust: S
         "trainer",
         callbacks=[Record(config, source), *callbacks.values()],
         logger=list(build_stages(config["logger"], "logger").values()),
-        plugins=[AtomicIO()],
+        plugins=[SealedIO()],
         default_root_dir=folder,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -82,12 +82,13 @@ def _train(config: Mapping[str, Any], folder: Path, source: str | None, trust: S
 def resumable(config: Mapping[str, Any]) -> tuple[Path, int]:
     """The checkpoint of the run that is resumed, and its step. Raises UserError for one that cannot be read, and for data that are not the
     run's."""
-    folder, file = find(config["resume"])
+    folder, _ = find(config["resume"])
     before = read_config(folder)
     for group in ("codec", "conditions"):
         if config[group] != before[group]:
             raise UserError(f"The data are not those of the run {folder}: {group} was {before[group]} and would be {config[group]}.")
-    return file, read_checkpoint(file)["global_step"]  # refused here with a sentence, not inside the loop
+    file, checkpoint = read(config["resume"])  # refused here with a sentence, not inside the loop
+    return file, checkpoint["global_step"]
 
 
 def training_module(config: Mapping[str, Any], model: Model, mirror: bool) -> DiffusionModule:

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import torch
 from pytorch_lightning import LightningModule, Trainer
 
-from diffusion.support.files import atomic
+from diffusion.checkpoint import write_checkpoint
 from diffusion.training.callbacks.periodic import Periodic
 
 
@@ -19,5 +18,5 @@ class Snapshots(Periodic):
             return
         averages = [{name: w.half().cpu() for name, w in average.shadow.items()} for average in module.ema.averages]
         step = trainer.global_step
-        with atomic(Path(trainer.default_root_dir) / "checkpoints" / "ema" / f"step={step:08d}.pt") as temporary:
-            torch.save({"step": step, "stds": list(module.ema.stds), "averages": averages}, temporary)
+        file = Path(trainer.default_root_dir) / "checkpoints" / "ema" / f"step={step:08d}.pt"
+        write_checkpoint({"step": step, "stds": list(module.ema.stds), "averages": averages}, file)
