@@ -15,6 +15,7 @@ from diffusion.generate import Asked, Recipe, SeededNoise
 from diffusion.pictures import MODES, read_image
 from diffusion.posterior import shrink
 from diffusion.samplers import DDIMInversion, State, last
+from diffusion.samplers.base import part
 from diffusion.schedules import Schedule
 from diffusion.support.build import build
 from diffusion.support.errors import UserError
@@ -48,7 +49,7 @@ class FromImage:
             raise ValueError(f"edit.strength={self.strength} leaves no step of the grid; raise it, or take a larger grid.steps.")
         z = x / denoise.schedule(times[0])[1]
         start = noised(self.image.to(x).expand_as(x), rest[-1], rest[0], denoise.schedule, z)
-        yield from self.sampler(denoise, start, rest, noise)
+        yield from part(self.sampler, (len(rest) - 1) / (len(times) - 1))(denoise, start, rest, noise)
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,10 @@ class Inpaint:
 
     def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         image, mask, zero = self.image.to(x).expand_as(x), self.mask.to(x), times[-1]
+        sampler = part(self.sampler, 1 / (len(times) - 1))
         for t, s in pairwise(times):
             for again in reversed(range(self.resample if s > 0 else 1)):
-                state = last(self.sampler(denoise, x, torch.stack([t, s]), noise))
+                state = last(sampler(denoise, x, torch.stack([t, s]), noise))
                 known = noised(image, zero, s, denoise.schedule, noise(x)) if s > 0 else image
                 x = mask * state.x + (1 - mask) * known
                 if again:

@@ -27,8 +27,15 @@ def log_ratio(t: Tensor, schedule: Schedule) -> Tensor:
 
 
 def curved(t: Tensor, s: Tensor, schedule: Schedule) -> bool:
-    """Whether the move from t to s has room for a second evaluation: not from alpha = 0 (log s = inf), not to sigma = 0 (log s = -inf)."""
-    return bool(log_ratio(t, schedule) < torch.inf and log_ratio(s, schedule) > -torch.inf)
+    """Whether the move from t to s has room for a second evaluation: not from alpha = 0, not to sigma = 0, and not down a cliff.
+
+    With a = sigma/alpha, a slope that is half the estimate at the move's end is wrong by (a_t - a_s)/(2 a_s) times an error of its x_0, a
+    first-order move by less than once that error. A cliff is where that is over 8 times what the image at a_s is made of, noise a_s or data
+    of about 1: from 20,291, where the cosine schedule ends, to 13 on 20 even steps, where the two estimates differ for any network. From
+    a_t < 2 there is none, since x_0 is nearly known."""
+    top, bottom = (log_ratio(u, schedule).exp().item() for u in (t, s))
+    cliff = top > 2 and top - bottom > 16 * bottom * max(1, bottom)
+    return bottom > 0 and not cliff
 
 
 def hold_eps(eps: Tensor, known: Known, schedule: Schedule) -> Tensor:

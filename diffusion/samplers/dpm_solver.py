@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffusion.posterior import step
 from diffusion.samplers.base import State
-from diffusion.samplers.blend import Known, constant, exponential, hold_eps, log_ratio, require_order, weighted_sum, weights
+from diffusion.samplers.blend import Known, constant, curved, exponential, hold_eps, log_ratio, require_order, weighted_sum, weights
 from diffusion.schedules import Schedule
 from diffusion.typing import Denoise, Noise
 
@@ -19,7 +19,7 @@ class DPMSolver:
 
     The inner times are the grid's, so that a grid of n steps costs n calls at any order; on a grid uniform in lambda they are the
     paper's r_1 = 1/2, and 1/3, 2/3. `orders` is the bookkeeping of "DPM-Solver-fast" (app. D.3): as many steps of full
-    order as fit, then what is left, and first order to sigma = 0 (and from alpha = 0).
+    order as fit, then what is left, and first order to sigma = 0 (and from alpha = 0, or down a cliff as `curved` says).
 
     `solver` "midpoint" closes with the paper's formulas, whose third order needs inner times near the thirds, as they are on any smooth
     grid; "heun" (diffusers' name) with the polynomial through all of a step's estimates, which needs no such times. Raises ValueError for
@@ -40,7 +40,7 @@ class DPMSolver:
 
     def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         schedule, i = denoise.schedule, 0
-        from_noise = bool(log_ratio(times[0], schedule).isinf()) and len(times) > 2
+        from_noise = len(times) > 2 and not curved(times[0], times[1], schedule)
         for order in [1] * from_noise + self.orders(len(times) - 1 - from_noise):
             start, t, known = x, times[i], []
             for stage in range(1, order + 1):

@@ -5,14 +5,15 @@ x <- x + sigma (sqrt(a) z - (a/2) eps), z ~ N(0, I). It is the same in x and in 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from diffusion.samplers.ancestral import DDPM
-from diffusion.samplers.base import Sampler, State, last
+from diffusion.samplers.base import Sampler, State, last, part
 from diffusion.typing import Denoise, Noise, expand
 
 
@@ -66,9 +67,14 @@ class PredictorCorrector:
     snr: float = 0.16
     corrections: int = 1
 
+    def share(self, share: float) -> Self:
+        """The predictor's share."""
+        return replace(self, predictor=part(self.predictor, share))
+
     def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
+        predictor = part(self.predictor, 1 / (len(times) - 1))
         for t, s in pairwise(times):
-            state = last(self.predictor(denoise, x, torch.stack([t, s]), noise))
+            state = last(predictor(denoise, x, torch.stack([t, s]), noise))
             x = state.x
             for _ in range(self.corrections if s > 0 else 0):
                 eps, z = denoise(x, s).eps, noise(x)

@@ -1,10 +1,11 @@
-"""Single-step samplers of second order in s = sigma/alpha: Heun, EDM, DPM2. Two calls a step; one where alpha_t = 0 or sigma_s = 0."""
+"""Single-step samplers of second order in s = sigma/alpha: Heun, EDM, DPM2. Two calls a step; one where the move is not `curved`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf, sqrt
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -33,6 +34,10 @@ class SecondOrder(ABC):
     def __post_init__(self) -> None:
         if self.s_churn < 0:
             raise ValueError(f"sampler.s_churn={self.s_churn} is negative; 0 adds no noise.")
+
+    def share(self, share: float) -> Self:
+        """The same gamma in each step of a part of the grid."""
+        return replace(self, s_churn=self.s_churn * share)
 
     @abstractmethod
     def slope(self, denoise: Denoise, x: Tensor, t: Tensor, s: Tensor, first: Estimate) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from diffusion.posterior import shrink, step
 from diffusion.samplers.base import State
+from diffusion.samplers.blend import curved
 from diffusion.schedules import Schedule
 from diffusion.typing import Denoise, Noise
 
@@ -65,7 +66,7 @@ class DPM2Ancestral(_Ancestral):
         for t, s in pairwise(times):
             estimate = denoise(x, t)
             x0, middle = estimate.x0, self.middle(t, s, schedule)
-            if middle is not None:
+            if middle is not None and curved(t, s, schedule):
                 alpha, sigma = schedule(t)
                 x0 = (x - sigma * denoise(step(x, x0, t, middle, schedule), middle).eps) / alpha
             x = step(x, x0, t, s, schedule, self.eta, scaled(noise, self.s_noise))
