@@ -47,10 +47,7 @@ class Denoiser(nn.Module):
         """x_t [b, ...], t [] or [b] in (0, 1], cond [b, ...] or None."""
         levels, read = self.schedule(t), self.parameterization
         alpha, sigma = (expand(v, x_t) for v in levels)
-        label = self.schedule.label(t).float()
-        if t.ndim == 0:  # one time for all, on the CPU: filled in without waiting for the device
-            label = torch.full((len(x_t),), label.item(), device=x_t.device)
-        out = self.network(expand(read.scale_in(*levels), x_t) * x_t, label, cond).to(x_t.dtype)
+        out = self.network(expand(read.scale_in(*levels), x_t) * x_t, labels(self.schedule, t, x_t), cond).to(x_t.dtype)
         frac = None
         if self.learned_variance:
             out, fraction = out.chunk(2, dim=1)
@@ -61,6 +58,14 @@ class Denoiser(nn.Module):
                 "learned_variance it has twice the channels of its input, otherwise as many."
             )
         return Estimate(read.x0(out, x_t, alpha, sigma), read.eps(out, x_t, alpha, sigma), frac)
+
+
+def labels(schedule: Schedule, t: Tensor, x_t: Tensor) -> Tensor:
+    """What a network is told of the time t, [] or [b], for each of x_t [b, ...]: [b] float32 on its device."""
+    label = schedule.label(t).float()
+    if t.ndim == 0:  # one time for all, on the CPU: filled in without waiting for the device
+        return torch.full((len(x_t),), label.item(), device=x_t.device)
+    return label
 
 
 def null(cond: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def trajectories(
     device = device_of(denoiser)
     noise, times = SeededNoise(seeds, device), grid(denoiser.schedule)
     x = denoiser.schedule(times[0])[1] * noise(torch.empty(len(seeds), *shape, device=device))
-    denoise = Asked(denoiser, None if cond is None else cond.to(device))
+    denoise = Asked(denoiser, None if cond is None else cond.to(device, non_blocking=True))
     yield from sampler(denoise, x, times, noise)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from diffusion.denoiser import Denoiser, Estimate
+from diffusion.denoiser import Denoiser, Estimate, labels
 from diffusion.guidance.base import Guidance, same_space
 from diffusion.guidance.contrast import Unconditional, at
 from diffusion.typing import Codec, Conditions, Denoise, expand
@@ -61,16 +61,14 @@ class Classifier(Guidance):
             raise ValueError("A classifier guides towards a class, and none was given: name classes=[...], or leave the classifier out.")
         plain = self.denoiser(x_t, t, cond)
         alpha, sigma = (expand(v, x_t) for v in self.schedule(t))
-        push = self.scale * sigma * self.gradient(x_t, t, cond)
-        push = torch.where(alpha > 0, push, 0.0)
+        push = self.scale * sigma * (alpha > 0) * self.gradient(x_t, t, cond)
         x0 = plain.x0 + push * sigma / alpha.clamp(min=torch.finfo(x_t.dtype).tiny)
         return Estimate(x0, plain.eps - push, plain.frac), plain
 
     def gradient(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """grad log p(c | x_t) with respect to x_t, 0 for a null condition."""
-        label = self.schedule.label(t).float().to(x_t.device).expand(len(x_t))
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()
-            log_p = at(self.classifier, x)(x, label).log_softmax(1)
+            log_p = at(self.classifier, x)(x, labels(self.schedule, t, x)).log_softmax(1)
             chosen = log_p.gather(1, cond.clamp(min=0)[:, None]).squeeze(1)
             return torch.autograd.grad((chosen * (cond >= 0)).sum(), x)[0]
