@@ -19,14 +19,14 @@ register()
 def main(cfg: DictConfig) -> None:
     """One run; under -m, each of the sweep's."""
     with begin(folder := Path(HydraConfig.get().runtime.output_dir), cfg.trust):
-        config, source = configuration(cfg, folder)
+        config, sources = configuration(cfg, folder)
         log.info("run folder %s", folder)
         if along := brought(cfg):
             log.info("brought along: %s", ", ".join(along))
 
         from diffusion.training.run import train  # slow to import, so that a mistyped word has been answered by now
 
-        summarise(train(config, folder, source, packages(cfg.trust)), folder)
+        summarise(train(config, folder, sources, packages(cfg.trust)), folder)
 
 
 def summarise(latest: dict[str, float], folder: Path) -> None:

@@ -198,15 +198,29 @@ def resolved(content: Mapping[str, Any]) -> dict[str, Any]:
     return container(OmegaConf.create(dict(content)), resolve=True)
 
 
-def configuration(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], str]:
-    """The configuration of the training in `folder` as plain data, and its source, in which one key still refers to another.
+def configuration(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The configuration of the training in `folder` as plain data, and where it came from, a text for each file: source.yaml, in which
+    one key still refers to another, and words.yaml, the words of the command line.
 
     A resumed run's is its own source.yaml, with the plain values typed now.
 
     Raises UserError if a resumed run is asked to change a group."""
     content = _resumed(cfg, folder) if cfg.resume else plain(cfg, words())
     content.pop("trust", None)  # permission is given each time, and never recorded
-    return resolved(content), yaml.safe_dump(content, sort_keys=False)
+    said = {"source.yaml": content, "words.yaml": spoken(folder / "words.yaml" if cfg.resume else None)}
+    return resolved(content), {name: yaml.safe_dump(data, sort_keys=False) for name, data in said.items()}
+
+
+def spoken(before: Path | None = None) -> dict[str, dict[str, str]]:
+    """`typed`: the words that were typed, by key; `choices`: each group's word, be it typed, brought along or the default. A resumed run
+    keeps the words of the file `before`, and adds those typed now; permission (`trust`) is given each time, and never recorded."""
+    typed = {key: value for key, value in words().items() if key not in ("trust", "resume")}
+    if before is None:
+        choices = HydraConfig.get().runtime.choices
+        return {"typed": typed, "choices": {group: str(word) for group, word in choices.items() if word and "/" not in group}}
+    old = parsed(before.read_text(), str(before)) if before.is_file() else {}
+    kept = {name: part for name, part in old.items() if isinstance(part, dict)} if isinstance(old, dict) else {}
+    return {"typed": {**kept.get("typed", {}), **typed}, "choices": kept.get("choices", {})}
 
 
 def _resumed(cfg: DictConfig, folder: Path) -> dict[str, Any]:

@@ -31,16 +31,16 @@ from diffusion.training.module import DiffusionModule
 log = logging.getLogger(__name__)
 
 
-def train(config: Mapping[str, Any], folder: Path, source: str | None = None, trust: Sequence[str] = ()) -> dict[str, float]:
+def train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str] = {}, trust: Sequence[str] = ()) -> dict[str, float]:
     """Run `config` in `folder`, from its start or, where `resume` is set, from its last checkpoint. Returns the last numbers.
 
     Nothing of the run's folder is touched before all that can refuse has been tried. Raises UserError or ValueError with one sentence for
     an error that the user can correct."""
     with trusting(trust):
-        return _train(config, folder, source, trust)
+        return _train(config, folder, sources, trust)
 
 
-def _train(config: Mapping[str, Any], folder: Path, source: str | None, trust: Sequence[str]) -> dict[str, float]:
+def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], trust: Sequence[str]) -> dict[str, float]:
     quiet()
     torch.set_float32_matmul_precision(config["matmul_precision"])
     if config["resume"]:
@@ -62,7 +62,7 @@ def _train(config: Mapping[str, Any], folder: Path, source: str | None, trust: S
     trainer: Trainer = build(
         config["trainer"],
         "trainer",
-        callbacks=[Record(config, source), *callbacks.values()],
+        callbacks=[Record(config, sources), *callbacks.values()],
         logger=list(build_stages(config["logger"], "logger").values()),
         plugins=[SealedIO()],
         default_root_dir=folder,

@@ -18,7 +18,7 @@ def trained(folder: Path, *words: str) -> Path:
     """The folder of a tiny run, trained, with its source.yaml as the command writes it."""
     kept = [word for word in TINY if word.partition("=")[0] not in {other.partition("=")[0] for other in words}]
     config = composed(*kept, f"paths.cache={folder.parent / 'cache'}", *words)
-    train(config, folder, yaml.safe_dump(config, sort_keys=False))
+    train(config, folder, {"source.yaml": yaml.safe_dump(config, sort_keys=False)})
     return folder
 
 

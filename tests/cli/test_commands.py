@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 from commands import ROOT, SMALL, command, succeeded
 from PIL import Image
 
@@ -52,7 +53,11 @@ def test_sample(run, tmp_path):
 
 @pytest.mark.xdist_group("commands")
 def test_resume_by_command(run):
-    succeeded(command("train.py", f"resume={run}", "steps=8"))
+    before = yaml.safe_load((run / "words.yaml").read_text())
+    succeeded(command("train.py", f"resume={run}", "steps=8", "optimizer.lr=0.003", "trust=[mine]"))
+    assert {"metric": "fd_digits", "metric.n": "33"}.items() <= before["typed"].items() and before["choices"]["schedule"] == "cosine"
+    after = before["typed"] | {"steps": "8", "optimizer.lr": "0.003"}  # and not what was allowed
+    assert yaml.safe_load((run / "words.yaml").read_text()) == {"typed": after, "choices": before["choices"]}
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 8
     assert lines(run)[-1]["step"] == 8
 

@@ -12,20 +12,18 @@ from diffusion.support.files import atomic
 
 class Record(Callback):
     """Before the first step, when data, model, metrics and, of a resumed run, its checkpoint have been loaded: the resolved configuration
-    and its source to the run's folder, and the configuration to every logger.
+    and where it came from to the run's folder, and the configuration to every logger.
 
     A refused command leaves the folder as it was."""
 
-    def __init__(self, config: Mapping[str, Any], source: str | None = None) -> None:
-        self.config, self.source = dict(config), source
+    def __init__(self, config: Mapping[str, Any], sources: Mapping[str, str] = {}) -> None:
+        self.config, self.sources = dict(config), sources
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """See above."""
         if trainer.is_global_zero:
-            texts = {"config.yaml": yaml.safe_dump(self.config, sort_keys=False), "source.yaml": self.source}
-            for name, text in texts.items():
-                if text is not None:
-                    with atomic(Path(trainer.default_root_dir) / name) as temporary:
-                        temporary.write_text(text)
+            for name, text in {"config.yaml": yaml.safe_dump(self.config, sort_keys=False), **self.sources}.items():
+                with atomic(Path(trainer.default_root_dir) / name) as temporary:
+                    temporary.write_text(text)
         for logger in trainer.loggers if self.config["resume"] else ():  # a new run's loggers were told before they wrote their files
             logger.log_hyperparams(self.config)
