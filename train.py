@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from diffusion.config import brought, configuration, register
 from diffusion.shell import begin, shell
+from diffusion.support.progress import doing
 from diffusion.support.trust import packages
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,8 @@ def main(cfg: DictConfig) -> None:
         if along := brought(cfg):
             log.info("brought along: %s", ", ".join(along))
 
-        from diffusion.training.run import train  # slow to import, so that a mistyped word has been answered by now
+        with doing("loading torch and Lightning"):
+            from diffusion.training.run import train  # slow to import, so that a mistyped word has been answered by now
 
         summarise(train(config, folder, sources, packages(cfg.trust)), folder)
 

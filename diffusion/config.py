@@ -65,6 +65,7 @@ class TrainSchema:
     grad_clip: float | None = MISSING
     log_every: int = MISSING
     eval_every: int = MISSING
+    eval_at_start: bool = MISSING
     milestone_every: int | None = None
     milestone_n: int = MISSING
     checkpoint_every: int = MISSING
@@ -148,12 +149,19 @@ def started() -> str:
     return time.strftime("%Y%m%d-%H%M%S", time.localtime(seconds))
 
 
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA or AMD GPU that this process may use; answered without torch, which is slow to import."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", os.environ.get("HIP_VISIBLE_DEVICES")) in ("", "-1")
+    return not hidden and any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
+
+
 def register() -> None:
     """Make the schemas and resolvers known to Hydra."""
     ConfigStore.instance().store("schema", TrainSchema)
     ConfigStore.instance().store("sample_schema", SampleSchema)
     ConfigStore.instance().store("evaluate_schema", EvaluateSchema)
     OmegaConf.register_new_resolver("started", started, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("gpu_or_cpu", lambda with_gpu, without: with_gpu if has_gpu() else without, replace=True)
     OmegaConf.register_new_resolver("basename", lambda path: Path(path).name, replace=True)
     OmegaConf.register_new_resolver("run_dir", lambda runs, name, resume: resume or f"{runs}/{name}", replace=True)
 
@@ -193,6 +201,15 @@ def plain(cfg: DictConfig, typed: Collection[str] = (), schema: type = TrainSche
     return content
 
 
+def settled(content: Any) -> Any:
+    """Plain data in which what follows from the machine, `${gpu_or_cpu:...}`, is said: a run goes on the same on another one."""
+    if isinstance(content, Mapping):
+        return {key: settled(value) for key, value in content.items()}
+    if isinstance(content, str) and content.startswith("${gpu_or_cpu:"):
+        return OmegaConf.create({"value": content})["value"]
+    return content
+
+
 def resolved(content: Mapping[str, Any]) -> dict[str, Any]:
     """Plain data with its references resolved."""
     return container(OmegaConf.create(dict(content)), resolve=True)
@@ -205,7 +222,7 @@ def configuration(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], dict[s
     A resumed run's is its own source.yaml, with the plain values typed now.
 
     Raises UserError if a resumed run is asked to change a group."""
-    content = _resumed(cfg, folder) if cfg.resume else plain(cfg, words())
+    content = _resumed(cfg, folder) if cfg.resume else settled(plain(cfg, words()))
     content.pop("trust", None)  # permission is given each time, and never recorded
     said = {"source.yaml": content, "words.yaml": spoken(folder / "words.yaml" if cfg.resume else None)}
     return resolved(content), {name: yaml.safe_dump(data, sort_keys=False) for name, data in said.items()}

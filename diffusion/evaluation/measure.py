@@ -10,6 +10,7 @@ from diffusion.evaluation.subjects import Drawn
 from diffusion.generate import Recipe
 from diffusion.metrics import Metric, Passport, code_version
 from diffusion.model import Model
+from diffusion.support.progress import bar
 from diffusion.support.ranks import rank_and_world
 
 FIRST_SEED = 1_000_000  # far from the seeds of the sample grids
@@ -45,7 +46,8 @@ def measure(
 def shares(recipe: Recipe | Drawn, n: int, first_seed: int = FIRST_SEED) -> Iterator[tuple[Tensor, Tensor, Tensor | None, int]]:
     """This rank's share of n images, in batches: yields (indices, images, their conditions, the calls that each took)."""
     rank, world = rank_and_world()
-    for indices in torch.arange(n)[rank::world].split(recipe.batch_size):
+    parts = torch.arange(n)[rank::world].split(recipe.batch_size)
+    for indices in bar(parts, f"measuring {n:,} images", len(parts)):
         cond = recipe.conditions.ask(indices)
         images, nfe = recipe((indices + first_seed).tolist(), cond)
         yield indices, images, cond, nfe

@@ -15,6 +15,7 @@ from diffusion.metrics.plots import bound_plot
 from diffusion.metrics.reference import RealImages, facts
 from diffusion.samplers import RK45
 from diffusion.support.errors import UserError
+from diffusion.support.progress import bar
 from diffusion.support.ranks import gather_dealt, rank_and_world
 from diffusion.typing import Codec, Conditions, Denoise
 
@@ -60,7 +61,8 @@ class BitsPerDimension(Metric):
             raise ValueError(f"{self.name} measures a model: call model(denoiser, codec) first.")
         rank, world = rank_and_world()
         mine = torch.arange(len(self.chosen))[rank::world]
-        parts = [self.measure(*self.batch(rows)) for rows in mine.split(self.batch_size) if len(rows)]
+        own = [rows for rows in mine.split(self.batch_size) if len(rows)]
+        parts = [self.measure(*self.batch(rows)) for rows in bar(own, f"measuring {self.name}", len(own))]
         width = self.columns()
         rows = gather_dealt(torch.cat([*parts, torch.empty(0, width, dtype=torch.float64)]).to(self.device))
         self.means = rows.mean(0).cpu()

@@ -13,6 +13,7 @@ from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.neighbours import squared_distances
 from diffusion.metrics.reference import RealImages, batches, reference_features
 from diffusion.pictures import tile
+from diffusion.support.progress import bar
 from diffusion.support.ranks import gather_dealt
 
 
@@ -54,7 +55,8 @@ class Memorization(RowMetric):
     def real_chunks(self, size: int = 1024) -> Iterator[tuple[int, Tensor]]:
         """The features of the training images in order: yields (number of the first, [m, d])."""
         features = None if self.extractor.cheap else reference_features(self.imageset, self.extractor, self.cache)
-        for start, stop in batches(0, len(self.imageset.images), size):
+        parts = batches(0, len(self.imageset.images), size)
+        for start, stop in bar(parts, "searching the real images", len(parts)):
             images = self.imageset.images[start:stop]
             yield start, self.extractor(torch.from_numpy(np.array(images))) if features is None else features[start:stop]
 

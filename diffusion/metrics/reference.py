@@ -11,6 +11,7 @@ from diffusion.metrics import cache
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.frechet import Moments
 from diffusion.support.hashes import tensors_hash
+from diffusion.support.progress import bar
 from diffusion.support.ranks import gather_rows, rank_and_world, sum_over_ranks
 
 
@@ -66,10 +67,10 @@ def reference_features(imageset: RealImages, extractor: Extractor, directory: st
 
     def make() -> cache.Tensors:
         rank, world = rank_and_world()
+        own = [rows for rows in chosen[m * rank // world : m * (rank + 1) // world].split(extractor.batch) if len(rows)]
         parts = [
             extractor(torch.from_numpy(np.array(imageset.images[rows.numpy()])))
-            for rows in chosen[m * rank // world : m * (rank + 1) // world].split(extractor.batch)
-            if len(rows)
+            for rows in bar(own, f"reading {m:,} real images", len(own))
         ]
         rows = torch.cat(parts) if parts else torch.empty(0, extractor.width("features", imageset.images.shape), device=extractor.device)
         return {"features": torch.cat(gather_rows(rows))}
@@ -101,7 +102,8 @@ def require_images(imageset: RealImages) -> None:
 def own_batches(images: np.ndarray, size: int) -> Iterator[torch.Tensor]:
     """This rank's share, in order and in batches of at most `size`: yields uint8 tensors [b, h, w, c]."""
     rank, world = rank_and_world()
-    for start, stop in batches(len(images) * rank // world, len(images) * (rank + 1) // world, size):
+    parts = batches(len(images) * rank // world, len(images) * (rank + 1) // world, size)
+    for start, stop in bar(parts, f"reading {len(images):,} real images", len(parts)):
         yield torch.from_numpy(np.array(images[start:stop]))
 
 

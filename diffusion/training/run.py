@@ -20,6 +20,7 @@ from diffusion.metrics import Metric
 from diffusion.model import Model, assemble, completed
 from diffusion.support.build import build, build_stages, ways
 from diffusion.support.errors import UserError, one_sentence
+from diffusion.support.progress import doing
 from diffusion.support.seeds import mixed
 from diffusion.support.trust import trusting, vet
 from diffusion.training.callbacks.checkpoints import SealedIO
@@ -48,7 +49,8 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
     elif (folder / "checkpoints" / "last.ckpt").exists():
         raise UserError(f"{folder} holds a run already; give another name=..., or go on with it by resume={folder}.")
     dataset = build(config["dataset"], "dataset")
-    config = completed(config, dataset.load())  # on every rank: one makes the cache, and all refuse with the same sentence
+    with doing(f"reading {dataset.name}"):
+        config = completed(config, dataset.load())  # on every rank: one makes the cache, and all refuse with the same sentence
     torch.manual_seed(mixed(config["seed"]))  # of the network's first weights, the same on every rank
     module = training_module(config, assemble(config), dataset.flip)
     resume, done = resumable(config) if config["resume"] else (None, 0)

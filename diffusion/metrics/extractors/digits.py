@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from diffusion.metrics.cache import load_or_make
 from diffusion.metrics.extractors.base import Extractor, own_random_state
 from diffusion.support.errors import UserError
+from diffusion.support.progress import doing
 
 RECIPE = 1  # part of the cache file's name: raise it when the network or its training changes
 HELD_OUT = 360
@@ -57,7 +58,8 @@ class DigitsClassifier(Extractor):
     def __init__(self, weights: str | None = None, cache: str | Path = ".cache") -> None:
         if weights is not None:
             raise UserError("The digits classifier trains itself in seconds and reads no weights: drop metric.weights.")
-        state = load_or_make(Path(cache) / "extractors" / f"digits-recipe{RECIPE}.pt", train_classifier)
+        with doing("training the digits classifier of fd-digits, once"):
+            state = load_or_make(Path(cache) / "extractors" / f"digits-recipe{RECIPE}.pt", train_classifier)
         self.accuracy = state.pop("accuracy").item()
         with own_random_state():
             network = DigitsNetwork()

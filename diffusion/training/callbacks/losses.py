@@ -8,7 +8,8 @@ from diffusion.training.callbacks.periodic import Periodic, record
 
 
 class Losses(Periodic):
-    """Every `every` steps: each loss term, the loss by quarter of t, gradient norm, learning rate, images/s, EMA decay.
+    """After the first step and every `every` steps: each loss term, the loss by quarter of t, gradient norm, learning rate,
+    images/s, EMA decay.
 
     Means over the steps since the last reading, of this rank's share. The device is waited for here and nowhere else.
     Raises UserError, naming the step, if a loss was not finite."""
@@ -20,6 +21,10 @@ class Losses(Periodic):
 
     def _mark(self, trainer: Trainer, module: LightningModule) -> None:
         self.since = (time.perf_counter(), module.evaluation_seconds, trainer.datamodule.consumed)
+
+    def due(self, step: int) -> bool:
+        """A loss is seen at once, however seldom it is logged."""
+        return step == 1 or super().due(step)
 
     def act(self, trainer: Trainer, module: LightningModule) -> None:
         module.require_finite()

@@ -22,6 +22,10 @@ class Periodic(Callback, ABC):
     def act(self, trainer: Trainer, module: LightningModule) -> None:
         """The action; called on all ranks at once."""
 
+    def due(self, step: int) -> bool:
+        """Whether to act after this step."""
+        return step % self.every == 0
+
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Act before the first step of a new run; a resumed one has done so."""
         self.done = trainer.global_step
@@ -30,7 +34,7 @@ class Periodic(Callback, ABC):
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         """Act if a step that is due has just been made (a batch that only accumulates makes none)."""
-        if self.every is not None and trainer.global_step != self.done and trainer.global_step % self.every == 0:
+        if self.every is not None and trainer.global_step != self.done and self.due(trainer.global_step):
             self.done = trainer.global_step
             self.act(trainer, module)
 
