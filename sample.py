@@ -7,7 +7,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.config import SampleSchema, brought, known, own, register, words
+from diffusion.config import brought, own, register, words
+from diffusion.schemas import SampleSchema, known
 from diffusion.shell import begin, shell
 from diffusion.support.errors import UserError
 
@@ -22,8 +23,6 @@ def main(cfg: DictConfig) -> None:
         known(cfg, SampleSchema)
         if OmegaConf.is_missing(cfg, "ckpt"):
             raise UserError("Say what to sample from: ckpt=runs/NAME, or a checkpoint of a run.")
-        if cfg.n < 1:
-            raise UserError(f"n={cfg.n} images cannot be made; say at least 1.")
         if along := brought(cfg, ("grid",)):
             log.info("brought along: %s", ", ".join(along))
         sample(cfg, words())

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from diffusion.networks import Encoder, UNet
 from diffusion.parameterization import unit_size
 from diffusion.schedules import Schedule
+from diffusion.support.ranges import Few
 from diffusion.typing import expand
 
 
@@ -31,7 +32,7 @@ class NoisyClassifier(nn.Module):
         return self.network((expand(scale, x_t) * x_t).to(weight.dtype), label).to(x_t.dtype)
 
 
-def of_unet(network: UNet, schedule: Schedule, num_classes: int) -> NoisyClassifier:
+def of_unet(network: UNet, schedule: Schedule, num_classes: Few) -> NoisyClassifier:
     """A classifier of `num_classes` classes, made of a U-Net's way down. Raises ValueError as `Encoder` does."""
     return NoisyClassifier(Encoder(network, num_classes), schedule)
 

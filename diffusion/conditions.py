@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from diffusion.support.errors import UserError
+from diffusion.support.ranges import NonNegative, Some
 from diffusion.support.seeds import mixed
 
 
@@ -61,7 +62,7 @@ class Classes:
     _said: int | None
     frequencies: Sequence[float] | str | None
 
-    def __init__(self, num_classes: int | None = None, frequencies: Sequence[float] | str | None = None) -> None:
+    def __init__(self, num_classes: Some | None = None, frequencies: Sequence[NonNegative] | str | None = None) -> None:
         object.__setattr__(self, "_said", num_classes)  # None until `facts` has read the number from the data
         object.__setattr__(self, "frequencies", frequencies)
         if isinstance(frequencies, str) and frequencies != "data":

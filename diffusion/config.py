@@ -1,18 +1,18 @@
-"""The configuration that Hydra composes, as plain data: the schemas of the plain keys, conf/'s resolvers, and the words that were typed."""
+"""The configuration that Hydra composes, as plain data: conf/'s resolvers, and the words that were typed."""
 
 import os
 import re
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from diffusion.schemas import EvaluateSchema, SampleSchema, TrainSchema, bare, container, known
 from diffusion.support.build import spread, ways
 from diffusion.support.errors import UserError
 from diffusion.support.moved import brought_up
@@ -42,103 +42,6 @@ MEANING = (
 PLACES = ("dataset.root", "dataset.cache")
 
 
-def open_node() -> Any:
-    """A node that accepts new keys: short forms, and the settings of a run that is not known yet."""
-    return DictConfig({}, flags={"struct": False})
-
-
-@dataclass
-class TrainSchema:
-    """The plain keys of conf/train.yaml and their types; the groups are checked when they are built."""
-
-    name: str = MISSING
-    resume: str | None = None
-    seed: int = MISSING
-    steps: int = MISSING
-    batch_size: int = MISSING
-    accumulate: int = MISSING
-    precision: str = MISSING
-    compile: bool = MISSING
-    p_uncond: float = MISSING
-    ema_decay: float = MISSING
-    warmup: int = MISSING
-    grad_clip: float | None = MISSING
-    log_every: int = MISSING
-    eval_every: int = MISSING
-    eval_at_start: bool = MISSING
-    milestone_every: int | None = None
-    milestone_n: int = MISSING
-    checkpoint_every: int = MISSING
-    sample_batch_size: int = MISSING
-    matmul_precision: str = MISSING
-    data: Any = MISSING
-    trust: Any = field(default_factory=list)  # a package or several
-    samplers: Any = field(default_factory=open_node)
-    task: Any = MISSING
-    paths: Any = MISSING
-    trainer: Any = MISSING
-    logger: Any = field(default_factory=open_node)
-    callbacks: Any = MISSING
-    optimizer: Any = MISSING
-    lr_schedule: Any = MISSING
-    ema: Any = MISSING
-    times: Any = MISSING
-    parameterization: Any = MISSING
-    schedule: Any = MISSING
-    objective: Any = MISSING
-    sampler: Any = MISSING
-    grid: Any = MISSING
-    guidance: Any = field(default_factory=open_node)
-    metric: Any = field(default_factory=open_node)
-    network: Any = MISSING
-    conditions: Any = MISSING
-    codec: Any = MISSING
-    dataset: Any = MISSING
-
-
-@dataclass
-class SampleSchema:
-    """The plain keys of conf/sample.yaml and their types."""
-
-    ckpt: str = MISSING
-    n: int = MISSING
-    seed: int = MISSING
-    classes: Any = None
-    height: int | None = None
-    width: int | None = None
-    averaged: bool = MISSING
-    precision: str | None = None
-    sample_batch_size: int | None = None
-    device: str = MISSING
-    trajectory: bool = MISSING
-    between: list[int] | None = None
-    columns: int | None = None
-    out: str | None = None
-    way: str = "main"
-    trust: Any = field(default_factory=list)  # a package or several
-    sampler: Any = field(default_factory=open_node)
-    grid: Any = field(default_factory=open_node)
-    guidance: Any = field(default_factory=open_node)
-    edit: Any = field(default_factory=dict)
-
-
-@dataclass
-class EvaluateSchema(TrainSchema):
-    """The plain keys of conf/evaluate.yaml and their types, beside those that a data set brings for training."""
-
-    ckpt: str = MISSING
-    averaged: bool = MISSING
-    device: str = MISSING
-    floor: bool = MISSING
-    out: str | None = None
-    way: str = "main"
-    precision: str | None = None  # type: ignore[assignment]  # null stands for the run's own
-    sample_batch_size: int | None = None  # type: ignore[assignment]
-    sampler: Any = field(default_factory=open_node)
-    grid: Any = field(default_factory=open_node)
-    dataset: Any = field(default_factory=open_node)
-
-
 def started() -> str:
     """When this run began, YYYYmmdd-HHMMSS; under torchrun, when the agent began, so that the ranks of a machine agree."""
     seconds = time.time()
@@ -157,9 +60,8 @@ def has_gpu() -> bool:
 
 def register() -> None:
     """Make the schemas and resolvers known to Hydra."""
-    ConfigStore.instance().store("schema", TrainSchema)
-    ConfigStore.instance().store("sample_schema", SampleSchema)
-    ConfigStore.instance().store("evaluate_schema", EvaluateSchema)
+    for name, schema in {"schema": TrainSchema, "sample_schema": SampleSchema, "evaluate_schema": EvaluateSchema}.items():
+        ConfigStore.instance().store(name, bare(schema))
     OmegaConf.register_new_resolver("started", started, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("gpu_or_cpu", lambda with_gpu, without: with_gpu if has_gpu() else without, replace=True)
     OmegaConf.register_new_resolver("basename", lambda path: Path(path).name, replace=True)
@@ -170,20 +72,6 @@ def words() -> dict[str, str]:
     """The words that the user or a sweep typed, by key."""
     split = (word.lstrip("+~").partition("=") for word in HydraConfig.get().overrides.task)
     return {key.split("@")[0]: value for key, _, value in split}
-
-
-def known(cfg: DictConfig, schema: type) -> None:
-    """Raises UserError for a key that the command does not know, as +KEY=VALUE can add."""
-    names = [f.name for f in fields(schema)]
-    for key in cfg:
-        if key not in names:
-            raise UserError(f"{key!s} is not a key of this command; its keys are {', '.join(sorted(names))}.")
-
-
-def container(cfg: Any, resolve: bool) -> dict[str, Any]:
-    """A node of a configuration, a mapping, as plain data; OmegaConf's own function may return any kind of data."""
-    content: Any = OmegaConf.to_container(cfg, resolve=resolve)
-    return content
 
 
 def plain(cfg: DictConfig, typed: Collection[str] = (), schema: type = TrainSchema) -> dict[str, Any]:

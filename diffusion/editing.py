@@ -19,6 +19,7 @@ from diffusion.samplers.base import part
 from diffusion.schedules import Schedule
 from diffusion.support.build import build
 from diffusion.support.errors import UserError
+from diffusion.support.ranges import Checked, Count, Fraction
 from diffusion.typing import Denoise, Noise, device_of
 
 
@@ -30,18 +31,14 @@ def noised(x_s: Tensor, s: Tensor, t: Tensor, schedule: Schedule, z: Tensor) -> 
 
 
 @dataclass(frozen=True)
-class FromImage:
+class FromImage(Checked):
     """Image to image (SDEdit 2108.01073, alg. 1): the image noised to the grid's first time at or below `strength`, and sampled from there.
 
     strength 1 samples from noise and keeps only what x_1 holds of the image. Raises ValueError if no step of the grid is left."""
 
     sampler: Callable
     image: Tensor
-    strength: float = 0.6
-
-    def __post_init__(self) -> None:
-        if not 0 < self.strength <= 1:
-            raise ValueError(f"edit.strength={self.strength} is a time, above 0 and at most 1.")
+    strength: Fraction = 0.6
 
     def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         rest = times[times <= self.strength + 1e-12]
@@ -53,7 +50,7 @@ class FromImage:
 
 
 @dataclass(frozen=True)
-class Inpaint:
+class Inpaint(Checked):
     """RePaint (2201.09865, alg. 1): after each move to s, the part that stays is replaced by a draw of q(x_s | x_0) of the image.
 
     `mask` is 1 where the image is to be painted, 0 where it stays, shaped to multiply the image. Each move is made `resample` times, with a
@@ -63,11 +60,7 @@ class Inpaint:
     sampler: Callable
     image: Tensor
     mask: Tensor
-    resample: int = 1
-
-    def __post_init__(self) -> None:
-        if self.resample < 1:
-            raise ValueError(f"edit.resample={self.resample} is below 1, the number of times each move is made.")
+    resample: Count = 1
 
     def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         image, mask, zero = self.image.to(x).expand_as(x), self.mask.to(x), times[-1]

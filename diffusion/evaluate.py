@@ -10,8 +10,9 @@ import hydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.config import EvaluateSchema, brought, known, own, register, words
+from diffusion.config import brought, own, register, words
 from diffusion.evaluation import EXACT
+from diffusion.schemas import EvaluateSchema, known
 from diffusion.shell import begin, shell
 from diffusion.support.build import build
 from diffusion.support.errors import UserError

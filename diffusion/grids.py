@@ -17,12 +17,13 @@ from torch import Tensor
 
 from diffusion.schedules import Schedule
 from diffusion.schedules.base import CONTINUOUS_STEPS
+from diffusion.support.ranges import Checked, Few, Positive, Some
 
 
 def _knots(schedule: Schedule, steps: int) -> int:
     total = schedule.num_timesteps or CONTINUOUS_STEPS
-    if not 1 <= steps <= total:
-        raise ValueError(f"grid.steps={steps} is not between 1 and the schedule's {total} time steps.")
+    if steps > total:
+        raise ValueError(f"grid.steps={steps} is more than the schedule's {total} time steps; say {total} or fewer.")
     return total
 
 
@@ -31,25 +32,25 @@ def _to_zero(times: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Leading:
+class Leading(Checked):
     """Steps k * (T // steps) + offset (DDIM's repository, and diffusers' "leading"). It starts far from pure noise when steps are few."""
 
-    steps: int = 50
-    offset: int = 0
+    steps: Few = 50
+    offset: Some = 0
 
     def __call__(self, schedule: Schedule) -> Tensor:
         total = _knots(schedule, self.steps)
         index = torch.arange(self.steps, dtype=torch.float64).flip(0) * (total // self.steps) + self.offset
-        if self.offset < 0 or index[0] >= total:
+        if index[0] >= total:
             raise ValueError(f"grid.offset={self.offset} moves some of {self.steps} steps outside the schedule's {total}.")
         return _to_zero((index + 1) / total)
 
 
 @dataclass(frozen=True)
-class Trailing:
+class Trailing(Checked):
     """Steps T - k T/steps - 1, rounded: it starts at pure noise (Lin et al. 2305.08891, table 2). The default."""
 
-    steps: int = 50
+    steps: Few = 50
 
     def __call__(self, schedule: Schedule) -> Tensor:
         total = _knots(schedule, self.steps)
@@ -58,10 +59,10 @@ class Trailing:
 
 
 @dataclass(frozen=True)
-class Linspace:
+class Linspace(Checked):
     """Evenly spaced steps from T - 1 to 0, both included (IDDPM's repository); `rounded` to whole steps or fractional."""
 
-    steps: int = 50
+    steps: Few = 50
     rounded: bool = True
 
     def __call__(self, schedule: Schedule) -> Tensor:
@@ -73,10 +74,10 @@ class Linspace:
 
 
 @dataclass(frozen=True)
-class Quadratic:
+class Quadratic(Checked):
     """Steps (T - 1) (k/(steps - 1))^2, fractional: dense near the data (DDIM app. D.2's quadratic sub-sequence, c tau^2)."""
 
-    steps: int = 50
+    steps: Few = 50
 
     def __call__(self, schedule: Schedule) -> Tensor:
         total = _knots(schedule, self.steps)
@@ -84,19 +85,15 @@ class Quadratic:
 
 
 @dataclass(frozen=True)
-class Beta:
+class Beta(Checked):
     """Steps (T - 1) q(1 - k/steps), fractional, q the quantile of Beta(a, b): dense at both ends (2407.12173). a = b = 1 is even.
 
     It is time that has this distribution in the paper; diffusers' use_beta_sigmas gives it to sigma. Needs SciPy, which comes with
-    scikit-learn. Raises ValueError unless a and b are positive."""
+    scikit-learn."""
 
-    steps: int = 50
-    a: float = 0.6
-    b: float = 0.6
-
-    def __post_init__(self) -> None:
-        if not (self.a > 0 and self.b > 0):
-            raise ValueError(f"grid.a={self.a} and grid.b={self.b} must be positive.")
+    steps: Few = 50
+    a: Positive = 0.6
+    b: Positive = 0.6
 
     def __call__(self, schedule: Schedule) -> Tensor:
         from scipy.stats import beta
@@ -115,17 +112,13 @@ def ends(schedule: Schedule) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Ladder(ABC):
+class Ladder(Checked, ABC):
     """The contract: a subclass says how s falls from sigma_max to sigma_min. Raises ValueError if there is no room between them."""
 
-    steps: int = 50
+    steps: Few = 50
     _: KW_ONLY
-    sigma_min: float | None = None
-    sigma_max: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"grid.steps={self.steps} is too few; a grid has at least 1 step.")
+    sigma_min: Positive | None = None
+    sigma_max: Positive | None = None
 
     @abstractmethod
     def levels(self, ramp: Tensor, low: float, high: float) -> Tensor:
@@ -147,7 +140,7 @@ class Ladder(ABC):
 class Karras(Ladder):
     """s = (s_max^(1/rho) + u (s_min^(1/rho) - s_max^(1/rho)))^rho, u = 0 .. 1 (EDM eq. 5)."""
 
-    rho: float = 7.0
+    rho: Positive = 7.0
 
     def levels(self, ramp: Tensor, low: float, high: float) -> Tensor:
         return torch.lerp(*_pair(high ** (1 / self.rho), low ** (1 / self.rho)), ramp) ** self.rho
@@ -158,15 +151,15 @@ class EDM(Karras):
     """EDM's own ladder (eq. 5 and table 1): Karras's from 80 to 0.002, as far as the schedule goes up to that."""
 
     _: KW_ONLY
-    sigma_min: float | None = 0.002
-    sigma_max: float | None = 80.0
+    sigma_min: Positive | None = 0.002
+    sigma_max: Positive | None = 80.0
 
 
 @dataclass(frozen=True)
 class Polyexponential(Ladder):
     """log s = log s_min + (1 - u)^rho (log s_max - log s_min), u = 0 .. 1 (k-diffusion's get_sigmas_polyexponential)."""
 
-    rho: float = 1.0
+    rho: Positive = 1.0
 
     def levels(self, ramp: Tensor, low: float, high: float) -> Tensor:
         return torch.lerp(*_pair(log(low), log(high)), (1 - ramp) ** self.rho).exp()

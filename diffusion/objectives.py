@@ -15,11 +15,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from diffusion.denoiser import Denoiser, Estimate
 from diffusion.posterior import posterior
 from diffusion.schedules import Schedule
+from diffusion.support.ranges import Checked, Few, Finite, NonNegative
 from diffusion.typing import expand, per_sample_mean
 from diffusion.weightings import Weighting
 
 LossTerms = dict[str, Tensor]
-Span = tuple[float, float] | None  # the interval in which 256 levels lie evenly, a codec's `range`; None for data without levels
+Span = tuple[Finite, Finite] | None  # the interval in which 256 levels lie evenly, a codec's `range`; None for data without levels
 PIXELS: Span = (-1.0, 1.0)
 
 
@@ -115,7 +116,7 @@ class Simple:
 
 
 @dataclass(frozen=True)
-class VLB:
+class VLB(Checked):
     """L_vlb = L_0 + sum_t L_t, estimated by T times one term, in bits per dimension (IDDPM eq. 4). Its mean is trained too.
 
     `span`: see `variational_term`."""
@@ -131,13 +132,13 @@ class VLB:
 
 
 @dataclass(frozen=True)
-class Hybrid:
+class Hybrid(Checked):
     """L_hybrid = L_simple + weight L_vlb (IDDPM eq. 16), weight = 0.001; L_vlb is T times one term in bits per dimension.
 
     The bound sees the mean detached, so that it trains the variance alone. The term "vlb" is reported before both factors. `span`: see
     `variational_term`."""
 
-    weight: float = 0.001
+    weight: NonNegative = 0.001
     span: Span = PIXELS
 
     learned_variance: ClassVar[bool] = True
@@ -150,12 +151,12 @@ class Hybrid:
 
 
 @dataclass(frozen=True)
-class DSM:
+class DSM(Checked):
     """Denoising score matching, 1/2 lambda(sigma) || s_theta(x_t) + (x_t - alpha x_0)/sigma^2 ||^2, a mean over dimensions (NCSN eq. 5).
 
     lambda(sigma) = sigma^power; 2, the paper's, makes all levels count alike."""
 
-    power: float = 2.0
+    power: Finite = 2.0
 
     learned_variance: ClassVar[bool] = False
 
@@ -182,7 +183,7 @@ def times_jacobian(v: Tensor, score: Tensor, x_t: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SSM:
+class SSM(Checked):
     """Sliced score matching at each noise level, lambda(sigma) E_v[v^T (d s/dx) v + 1/2 (v^T s)^2], over the number of dimensions,
     lambda = sigma^2 (1905.07088, eq. 8). With `reduced`, its lower-variance form with 1/2 ||s||^2 (eq. 9; SSM-VR).
 
@@ -190,7 +191,7 @@ class SSM:
     the noise is large, then adds nothing to the variance. It needs no x_0: x_t alone is used, and it equals DSM up to a constant. It
     costs a second derivative for each of `projections`."""
 
-    projections: int = 1
+    projections: Few = 1
     reduced: bool = True
 
     learned_variance: ClassVar[bool] = False
@@ -231,7 +232,7 @@ class Uncertainty(nn.Module):
     frequencies: Tensor
     phases: Tensor
 
-    def __init__(self, objective: Objective, channels: int = 128) -> None:
+    def __init__(self, objective: Objective, channels: Few = 128) -> None:
         super().__init__()
         self.objective, self.learned_variance = objective, objective.learned_variance
         self.register_buffer("frequencies", 2 * pi * torch.randn(channels))

@@ -10,6 +10,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from diffusion.support.ranges import Checked, Positive
+
 
 def unit_size(alpha: Tensor, sigma: Tensor) -> Tensor:
     """The factor that brings the x_t of an exploding path back to the size of its noise, 1/sqrt(1 + sigma^2) for alpha = 1 (k-diffusion;
@@ -108,18 +110,14 @@ class ScaledScore(Parameterization):
 
 
 @dataclass(frozen=True)
-class EDM(Parameterization):
+class EDM(Checked, Parameterization):
     """EDM's preconditioning (eq. 7, table 1), x_0 = c_skip x_t + c_out F(c_in x_t), for data of deviation sigma_data on any path:
 
         c_in = 1/w,  c_skip = alpha sigma_data^2 / w^2,  c_out = sigma_data sigma / w,  w^2 = alpha^2 sigma_data^2 + sigma^2.
 
     The network's input and its target both have variance 1 (EDM app. B.6 at alpha = 1). c_noise is the schedule's label."""
 
-    sigma_data: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not self.sigma_data > 0:
-            raise ValueError(f"parameterization.sigma_data={self.sigma_data} is the data's standard deviation, which is above 0.")
+    sigma_data: Positive = 0.5
 
     def scale_in(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         return ((alpha * self.sigma_data) ** 2 + sigma**2).rsqrt()

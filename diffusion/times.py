@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.schedules import Schedule
+from diffusion.support.ranges import Checked, Few, Finite, Positive, Share, require
 from diffusion.support.ranks import gather_even
 
 
@@ -74,12 +75,12 @@ class Antithetic(Times):
 
 
 @dataclass(frozen=True)
-class LogNormal(Times):
+class LogNormal(Checked, Times):
     """log(sigma/alpha) ~ N(mean, std^2) (EDM table 1); levels beyond the schedule's ends count as the nearer end, and on a discrete
     schedule the knot above is taken. It is EDM's loss that is a mean over this distribution: the weight is 1."""
 
-    mean: float = -1.2
-    std: float = 1.2
+    mean: Finite = -1.2
+    std: Positive = 1.2
 
     def __call__(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
         log_sigma = self.mean + self.std * torch.randn(n, dtype=torch.float64, device=device)
@@ -87,12 +88,12 @@ class LogNormal(Times):
 
 
 @dataclass(frozen=True)
-class LogitNormal(Times):
+class LogitNormal(Checked, Times):
     """log(t / (1 - t)) ~ N(mean, std^2) (SD3 2403.03206, eq. 19), before the schedule's shift: the middle of the path, where the velocity
     is hardest to predict. The weight is 1."""
 
-    mean: float = 0.0
-    std: float = 1.0
+    mean: Finite = 0.0
+    std: Positive = 1.0
 
     def __call__(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
         logit = self.mean + self.std * torch.randn(n, dtype=torch.float64, device=device)
@@ -111,15 +112,14 @@ class Importance(nn.Module, Times):
     losses: Tensor  # [T, history]
     counts: Tensor  # [T], the draws so far
 
-    def __init__(self, num_timesteps: int | None, history: int = 10, uniform: float = 0.001) -> None:
+    def __init__(self, num_timesteps: Few | None, history: Few = 10, uniform: Share = 0.001) -> None:
         super().__init__()
+        require(self, locals())
         if num_timesteps is None:
             raise ValueError(
                 "times=importance learns how often to draw each step of a discrete schedule, and this schedule is in continuous time; "
                 "use a discrete one such as schedule=cosine, or times=uniform."
             )
-        if history < 1 or not 0 <= uniform <= 1:
-            raise ValueError(f"times.history={history} is at least 1 loss, and times.uniform={uniform} a share, between 0 and 1.")
         self.num_timesteps, self.uniform = num_timesteps, uniform
         self.register_buffer("losses", torch.zeros(num_timesteps, history, dtype=torch.float64))
         self.register_buffer("counts", torch.zeros(num_timesteps, dtype=torch.long))

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from diffusion.parameterization import Parameterization
 from diffusion.schedules import Schedule
+from diffusion.support.ranges import Checked, Positive
 
 
-class Weighting(ABC):
+class Weighting(Checked, ABC):
     """The contract."""
 
     @abstractmethod
@@ -36,7 +37,7 @@ class Weighting(ABC):
 class MinSNR(Weighting):
     """min(SNR, gamma) (Hang et al. 2303.09556, eq. 9): min(SNR, gamma)/SNR for eps, min(SNR, gamma)/(SNR + 1) for v."""
 
-    gamma: float = 5.0
+    gamma: Positive = 5.0
 
     def __call__(self, log_snr: Tensor) -> Tensor:
         return log_snr.exp().clamp(max=self.gamma)
@@ -46,7 +47,7 @@ class MinSNR(Weighting):
 class SoftMinSNR(Weighting):
     """gamma SNR / (SNR + gamma) (Crowson et al. 2401.11605, sec. 3.5, with gamma as in MinSNR): a smooth minimum of the two."""
 
-    gamma: float = 5.0
+    gamma: Positive = 5.0
 
     def __call__(self, log_snr: Tensor) -> Tensor:
         return 1 / ((-log_snr).exp() + 1 / self.gamma)
@@ -64,8 +65,8 @@ class TruncatedSNR(Weighting):
 class P2(Weighting):
     """1 / (k + SNR)^gamma of eps's error (Choi et al. 2204.00227, eq. 8), which is SNR / (k + SNR)^gamma of x_0's."""
 
-    gamma: float = 1.0
-    k: float = 1.0
+    gamma: Positive = 1.0
+    k: Positive = 1.0
 
     def __call__(self, log_snr: Tensor) -> Tensor:
         return log_snr.exp() * (self.k + log_snr.exp()) ** -self.gamma
@@ -76,7 +77,7 @@ class EDM(Weighting):
     """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2 = SNR + 1/sigma_data^2 (EDM table 1): with EDM's preconditioning of the same
     sigma_data the weight of the network's own error is 1 at every level."""
 
-    sigma_data: float = 0.5
+    sigma_data: Positive = 0.5
 
     def __call__(self, log_snr: Tensor) -> Tensor:
         return log_snr.exp() + self.sigma_data**-2

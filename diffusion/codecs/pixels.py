@@ -8,19 +8,21 @@ import torch
 from torch import Tensor
 
 from diffusion.support.errors import UserError
+from diffusion.support.ranges import Checked, Few, Finite
 
 
 @dataclass(frozen=True)
-class Pixels:
+class Pixels(Checked):
     """The model works on pixels between low and high: x_0 = low + (high - low) u / 255 of a level u; by default u / 127.5 - 1.
 
     `data_shape` is a picture's (height, width, channels); encode and decode need none. Raises ValueError for high <= low."""
 
-    data_shape: Sequence[int] | None = None
-    low: float = -1.0
-    high: float = 1.0
+    data_shape: Sequence[Few] | None = None
+    low: Finite = -1.0
+    high: Finite = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.low < self.high:
             raise ValueError(f"codec.low={self.low} should be below codec.high={self.high}.")
 

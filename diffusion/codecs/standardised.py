@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion.support.errors import UserError
+from diffusion.support.ranges import Checked, Few, Finite
 
 
 @lru_cache(maxsize=8)
@@ -18,18 +19,19 @@ def _on_device(numbers: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Standardised:
+class Standardised(Checked):
     """x_0 = (y - mean) / std of float data y: vectors [b, d], or arrays [b, h, w, c], which become [b, c, h, w].
 
     mean and std have a number for each channel, the data's last dimension. Raises ValueError for a std that is not above 0."""
 
-    data_shape: Sequence[int] | None = None
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
+    data_shape: Sequence[Few] | None = None
+    mean: Sequence[Finite] | None = None
+    std: Sequence[Finite] | None = None
 
     range: ClassVar[None] = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.std is not None and not all(s > 0 for s in self.std):
             raise ValueError(f"codec.std={list(self.std)} should be above 0: a channel that never changes cannot be standardised.")
 

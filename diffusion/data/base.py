@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 from diffusion.data.cache import Chunk, ImageSet, open_cached
 from diffusion.support.errors import UserError
+from diffusion.support.ranges import Checked, Few, Some
 from diffusion.support.sizes import height_and_width
 
 
 @dataclass(frozen=True)
-class Dataset(ABC):
+class Dataset(Checked, ABC):
     """A set of pictures or vectors, declared: what it is, where its files are and where its cache goes.
 
     root is the folder that holds the published files (or receives the download), cache the folder of the memory-mapped
@@ -27,7 +28,7 @@ class Dataset(ABC):
     root: str | Path = "data"
     cache: str | Path = ".cache"
     split: str = "train"
-    num_classes: int = 10
+    num_classes: Some = 10
     flip: bool = False
 
     name: ClassVar[str]
@@ -35,6 +36,7 @@ class Dataset(ABC):
     dtype: ClassVar[str] = "uint8"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.split not in self.splits:
             raise UserError(f"{self.name} has no split {self.split!r}: say dataset.split={'|'.join(self.splits)}.")
         if self.flip and len(self.shape) != 3:
@@ -78,8 +80,8 @@ class Dataset(ABC):
 class PictureDataset(Dataset):
     """A set of pictures: image_size is the side of squares or [height, width], in pixels. Raises UserError for what is no size."""
 
-    image_size: int | list[int] = 32
-    channels: int = 3
+    image_size: Few | list[Few] = 32
+    channels: Few = 3
 
     def __post_init__(self) -> None:
         try:

@@ -9,6 +9,7 @@ import numpy as np
 
 from diffusion.data.cache import Chunk
 from diffusion.data.official import Download, Form, Official
+from diffusion.support.ranges import Few, Some
 
 
 def _images(planes: np.ndarray) -> np.ndarray:
@@ -58,9 +59,9 @@ class CIFAR10(Official):
     Both are releases of the same records, so they share one cache; its info.json says which one it was made from.
     """
 
-    image_size: int = 32
-    channels: int = 3
-    num_classes: int = 10
+    image_size: Few = 32
+    channels: Few = 3
+    num_classes: Some = 10
     flip: bool = True
 
     name: ClassVar[str] = "cifar10"
@@ -100,9 +101,9 @@ class CIFAR10(Official):
 class CIFAR100(Official):
     """50,000 training and 10,000 test images, 32x32 colour, 100 fine classes; the python version."""
 
-    image_size: int = 32
-    channels: int = 3
-    num_classes: int = 100
+    image_size: Few = 32
+    channels: Few = 3
+    num_classes: Some = 100
     flip: bool = True
 
     name: ClassVar[str] = "cifar100"

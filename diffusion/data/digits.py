@@ -8,6 +8,7 @@ import numpy as np
 
 from diffusion.data.base import PictureDataset
 from diffusion.data.cache import Chunk
+from diffusion.support.ranges import Few, Some
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,9 @@ class Digits(PictureDataset):
     images kept apart, `test` is every sixth image from the first (300) and `fit` the 1,497 others.
     """
 
-    image_size: int = 8
-    channels: int = 1
-    num_classes: int = 10
+    image_size: Few = 8
+    channels: Few = 1
+    num_classes: Some = 10
 
     name: ClassVar[str] = "digits"
     splits: ClassVar[tuple[str, ...]] = ("train", "fit", "test")

@@ -17,6 +17,7 @@ from diffusion.data.base import PictureDataset
 from diffusion.data.cache import Chunk, ImageSet
 from diffusion.pictures import FORMATS, MODES, read_image
 from diffusion.support.errors import UserError
+from diffusion.support.ranges import Few, Some
 
 _CHUNK = 256  # images in memory at once while the cache is made
 _NAMED = 10  # unreadable images, and kinds of files, that are named; the others are counted
@@ -37,8 +38,8 @@ class ImageFolder(PictureDataset):
     Raises UserError: no such folder, no images, images beside class folders, images that cannot be read, all of them at once.
     """
 
-    image_size: int | list[int] = 64
-    num_classes: int | None = None  # type: ignore[assignment]  # the other sets know theirs
+    image_size: Few | list[Few] = 64
+    num_classes: Some | None = None  # type: ignore[assignment]  # the other sets know theirs
     flip: bool = True
     labelled: bool = True
 

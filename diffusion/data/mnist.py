@@ -8,6 +8,7 @@ import numpy as np
 
 from diffusion.data.cache import Chunk
 from diffusion.data.official import Download, Form, Official
+from diffusion.support.ranges import Few, Some
 
 
 def read_idx(content: bytes) -> np.ndarray:
@@ -35,9 +36,9 @@ def _downloads(mirrors: tuple[str, ...], prefix: str, images_md5: str, labels_md
 class MNIST(Official):
     """Handwritten digits: 60,000 training and 10,000 test images, 28x28 grey, 10 classes."""
 
-    image_size: int = 28
-    channels: int = 1
-    num_classes: int = 10
+    image_size: Few = 28
+    channels: Few = 1
+    num_classes: Some = 10
 
     name: ClassVar[str] = "mnist"
     _folders: ClassVar[tuple[str, ...]] = ("mnist", "MNIST/raw", "MNIST", "raw", "")

@@ -12,6 +12,7 @@ from diffusion.data.base import Dataset
 from diffusion.data.cache import ImageSet
 from diffusion.data.stream import Batch, Stream
 from diffusion.support.errors import UserError
+from diffusion.support.ranges import Count, Natural
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class DataModule(LightningDataModule):
     def __init__(
         self,
         dataset: Dataset,
-        batch_size: int,
-        seed: int = 0,
-        num_workers: int = 0,
+        batch_size: Count,
+        seed: Natural = 0,
+        num_workers: Natural = 0,
         device_resident: bool = False,
     ) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ import numpy as np
 
 from diffusion.data.base import PictureDataset
 from diffusion.data.cache import Chunk
+from diffusion.support.ranges import Few, Images, Seed
 from diffusion.support.seeds import splitmix64
 
 
@@ -19,9 +20,9 @@ class Synthetic(PictureDataset):
     from SplitMix64. num_classes = 0 has no labels.
     """
 
-    image_size: int | list[int] = 16
-    n: int = 256
-    seed: int = 0
+    image_size: Few | list[Few] = 16
+    n: Images = 256
+    seed: Seed = 0
 
     name: ClassVar[str] = "synthetic"
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffusion.data.base import Dataset
 from diffusion.data.cache import Chunk
+from diffusion.support.ranges import Images, NonNegative, Seed, Some
 from diffusion.support.seeds import splitmix64
 
 
@@ -22,10 +23,10 @@ class TwoMoons(Dataset):
     SplitMix64, so that the splits and the seeds give points of their own.
     """
 
-    num_classes: int = 2
-    n: int = 10_000
-    noise: float = 0.05
-    seed: int = 0
+    num_classes: Some = 2
+    n: Images = 10_000
+    noise: NonNegative = 0.05
+    seed: Seed = 0
 
     name: ClassVar[str] = "two_moons"
     dtype: ClassVar[str] = "float32"

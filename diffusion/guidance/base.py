@@ -8,11 +8,12 @@ from torch import Tensor
 
 from diffusion.denoiser import Estimate
 from diffusion.schedules import Schedule
+from diffusion.support.ranges import Checked
 from diffusion.typing import Codec, Conditions, Denoise, device_of, expand
 
 
 @dataclass(frozen=True)
-class Guidance(ABC):
+class Guidance(Checked, ABC):
     """The contract: a frozen wrapper with the schedule and device of the denoiser inside."""
 
     denoiser: Denoise

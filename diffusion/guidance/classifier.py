@@ -9,6 +9,7 @@ from torch import Tensor
 from diffusion.denoiser import Denoiser, Estimate, labels
 from diffusion.guidance.base import Guidance, same_space
 from diffusion.guidance.contrast import Unconditional, at
+from diffusion.support.ranges import Finite
 from diffusion.typing import Codec, Conditions, Denoise, expand
 
 
@@ -26,10 +27,11 @@ class Classifier(Guidance):
     guides as much less, at t = 1/T not at all."""
 
     classifier: Callable[[Tensor, Tensor], Tensor]
-    scale: float = 1.0
+    scale: Finite = 1.0
     codec: Codec | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         same_space(self.classifier, self.codec, "The classifier")
         if isinstance(self.classifier, Denoiser):
             raise ValueError("guidance.ckpt is a run that trained a denoiser; train a classifier with `python train.py task=classifier`.")

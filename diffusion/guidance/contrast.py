@@ -10,6 +10,7 @@ from torch import Tensor
 from diffusion.denoiser import Estimate, null
 from diffusion.guidance.base import Guidance, lerp_estimates, same_space
 from diffusion.schedules import Schedule
+from diffusion.support.ranges import Finite
 from diffusion.typing import Codec, Conditions, Denoise, expand
 
 Model = TypeVar("Model")
@@ -36,11 +37,12 @@ class ClassifierFree(Guidance):
     that broadcasts to cond, or the words for one, such as a class, as `conditions` reads them. Raises ValueError when scale is not 1 and
     there is no condition to guide towards, and for words that `conditions` does not know."""
 
-    scale: float = 1.0
+    scale: Finite = 1.0
     negative: Any = None
     conditions: Conditions | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.other()
 
     def asks(self, conditions: Conditions) -> Conditions:
@@ -92,7 +94,7 @@ class CFGPlusPlus(ClassifierFree):
     and Euler. `grid` must be the sampler's; a time off it has the strength of the move it lies in. On the last move, to 0, the strength is
     `scale`; before, it is larger."""
 
-    scale: float = 0.6
+    scale: Finite = 0.6
     grid: Callable[[Schedule], Tensor] | None = None
 
     def __post_init__(self) -> None:
@@ -119,10 +121,11 @@ class Autoguidance(Guidance):
     weight = 1 is the good model. Raises ValueError if the two models' noise schedules or codecs differ."""
 
     bad: Denoise
-    weight: float = 2.0
+    weight: Finite = 2.0
     codec: Codec | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         same_space(self.bad, self.codec, "Autoguidance's second model")
         if self.bad.schedule != self.schedule:
             raise ValueError(f"Autoguidance's two models must share a noise schedule; they have {self.schedule} and {self.bad.schedule}.")

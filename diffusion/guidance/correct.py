@@ -7,6 +7,7 @@ from torch import Tensor
 
 from diffusion.denoiser import Estimate
 from diffusion.guidance.base import Guidance, lerp_estimates, of_x0
+from diffusion.support.ranges import Finite, Fraction, Level, NonNegative, Share
 from diffusion.typing import Codec, Denoise, expand
 
 
@@ -17,11 +18,12 @@ class Clip(Guidance):
 
     Raises ValueError for a codec without a range, as one into latents or of vectors is."""
 
-    low: float | None = None
-    high: float | None = None
+    low: Finite | None = None
+    high: Finite | None = None
     codec: Codec | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         span = (-1.0, 1.0) if self.codec is None else self.codec.range
         for name, bound in zip(("low", "high"), span or (None, None), strict=True):
             if getattr(self, name) is None:
@@ -51,12 +53,7 @@ class DynamicThreshold(Clip):
     """x_0 clipped to [-q, q] and divided by q, where q is the `percentile` (0 to 1) of each sample's |x_0|, at least 1 (Imagen 2205.11487,
     sec. 2.3), for data in [-1, 1]; with low and high, about their middle. eps is derived again."""
 
-    percentile: float = 0.995
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.percentile <= 1:
-            raise ValueError(f"percentile={self.percentile} is a share of the pixels, above 0 and at most 1.")
+    percentile: Fraction = 0.995
 
     def limit(self, x0: Tensor) -> Tensor:
         assert self.low is not None and self.high is not None  # see Clip
@@ -73,9 +70,10 @@ class Rescale(Guidance):
     same at alpha = 0, where it matters most. Raises ValueError around a denoiser that is not guided."""
 
     denoiser: Guidance
-    phi: float = 0.7
+    phi: Share = 0.7
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.denoiser, Guidance):
             raise ValueError("Rescale acts on a guided model: put it after a guidance, as in guidance=[cfg,rescale].")
 
@@ -93,8 +91,8 @@ class Rescale(Guidance):
 class Interval(Guidance):
     """Guidance only where low < sigma/alpha <= high (Kynkaanniemi et al. 2404.07724, eq. 3); elsewhere the conditional model alone."""
 
-    low: float = 0.0
-    high: float = float("inf")
+    low: NonNegative = 0.0
+    high: Level = float("inf")
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
         inside = self.inside(t)

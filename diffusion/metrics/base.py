@@ -15,6 +15,7 @@ from diffusion.conditions import Unconditional
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.reference import RealImages, facts
 from diffusion.support.errors import UserError
+from diffusion.support.ranges import Several, Some
 from diffusion.support.ranks import gather_dealt
 from diffusion.typing import Codec, Conditions, Denoise
 
@@ -34,7 +35,7 @@ class Metric(ABC):
     Images are dealt to the ranks like cards: image i is on rank i mod world, in order."""
 
     name: str
-    n: int
+    n: Several
 
     @abstractmethod
     def setup(self, imageset: RealImages, device: torch.device | str, conditions: Conditions = UNCONDITIONAL) -> None:
@@ -143,7 +144,7 @@ class FeatureMetric(Metric, Generic[Part]):
     statistics = ""  # the hash of the reference statistics; empty where there are none
     reference_facts: dict[str, Any]
 
-    def __init__(self, extractor: Extractor, n: int, cache: str | Path, groups: int = 0) -> None:
+    def __init__(self, extractor: Extractor, n: Several, cache: str | Path, groups: Some = 0) -> None:
         self.cache, self.groups, self.extractor = cache, groups, extractor
         self.name_by(n)
         self.store, self.width = FeatureStore(extractor), 0  # until setup

@@ -11,6 +11,7 @@ from diffusion.metrics.base import FeatureMetric, Numbers
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.frechet import Moments, frechet_distance, merged, root
 from diffusion.metrics.reference import RealImages, reference_moments, statistics_hash
+from diffusion.support.ranges import Several, Some
 from diffusion.support.ranks import dealt_numbers
 
 
@@ -81,7 +82,7 @@ class FrechetInfinity(FrechetDistance):
     words = ("fd-infinity",)
     standard = ("fid-infinity",)
 
-    def __init__(self, extractor: Extractor, n: int, cache: str | Path, groups: int = 10) -> None:
+    def __init__(self, extractor: Extractor, n: Several, cache: str | Path, groups: Some = 10) -> None:
         if groups < 4:
             raise ValueError(f"metric.groups={groups} is too few to extrapolate from: use at least 4.")
         super().__init__(extractor, n, cache, groups)

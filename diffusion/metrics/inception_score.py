@@ -12,6 +12,7 @@ from torch import Tensor
 from diffusion.metrics.base import Numbers, RowMetric, on_float64
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.reference import RealImages
+from diffusion.support.ranges import Few, Several, Some
 
 
 def inception_scores(logits: Tensor, splits: int) -> Tensor:
@@ -37,7 +38,7 @@ class InceptionScore(RowMetric):
     standard = ("is",)
     layer = "logits"
 
-    def __init__(self, extractor: Extractor, n: int, cache: str | Path, groups: int = 0, splits: int = 10) -> None:
+    def __init__(self, extractor: Extractor, n: Several, cache: str | Path, groups: Some = 0, splits: Few = 10) -> None:
         super().__init__(extractor, n, cache, groups)
         if not 1 <= splits <= n:
             raise ValueError(f"{self.name} cannot be split into metric splits={splits}: use 1 to {n}.")

@@ -11,6 +11,7 @@ from diffusion.metrics.base import FeatureMetric, Numbers, on_float64
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.reference import RealImages, reference_features
 from diffusion.support.hashes import tensors_hash
+from diffusion.support.ranges import Few, Seed, Several, Some
 
 
 def kernel_sum(a: Tensor, b: Tensor, chunk: int = 4096) -> Tensor:
@@ -40,7 +41,7 @@ class GroupSums(NamedTuple):
     images."""
 
     number: int
-    n: int
+    n: Several
     among: Tensor
     across: Tensor
 
@@ -78,13 +79,13 @@ class KernelDistance(FeatureMetric[GroupSums]):
     def __init__(
         self,
         extractor: Extractor,
-        n: int,
+        n: Several,
         cache: str | Path,
-        groups: int = 0,
-        subsets: int = 100,
-        subset_size: int = 1000,
-        real: int | None = 50_000,
-        seed: int = 0,
+        groups: Some = 0,
+        subsets: Few = 100,
+        subset_size: Several = 1000,
+        real: Several | None = 50_000,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(extractor, n, cache, groups)
         self.subsets, self.size, self.real, self.seed = subsets, subset_size, real, seed

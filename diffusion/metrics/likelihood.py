@@ -16,6 +16,7 @@ from diffusion.metrics.reference import RealImages, facts
 from diffusion.samplers import RK45
 from diffusion.support.errors import UserError
 from diffusion.support.progress import bar
+from diffusion.support.ranges import Few, Positive, Probability, Seed, Several
 from diffusion.support.ranks import gather_dealt, rank_and_world
 from diffusion.typing import Codec, Conditions, Denoise
 
@@ -34,7 +35,7 @@ class BitsPerDimension(Metric):
     conditions: Conditions
     means: Tensor  # set by `compute`
 
-    def __init__(self, images: int | None = 1000, batch_size: int = 128, seed: int = 0) -> None:
+    def __init__(self, images: Several | None = 1000, batch_size: Few = 128, seed: Seed = 0) -> None:
         if images is not None and images < 2:
             raise ValueError(f"A mean with an error needs at least 2 images: metric.images={images} is too few.")
         self.images, self.batch_size, self.seed = images, batch_size, seed
@@ -114,7 +115,7 @@ class VariationalBits(BitsPerDimension):
 
     word, quantisation = "nll-vlb", "uint8, discretised Gaussian decoder"
 
-    def __init__(self, images: int | None = 1000, batch_size: int = 128, seed: int = 0, clip: bool = True) -> None:
+    def __init__(self, images: Several | None = 1000, batch_size: Few = 128, seed: Seed = 0, clip: bool = True) -> None:
         super().__init__(images, batch_size, seed)
         self.clip = clip
 
@@ -154,12 +155,12 @@ class FlowBits(BitsPerDimension):
 
     def __init__(
         self,
-        images: int | None = 1000,
-        batch_size: int = 128,
-        seed: int = 0,
-        rtol: float = 1e-4,
-        atol: float = 1e-4,
-        t_min: float | None = None,
+        images: Several | None = 1000,
+        batch_size: Few = 128,
+        seed: Seed = 0,
+        rtol: Positive = 1e-4,
+        atol: Positive = 1e-4,
+        t_min: Probability | None = None,
     ) -> None:
         super().__init__(images, batch_size, seed)
         self.solver, self.t_min = RK45(rtol, atol), t_min

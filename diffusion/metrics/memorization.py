@@ -14,6 +14,7 @@ from diffusion.metrics.neighbours import squared_distances
 from diffusion.metrics.reference import RealImages, batches, reference_features
 from diffusion.pictures import tile
 from diffusion.support.progress import bar
+from diffusion.support.ranges import Few, Fraction, Several, Some
 from diffusion.support.ranks import gather_dealt
 
 
@@ -40,7 +41,9 @@ class Memorization(RowMetric):
     words = ("memorized",)
     pairs_picture: Tensor | None  # set by `compute`
 
-    def __init__(self, extractor: Extractor, n: int, cache: str | Path, groups: int = 0, ratio: float = 1 / 3, pairs: int = 10) -> None:
+    def __init__(
+        self, extractor: Extractor, n: Several, cache: str | Path, groups: Some = 0, ratio: Fraction = 1 / 3, pairs: Few = 10
+    ) -> None:
         super().__init__(extractor, n, cache, groups)
         self.ratio, self.pairs = ratio, min(pairs, n)
 

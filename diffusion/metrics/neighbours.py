@@ -12,6 +12,7 @@ from diffusion.metrics.base import RowMetric, on_float64
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.reference import RealImages, reference_features
 from diffusion.support.hashes import tensors_hash
+from diffusion.support.ranges import Few, Several, Some
 
 CHUNK = 1024
 
@@ -63,11 +64,11 @@ class Neighbours(RowMetric):
     def __init__(
         self,
         extractor: Extractor,
-        n: int,
+        n: Several,
         cache: str | Path,
-        groups: int = 0,
-        k: int | None = None,
-        real: int | None = 50_000,
+        groups: Some = 0,
+        k: Few | None = None,
+        real: Several | None = 50_000,
     ) -> None:
         super().__init__(extractor, n, cache, groups)
         self.k, self.real = self.default_k if k is None else k, real

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffusion.metrics.base import UNCONDITIONAL, Metric, Numbers, abbreviated, dealt, standard_errors
 from diffusion.metrics.reference import RealImages, facts, own_batches, require_images
+from diffusion.support.ranges import Few, Seed, Several, Some
 from diffusion.support.ranks import gather_dealt, gather_rows
 from diffusion.typing import Conditions
 
@@ -29,7 +30,7 @@ class SlicedWasserstein(Metric):
     With `groups`, NAME/error is the standard error by the delete-a-group jackknife, as in `FeatureMetric`. Raises ValueError for n below
     2, no projections, and 1 group or more than n / 2."""
 
-    def __init__(self, n: int = 1000, projections: int = 128, seed: int = 0, groups: int = 10) -> None:
+    def __init__(self, n: Several = 1000, projections: Few = 128, seed: Seed = 0, groups: Some = 10) -> None:
         self.projections, self.seed, self.groups = projections, seed, groups
         self.name_by(n)
         if projections < 1:

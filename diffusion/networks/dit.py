@@ -9,6 +9,7 @@ from torch.nn.functional import layer_norm
 from diffusion.networks.attention import Look, attend, count_heads
 from diffusion.networks.blocks import zero
 from diffusion.networks.embedding import ConditionedNetwork, Given, TimeEmbedding
+from diffusion.support.ranges import Few, Some, require
 from diffusion.support.sizes import height_and_width
 
 
@@ -41,16 +42,17 @@ class DiT(ConditionedNetwork):
 
     def __init__(
         self,
-        in_channels: int = 4,
-        out_channels: int = 4,
-        image_size: int | Sequence[int] = 32,
-        patch: int = 2,
-        width: int = 384,
-        depth: int = 12,
-        heads: int = 6,
-        num_classes: int = 0,
-        context_channels: int = 0,
+        in_channels: Few = 4,
+        out_channels: Few = 4,
+        image_size: Few | Sequence[Few] = 32,
+        patch: Few = 2,
+        width: Few = 384,
+        depth: Few = 12,
+        heads: Few = 6,
+        num_classes: Some = 0,
+        context_channels: Some = 0,
     ) -> None:
+        require(self, locals())
         grid = patches(*height_and_width(image_size), patch)
         if width % 4:
             raise ValueError(f"width {width} is not a multiple of 4, which sines and cosines of two coordinates need.")
@@ -103,7 +105,7 @@ class DiT(ConditionedNetwork):
 class Block(nn.Module):
     """x + g1 attention(LN(x) (1 + s1) + b1), then x + g2 MLP(LN(x) (1 + s2) + b2), [s1, b1, g1, s2, b2, g2] = W e (adaLN-Zero, fig. 3)."""
 
-    def __init__(self, width: int, heads: int, context_channels: int) -> None:
+    def __init__(self, width: Few, heads: Few, context_channels: Some) -> None:
         super().__init__()
         self.heads = count_heads(width, heads)
         self.modulate = nn.Linear(width, 6 * width)

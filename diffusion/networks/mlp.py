@@ -5,6 +5,7 @@ from torch.nn.functional import layer_norm, silu
 
 from diffusion.networks.blocks import zero
 from diffusion.networks.embedding import ConditionedNetwork, Given, TimeEmbedding
+from diffusion.support.ranges import Few, Share, Some, require
 
 
 class MLP(ConditionedNetwork):
@@ -26,17 +27,16 @@ class MLP(ConditionedNetwork):
 
     def __init__(
         self,
-        in_channels: int = 2,
-        out_channels: int = 2,
-        num_classes: int = 0,
-        width: int = 256,
-        depth: int = 4,
-        dropout: float = 0.0,
+        in_channels: Few = 2,
+        out_channels: Few = 2,
+        num_classes: Some = 0,
+        width: Few = 256,
+        depth: Some = 4,
+        dropout: Share = 0.0,
     ) -> None:
+        require(self, locals())
         if width % 2 or width < 4:
             raise ValueError(f"width must be even and at least 4, for the time embedding: it is {width}.")
-        if depth < 0:
-            raise ValueError(f"depth={depth} is no number of blocks: say 0 or more.")
         super().__init__(TimeEmbedding(width, width), width, num_classes)
         self.stem = nn.Linear(in_channels, width)
         self.blocks = nn.ModuleList(VectorBlock(width, dropout) for _ in range(depth))
@@ -61,7 +61,7 @@ class MLP(ConditionedNetwork):
 class VectorNorm(nn.Module):
     """(1 + scale) LayerNorm(x) + shift, [scale, shift] = W e: the U-Net's scale-shift conditioning for vectors [b, c]."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: Few) -> None:
         super().__init__()
         self.project = nn.Linear(width, 2 * width)
 
@@ -73,7 +73,7 @@ class VectorNorm(nn.Module):
 class VectorBlock(nn.Module):
     """Conditioned norm, SiLU, linear, SiLU, dropout, linear that starts at 0; added to the input: [b, c] -> [b, c]."""
 
-    def __init__(self, width: int, dropout: float = 0.0) -> None:
+    def __init__(self, width: Few, dropout: Share = 0.0) -> None:
         super().__init__()
         self.norm = VectorNorm(width)
         self.hidden = nn.Linear(width, width)

@@ -13,6 +13,7 @@ from diffusion.networks.attention import ChannelAttention, ClassAttention, Cross
 from diffusion.networks.blocks import Chain, ConvNeXt, ResidualBlock, added, group_norm, zero
 from diffusion.networks.embedding import ConditionedNetwork, FourierTimeEmbedding, TimeEmbedding
 from diffusion.networks.resampling import Downsample, Smooth, SmoothDownsample, Upsample
+from diffusion.support.ranges import Few, Positive, Share, Some, require
 from diffusion.support.sizes import height_and_width
 
 
@@ -64,30 +65,31 @@ class UNet(ConditionedNetwork):
 
     def __init__(
         self,
-        in_channels: int = 3,
-        out_channels: int = 3,
-        image_size: int | Sequence[int] = 32,
-        channels: int = 128,
-        multipliers: Sequence[int] = (1, 2, 2, 2),
-        res_blocks: int = 2,
+        in_channels: Few = 3,
+        out_channels: Few = 3,
+        image_size: Few | Sequence[Few] = 32,
+        channels: Few = 128,
+        multipliers: Sequence[Few] = (1, 2, 2, 2),
+        res_blocks: Few = 2,
         block: Sequence[str] = ("res", "atn"),
         middle: Sequence[str] = ("res", "atn", "res"),
-        attention: Sequence[int] = (16,),
-        heads: int = 1,
-        head_channels: int | None = None,
-        num_classes: int = 0,
-        context_channels: int = 0,
-        dropout: float = 0.0,
+        attention: Sequence[Few] = (16,),
+        heads: Few = 1,
+        head_channels: Few | None = None,
+        num_classes: Some = 0,
+        context_channels: Some = 0,
+        dropout: Share = 0.0,
         scale_shift: bool = True,
         resample_in_resblock: bool = False,
-        embedding_channels: int | None = None,
+        embedding_channels: Few | None = None,
         skip_rescale: bool = False,
         fir: bool = False,
-        fourier_scale: float | None = None,
+        fourier_scale: Positive | None = None,
         project_skip: bool = False,
         attention_once: bool = False,
         input_pyramid: bool = False,
     ) -> None:
+        require(self, locals())
         resolutions = _resolutions(image_size, len(multipliers), attention)
         embed = embedding_channels or 4 * channels
         time = TimeEmbedding(channels, embed) if fourier_scale is None else FourierTimeEmbedding(channels, embed, fourier_scale)

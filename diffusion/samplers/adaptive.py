@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from diffusion.posterior import step
 from diffusion.samplers.base import State
 from diffusion.samplers.blend import log_ratio, weighted_sum
 from diffusion.schedules import Schedule
+from diffusion.support.ranges import Checked, Positive, Range
 from diffusion.typing import Denoise, Noise, expand
 
 # Dormand & Prince 1980: where the stages are, what they are made of, and fifth minus fourth order for the error
@@ -31,19 +33,15 @@ TOO_SMALL = "{} takes ever smaller steps: raise sampler.rtol and sampler.atol, o
 
 
 @dataclass(frozen=True)
-class Adaptive(ABC):
+class Adaptive(Checked, ABC):
     """Integrates from the grid's first time to its last positive one with steps of its own, then makes one first-order move to 0, which
     gives x_0 itself. It yields two States; the grid's other times do not matter.
 
     Each image has its own step size, so that it does not depend on its batch; the calls made (a denoiser's `nfe`) are those of the
-    slowest. Raises ValueError when a tolerance is not positive or the steps become too small to move the time."""
+    slowest. Raises ValueError when the steps become too small to move the time."""
 
-    rtol: float = 1e-5
-    atol: float = 1e-5
-
-    def __post_init__(self) -> None:
-        if not (self.rtol > 0 and self.atol > 0):
-            raise ValueError(f"sampler.rtol={self.rtol} and sampler.atol={self.atol} must be positive.")
+    rtol: Positive = 1e-5
+    atol: Positive = 1e-5
 
     @abstractmethod
     def integrate(self, denoise: Denoise, x: Tensor, times: Tensor) -> Tensor:
@@ -115,18 +113,12 @@ class DPMAdaptive(Adaptive):
     In y = x/alpha and lambda, a move over h with a constant eps is y - s (e^h - 1) eps, s = sigma/alpha at its end; the higher orders put
     a blend of two estimates in eps's place. With E the root mean square of the difference over max(atol, rtol |y|), the next step is
     h (1 + atan(E^(-1/order) - 1)), and a step whose factor is below 0.81 is made again (k-diffusion's sample_dpm_adaptive). A step costs
-    `order` calls; the first has h = `first`. From alpha = 0 the grid's first step is made beforehand, at first order. Raises ValueError for
-    another order."""
+    `order` calls; the first has h = `first`. From alpha = 0 the grid's first step is made beforehand, at first order."""
 
-    rtol: float = 0.05
-    atol: float = 0.0078
-    order: int = 3
-    first: float = 0.05
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.order not in (2, 3):
-            raise ValueError(f"sampler.order={self.order} is not 2 or 3.")
+    rtol: Positive = 0.05
+    atol: Positive = 0.0078
+    order: Annotated[int, Range(least=2, most=3)] = 3
+    first: Positive = 0.05
 
     def integrate(self, denoise: Denoise, x: Tensor, times: Tensor) -> Tensor:
         schedule = denoise.schedule

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffusion.posterior import posterior, step
 from diffusion.samplers.base import State
+from diffusion.support.ranges import Checked, Share
 from diffusion.typing import Denoise, Noise
 
 
@@ -39,7 +40,7 @@ def auto(small: Tensor, large: Tensor, frac: Tensor | None) -> Tensor:
 
 
 @dataclass(frozen=True)
-class DDPM:
+class DDPM(Checked):
     """x_s ~ N(posterior mean, variance) (DDPM alg. 2; IDDPM sec. 3.1), over any sub-sequence of times; no noise on the last move.
 
     `variance` is fixed_small, fixed_large, learned or auto. Raises ValueError for another word, or for learned where there is none."""
@@ -49,6 +50,7 @@ class DDPM:
     choices: ClassVar = {f.__name__: f for f in (fixed_small, fixed_large, learned, auto)}
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.variance not in self.choices:
             raise ValueError(f"sampler.variance={self.variance} is not one of {', '.join(self.choices)}.")
 
@@ -62,14 +64,11 @@ class DDPM:
 
 
 @dataclass(frozen=True)
-class DDIM:
-    """DDIM (Song et al. 2020, eq. 12): eta = 0 is the probability-flow ODE, eta = 1 is DDPM with fixed_small."""
+class DDIM(Checked):
+    """DDIM (Song et al. 2020, eq. 12): eta = 0 is the probability-flow ODE, eta = 1 is DDPM with fixed_small; beyond 1
+    eta sigma_s would exceed the noise that there is."""
 
-    eta: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"sampler.eta={self.eta} is outside [0, 1], where eta sigma_s would exceed the noise there is.")
+    eta: Share = 0.0
 
     def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         for t, s in pairwise(times):
@@ -87,4 +86,4 @@ class Euler(DDIM):
 class EulerAncestral(DDIM):
     """Euler to sigma_down, then noise up to sigma_s (k-diffusion's sample_euler_ancestral): it is DDIM with eta = 1."""
 
-    eta: float = 1.0
+    eta: Share = 1.0

@@ -79,9 +79,3 @@ def weights(nodes: Sequence[Tensor], end: Tensor, moments: Quadrature) -> list[f
     u, out = (at[known] - at[0]) / delta, torch.zeros_like(at)
     out[known] = torch.linalg.solve(u ** torch.arange(len(u))[:, None], moments(delta, len(u)))
     return out.tolist()
-
-
-def require_order(order: int, highest: int) -> None:
-    """Raise ValueError unless 1 <= order <= highest."""
-    if not 1 <= order <= highest:
-        raise ValueError(f"sampler.order={order} is not between 1 and {highest}.")

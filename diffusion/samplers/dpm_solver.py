@@ -8,13 +8,14 @@ from torch import Tensor
 
 from diffusion.posterior import step
 from diffusion.samplers.base import State
-from diffusion.samplers.blend import Known, constant, curved, exponential, hold_eps, log_ratio, require_order, weighted_sum, weights
+from diffusion.samplers.blend import Known, constant, curved, exponential, hold_eps, log_ratio, weighted_sum, weights
 from diffusion.schedules import Schedule
+from diffusion.support.ranges import Checked, Order
 from diffusion.typing import Denoise, Noise
 
 
 @dataclass(frozen=True)
-class DPMSolver:
+class DPMSolver(Checked):
     """DPM-Solver-1, 2, 3 (2206.00927, alg. 1 and 2): a step of order k goes over k steps of the grid with one call at each.
 
     The inner times are the grid's, so that a grid of n steps costs n calls at any order; on a grid uniform in lambda they are the
@@ -25,11 +26,11 @@ class DPMSolver:
     grid; "heun" (diffusers' name) with the polynomial through all of a step's estimates, which needs no such times. Raises ValueError for
     another word or order."""
 
-    order: int = 2
+    order: Order = 2
     solver: str = "midpoint"
 
     def __post_init__(self) -> None:
-        require_order(self.order, 3)
+        super().__post_init__()
         if self.solver not in ("midpoint", "heun"):
             raise ValueError(f"sampler.solver={self.solver} is not one of midpoint, heun.")
 

@@ -8,22 +8,19 @@ import torch
 from torch import Tensor
 
 from diffusion.samplers.base import State
+from diffusion.support.ranges import Checked, Natural
 from diffusion.typing import Denoise, Noise
 
 
 @dataclass(frozen=True)
-class DDIMInversion:
+class DDIMInversion(Checked):
     """x_t = alpha_t (x_s - sigma_s eps)/alpha_s + sigma_t eps, from s up to t, over the grid's times in ascending order (DDIM sec. 4.3).
 
     `x` is a clean image, the last state the noise at times[0]. DDIM(0) would come down from x_t with eps(x_t, t), which is not known yet:
     eps(x_s, t) stands for it (diffusers' DDIMInverse), and each of `refinements` puts the x_t just found in its place (a fixed-point
-    iteration, one more call each), towards an exact round trip. Raises ValueError if it is negative."""
+    iteration, one more call each), towards an exact round trip."""
 
-    refinements: int = 0
-
-    def __post_init__(self) -> None:
-        if self.refinements < 0:
-            raise ValueError(f"sampler.refinements={self.refinements} is negative; 0 is DDIM inversion as it is.")
+    refinements: Natural = 0
 
     def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         for s, t in pairwise(times.flip(0)):

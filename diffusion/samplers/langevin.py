@@ -7,13 +7,14 @@ x <- x + sigma (sqrt(a) z - (a/2) eps), z ~ N(0, I). It is the same in x and in 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Self
+from typing import Annotated, Self
 
 import torch
 from torch import Tensor
 
 from diffusion.samplers.ancestral import DDPM
 from diffusion.samplers.base import Sampler, State, last, part
+from diffusion.support.ranges import Checked, Count, Natural, Positive, Range
 from diffusion.typing import Denoise, Noise, expand
 
 
@@ -23,7 +24,7 @@ def langevin(x: Tensor, eps: Tensor, a: Tensor | float, sigma: Tensor, z: Tensor
 
 
 @dataclass(frozen=True)
-class Langevin:
+class Langevin(Checked):
     """Annealed Langevin dynamics (NCSN alg. 1): at each time of the grid, `walk` steps of size a_i = step sigma_i^2 / sigma_L^2; then
     a last denoising, x_0(x, t_L) (2009.05475, sec. 2).
 
@@ -31,14 +32,8 @@ class Langevin:
     more a walk diverges. Between levels x/alpha is kept (x itself in the paper, where alpha = 1); from a level with alpha = 0, which holds
     nothing of the data, x/sigma is kept."""
 
-    walk: int = 100
-    ratio: float = 0.2
-
-    def __post_init__(self) -> None:
-        if not 0 < self.ratio < 4:
-            raise ValueError(f"sampler.ratio={self.ratio} is outside (0, 4), where a Langevin walk stays near the data.")
-        if self.walk < 1:
-            raise ValueError(f"sampler.walk={self.walk} is below 1 step at each noise level.")
+    walk: Count = 100
+    ratio: Annotated[float, Range(above=0, below=4)] = 0.2
 
     def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         for t, s in pairwise(times):
@@ -55,7 +50,7 @@ class Langevin:
 
 
 @dataclass(frozen=True)
-class PredictorCorrector:
+class PredictorCorrector(Checked):
     """Predictor-corrector sampling (SDE alg. 1): a move from t to s by any sampler, then `corrections` Langevin steps at s.
 
     The default predictor is the posterior's mean with the larger variance: for alpha = 1 alg. 2's reverse diffusion, for a
@@ -64,8 +59,8 @@ class PredictorCorrector:
     further factor 1 - beta_t, near 1, is left out: one rule for every path. The last move, to t = 0, is not corrected."""
 
     predictor: Sampler = DDPM("fixed_large")  # noqa: RUF009 (frozen)
-    snr: float = 0.16
-    corrections: int = 1
+    snr: Positive = 0.16
+    corrections: Natural = 1
 
     def share(self, share: float) -> Self:
         """The predictor's share."""

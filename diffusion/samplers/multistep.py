@@ -5,28 +5,28 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from diffusion.posterior import step
 from diffusion.samplers.base import State
-from diffusion.samplers.blend import Known, constant, curved, exponential, hold_eps, log_ratio, require_order, weighted_sum, weights
+from diffusion.samplers.blend import Known, constant, curved, exponential, hold_eps, log_ratio, weighted_sum, weights
 from diffusion.schedules import Schedule
+from diffusion.support.ranges import Checked, Range
 from diffusion.typing import Denoise, Noise
 
+UpToFour = Annotated[int, Range(least=1, most=4)]
 
-class Multistep(ABC):
+
+class Multistep(Checked, ABC):
     """The loop of a multistep sampler. A subclass has an `order`, 1 to 4, and makes the x_0 of the next move from the past estimates."""
 
     @property
     @abstractmethod
     def order(self) -> int:
         """How many estimates a move is made with, at most."""
-
-    def __post_init__(self) -> None:
-        require_order(self.order, 4)
 
     @abstractmethod
     def x0(self, past: Sequence[Known], s: Tensor, schedule: Schedule) -> Tensor:
@@ -47,7 +47,7 @@ class LMS(Multistep):
 
     The Adams-Bashforth method of variable step; DEIS calls it rho-AB (2204.13902)."""
 
-    order: int = 4
+    order: UpToFour = 4
 
     def x0(self, past: Sequence[Known], s: Tensor, schedule: Schedule) -> Tensor:
         w = weights([log_ratio(t, schedule).exp() for t, _ in past], log_ratio(s, schedule).exp(), constant)
@@ -60,7 +60,7 @@ class DEIS(Multistep):
 
     The last move, to sigma = 0, is of first order."""
 
-    order: int = 3
+    order: UpToFour = 3
 
     def x0(self, past: Sequence[Known], s: Tensor, schedule: Schedule) -> Tensor:
         w = weights([log_ratio(t, schedule) for t, _ in past], log_ratio(s, schedule), exponential)
@@ -74,7 +74,7 @@ class IPNDM(Multistep):
     (55 e_0 - 59 e_1 + 37 e_2 - 9 e_3)/24, and (23, -16, 5)/12, (3, -1)/2, 1 while fewer estimates are known. `order` is that of the
     formula; the method is of second order at most (PNDM property 3.2), because equal steps of time are not equal steps of s."""
 
-    order: int = 4
+    order: UpToFour = 4
 
     def x0(self, past: Sequence[Known], s: Tensor, schedule: Schedule) -> Tensor:
         return hold_eps(adams_bashforth([estimate.eps for _, estimate in past]), past[0], schedule)
@@ -87,7 +87,7 @@ def adams_bashforth(values: Sequence[Tensor]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class PNDM:
+class PNDM(Checked):
     """Pseudo numerical methods (PNDM alg. 2, 2202.09778): `IPNDM` of order 4 after a warm-up of more than one call a step.
 
     The warm-up is three pseudo Runge-Kutta steps of four calls (eps = (e_1 + 2 e_2 + 2 e_3 + e_4)/6, the inner ones halfway in t), or with
@@ -136,6 +136,7 @@ class DPMPP2M(Multistep):
     choices: ClassVar = {"midpoint": constant, "heun": exponential}
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.solver not in self.choices:
             raise ValueError(f"sampler.solver={self.solver} is not one of {', '.join(self.choices)}.")
 

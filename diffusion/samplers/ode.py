@@ -15,25 +15,22 @@ from diffusion.posterior import step
 from diffusion.samplers.base import State
 from diffusion.samplers.blend import curved, hold_eps, log_ratio
 from diffusion.schedules import Schedule
+from diffusion.support.ranges import Checked, Level, NonNegative
 from diffusion.typing import Denoise, Noise
 
 
 @dataclass(frozen=True)
-class SecondOrder(ABC):
+class SecondOrder(Checked, ABC):
     """Steps in s = sigma/alpha whose slope is made of two calls, with EDM's stochasticity (alg. 2): before a step from s in [s_min, s_max],
     noise is added up to s (1 + gamma), gamma = min(s_churn/steps, sqrt 2 - 1).
 
     s_noise is the standard deviation of that noise, and 1 keeps the level exact; s_max = None is no upper bound. The level never passes
-    that of t = 1. Raises ValueError for a negative s_churn."""
+    that of t = 1."""
 
-    s_churn: float = 0.0
-    s_min: float = 0.0
-    s_max: float | None = None
-    s_noise: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.s_churn < 0:
-            raise ValueError(f"sampler.s_churn={self.s_churn} is negative; 0 adds no noise.")
+    s_churn: NonNegative = 0.0
+    s_min: NonNegative = 0.0
+    s_max: Level | None = None
+    s_noise: NonNegative = 1.0
 
     def share(self, share: float) -> Self:
         """The same gamma in each step of a part of the grid."""
@@ -80,10 +77,10 @@ class Heun(SecondOrder):
 class EDM(Heun):
     """EDM's stochastic sampler (alg. 2): Heun with the constants of table 5 for ImageNet-64. With s_churn = 0 it is alg. 1."""
 
-    s_churn: float = 40.0
-    s_min: float = 0.05
-    s_max: float = 50.0
-    s_noise: float = 1.003
+    s_churn: NonNegative = 40.0
+    s_min: NonNegative = 0.05
+    s_max: Level | None = 50.0
+    s_noise: NonNegative = 1.003
 
 
 @dataclass(frozen=True)

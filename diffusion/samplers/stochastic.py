@@ -20,6 +20,7 @@ from diffusion.posterior import shrink, step
 from diffusion.samplers.base import State
 from diffusion.samplers.blend import curved
 from diffusion.schedules import Schedule
+from diffusion.support.ranges import Checked, Fraction, NonNegative, Share
 from diffusion.typing import Denoise, Noise
 
 
@@ -39,13 +40,9 @@ def same(z: Tensor) -> Noise:
 
 
 @dataclass(frozen=True)
-class _Ancestral:
-    eta: float = 1.0
-    s_noise: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"sampler.eta={self.eta} is outside [0, 1], where eta sigma_s would exceed the noise there is.")
+class _Ancestral(Checked):
+    eta: Share = 1.0
+    s_noise: NonNegative = 1.0
 
     def middle(self, t: Tensor, s: Tensor, schedule: Schedule) -> Tensor | None:
         """The time half-way in log(sigma/alpha) from t to the noise level that the move goes down to before it adds its noise,
@@ -97,7 +94,7 @@ class DPMPPSDE(_Ancestral):
     rho^2 = e^(-2 h_ms) (1 - e^(-2 h_tm)) / (1 - e^(-2 h_ts)), the correlation that two posterior moves have. (k-diffusion takes it from a
     Brownian path in sigma; independent noises would lose the second weak order.)"""
 
-    r: float = 0.5
+    r: Fraction = 0.5
 
     def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         schedule, noise = denoise.schedule, scaled(noise, self.s_noise)
@@ -120,13 +117,9 @@ def correlation(t: Tensor, m: Tensor, s: Tensor, schedule: Schedule) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _MultistepSDE(ABC):
-    eta: float = 1.0
-    s_noise: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.eta < 0:
-            raise ValueError(f"sampler.eta={self.eta} is negative; 0 follows the ODE, 1 is the diffusion SDE.")
+class _MultistepSDE(Checked, ABC):
+    eta: NonNegative = 1.0
+    s_noise: NonNegative = 1.0
 
     @abstractmethod
     def extrapolate(self, h: Tensor, past: list[tuple[Tensor, Tensor]]) -> Tensor:

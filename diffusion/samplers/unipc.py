@@ -11,8 +11,9 @@ from torch import Tensor
 
 from diffusion.posterior import step
 from diffusion.samplers.base import State
-from diffusion.samplers.blend import Known, Quadrature, constant, exponential, log_ratio, require_order, weighted_sum, weights
+from diffusion.samplers.blend import Known, Quadrature, constant, exponential, log_ratio, weighted_sum, weights
 from diffusion.schedules import Schedule
+from diffusion.support.ranges import Checked, Order
 from diffusion.typing import Denoise, Noise
 
 
@@ -27,7 +28,7 @@ def bh2(delta: Tensor, k: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class UniPC:
+class UniPC(Checked):
     """UniPC-p (2302.04867, alg. 1 and 2, x_0 prediction): UniP of order p, then UniC with the new estimate, which makes the order p + 1.
 
     Both are the polynomial in lambda through their estimates, with UniPC's short cut for two of them, `variant` bh1 (B(h) = h) or bh2
@@ -35,13 +36,13 @@ class UniPC:
     on the move to sigma = 0.
     Raises ValueError for another variant or an order outside 1..3."""
 
-    order: int = 2
+    order: Order = 2
     variant: str = "bh2"
 
     choices: ClassVar = {f.__name__: f for f in (bh1, bh2)}
 
     def __post_init__(self) -> None:
-        require_order(self.order, 3)
+        super().__post_init__()
         if self.variant not in self.choices:
             raise ValueError(f"sampler.variant={self.variant} is not one of {', '.join(self.choices)}.")
 

@@ -5,10 +5,12 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from diffusion.support.ranges import Checked
+
 CONTINUOUS_STEPS = 1000  # a schedule in continuous time is cut into as many steps as DDPM has, where it must be
 
 
-class Schedule(ABC):
+class Schedule(Checked, ABC):
     """The contract. A subclass gives `log_snr` and `time`; one that is not variance preserving also gives `native`."""
 
     @property

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from diffusion.schedules.base import Exploding, Schedule, lerp
+from diffusion.support.ranges import Positive
 
 INF = float("inf")
 
@@ -19,13 +20,14 @@ class VESDE(Exploding):
 
     Below it sigma falls linearly to 0."""
 
-    sigma_min: float = 0.01
-    sigma_max: float = 50.0
+    sigma_min: Positive = 0.01
+    sigma_max: Positive = 50.0
 
     first: ClassVar[float] = 1e-5
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma_min < self.sigma_max:
+        super().__post_init__()
+        if not self.sigma_min < self.sigma_max:
             raise ValueError(f"{type(self).__name__} needs 0 < sigma_min < sigma_max, not {self.sigma_min} and {self.sigma_max}.")
 
     def log_sigma(self, t: Tensor) -> Tensor:
@@ -51,9 +53,9 @@ class EDM(VESDE):
 
     So even times are a good grid; the paper's own time is sigma. The label is its c_noise, log(sigma)/4 (table 1)."""
 
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    rho: float = 7.0
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
+    rho: Positive = 7.0
 
     first: ClassVar[float] = 1e-3
 
@@ -78,11 +80,12 @@ class VPSDE(Schedule):
 
     B = beta_min t + (beta_max - beta_min) t^2 / 2. Its DDPM has T steps of beta_min/T .. beta_max/T."""
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
+    beta_min: Positive = 0.1
+    beta_max: Positive = 20.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.beta_min < self.beta_max:
+        super().__post_init__()
+        if not self.beta_min < self.beta_max:
             raise ValueError(f"{type(self).__name__} needs 0 < beta_min < beta_max, not {self.beta_min} and {self.beta_max}.")
 
     def integral(self, t: Tensor) -> Tensor:
@@ -124,7 +127,7 @@ class SubVP(VPSDE):
 class Flow(Schedule):
     """Straight paths (rectified flow; FM eq. 20): alpha = 1 - u, sigma = u, with u = shift t / (1 + (shift - 1) t) (SD3 eq. 23)."""
 
-    shift: float = 1.0
+    shift: Positive = 1.0
 
     def log_snr(self, t: Tensor) -> Tensor:
         return 2 * (torch.log1p(-t) - torch.log(self.shift * t))

@@ -4,11 +4,13 @@ from abc import abstractmethod
 from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
 from math import log, pi
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from diffusion.schedules.base import Exploding, Schedule, lerp
+from diffusion.support.ranges import NonNegative, Positive, Probability, Range
 
 INF = float("inf")
 
@@ -21,13 +23,12 @@ class Discrete(Schedule):
     falls linearly to 0; above the last but one, alpha/sigma falls linearly to 0 if the last knot is pure noise.
     """
 
-    num_timesteps: int = 1000
+    num_timesteps: Annotated[int, Range(least=2, most=100_000)] = 1000
     _: KW_ONLY
     linear_in_sigma: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_timesteps < 2:
-            raise ValueError(f"schedule.num_timesteps={self.num_timesteps} is too few; a discrete schedule has at least 2 steps.")
+        super().__post_init__()
         self.log_ratios()
 
     @abstractmethod
@@ -110,8 +111,8 @@ class Betas(Discrete):
 class Linear(Betas):
     """beta_t linear from beta_start to beta_end (DDPM sec. 4)."""
 
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
+    beta_start: Probability = 1e-4
+    beta_end: Probability = 0.02
 
     def betas(self) -> Tensor:
         return self.scale * lerp(self.beta_start, self.beta_end, self.ramp)
@@ -121,8 +122,8 @@ class Linear(Betas):
 class Quadratic(Betas):
     """sqrt(beta_t) linear from sqrt(beta_start) to sqrt(beta_end) (the DDPM and DDIM repositories' "quad")."""
 
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
+    beta_start: Probability = 1e-4
+    beta_end: Probability = 0.02
 
     def betas(self) -> Tensor:
         return self.scale * lerp(self.beta_start**0.5, self.beta_end**0.5, self.ramp) ** 2
@@ -132,17 +133,17 @@ class Quadratic(Betas):
 class ScaledLinear(Quadratic):
     """Stable Diffusion's schedule (LDM): the quadratic formula with 0.00085 and 0.012."""
 
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
+    beta_start: Probability = 0.00085
+    beta_end: Probability = 0.012
 
 
 @dataclass(frozen=True)
 class Sigmoid(Betas):
     """beta_t = beta_start + (beta_end - beta_start) / (1 + exp(tau (1 - 2u))), u = 0 .. 1 (GeoDiff's repository, tau = 6)."""
 
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
-    tau: float = 6.0
+    beta_start: Probability = 1e-4
+    beta_end: Probability = 0.02
+    tau: Positive = 6.0
 
     def betas(self) -> Tensor:
         return self.scale * lerp(self.beta_start, self.beta_end, (self.tau * (2 * self.ramp - 1)).sigmoid())
@@ -152,8 +153,8 @@ class Sigmoid(Betas):
 class Cosine(Betas):
     """abar(u) = cos^2((u + s)/(1 + s) pi/2), beta_t = 1 - abar(t/T)/abar((t-1)/T), at most max_beta (IDDPM eq. 17)."""
 
-    s: float = 0.008
-    max_beta: float = 0.999
+    s: NonNegative = 0.008
+    max_beta: Probability = 0.999
 
     def betas(self) -> Tensor:
         u = torch.linspace(0, 1, self.num_timesteps + 1, dtype=torch.float64)
@@ -165,10 +166,10 @@ class Cosine(Betas):
 class VE(Exploding, Discrete):
     """Variance exploding (NCSN; SDE eq. 9): alpha = 1, sigma geometric from sigma_min at the first knot to sigma_max at t = 1."""
 
-    sigma_min: float = 0.01
-    sigma_max: float = 50.0
+    sigma_min: Positive = 0.01
+    sigma_max: Positive = 50.0
 
     def log_ratios(self) -> Tensor:
-        if not 0 < self.sigma_min < self.sigma_max:
+        if not self.sigma_min < self.sigma_max:
             raise ValueError(f"VE needs 0 < sigma_min < sigma_max, not {self.sigma_min} and {self.sigma_max}.")
         return torch.linspace(log(self.sigma_min), log(self.sigma_max), self.num_timesteps, dtype=torch.float64)

@@ -6,18 +6,15 @@ sentence that names the key as it is typed on the command line.
 
 import inspect
 import logging
-import types
-import typing
 from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from diffusion.support.errors import UserError
+from diffusion.support.ranges import SCALARS, annotations, refused
 
-SCALARS = (bool, int, float, str)
 WORDS = ("_target_", "_partial_", "_optional_")  # of a node, beside the settings of what it builds
 log = logging.getLogger(__name__)
 
@@ -38,7 +35,8 @@ def build(node: Any, key: str = "", offered: Mapping[str, Any] | None = None, **
     `given` are further arguments of the outermost target. Of `offered` it is passed those that its signature names and the configuration
     leaves out or sets to null.
 
-    Raises ValueError for a target that is not given or cannot be imported, an unknown or missing setting, or a value of the wrong type."""
+    Raises ValueError for a target that is not given or cannot be imported, an unknown or missing setting, or a value of the wrong type or
+    outside of its range (see `diffusion.support.ranges`)."""
     if isinstance(node, list):
         return [build(value, f"{key}[{i}]") for i, value in enumerate(node)]
     if not isinstance(node, dict):
@@ -156,28 +154,14 @@ def _places(node: dict[str, Any], setting: str, path: str) -> list[tuple[str, di
 def _check_arguments(target: Callable, settings: dict, given: dict, key: str, complete: bool) -> None:
     signature = inspect.signature(target)
     name, names = getattr(target, "__name__", str(target)), signature.parameters
-    anything = any(p.kind is p.VAR_KEYWORD for p in names.values())
+    anything, kinds = any(p.kind is p.VAR_KEYWORD for p in names.values()), annotations(target, names)
     for setting, value in settings.items():
         if setting not in names and not anything:
             raise ValueError(f"{key}.{setting} is not a setting of {name}, which has {', '.join(names) or 'none'}.".lstrip("."))
-        if setting in names and not _fits(value, names[setting].annotation):
-            wanted = getattr(names[setting].annotation, "__name__", names[setting].annotation)
-            raise ValueError(f"{key}.{setting}={value} should be of type {wanted}.".lstrip("."))
+        if setting in names and (wrong := refused(value, kinds[setting])):
+            raise ValueError(f"{key}.{setting}{wrong}.".lstrip("."))
     empty = inspect.Parameter.empty
     missing = [n for n, p in names.items() if p.default is empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     missing = [n for n in missing if n not in settings and n not in given]
     if complete and missing:
         raise ValueError(f"{name} needs {' and '.join(f'{key}.{n}'.lstrip('.') for n in missing)}.")
-
-
-def _fits(value: object, annotation: object) -> bool:
-    """Whether a plain value is of a scalar annotation's type, or of one of a union's; other annotations are not judged."""
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        return any(_fits(value, choice) for choice in typing.get_args(annotation))
-    if annotation is type(None):
-        return value is None
-    if annotation not in SCALARS:  # a word is never an object of another class, though it may name one
-        return not (isinstance(value, str) and inspect.isclass(annotation) and annotation not in (object, Path, Any))
-    if isinstance(value, bool):
-        return annotation is bool
-    return isinstance(value, int | float) if annotation is float else isinstance(value, annotation)

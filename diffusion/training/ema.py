@@ -7,6 +7,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from diffusion.support.ranges import Decay, require
+
 
 class EMA:
     """shadow <- d shadow + (1 - d) weights after each optimizer step, with d = min(decay, (1 + n) / (10 + n)) after n steps.
@@ -14,9 +16,8 @@ class EMA:
     float32 whatever the model's precision (0.9999 in half precision never moves); floating-point parameters only. decay = 0 is the
     weights themselves. It is not a module, so its tensors are in no module's state_dict."""
 
-    def __init__(self, decay: float = 0.9999) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"ema.decay={decay} is outside [0, 1).")
+    def __init__(self, decay: Decay = 0.9999) -> None:
+        require(self, locals())
         self.max_decay, self.steps = decay, 0
         self.shadow: dict[str, Tensor] = {}
 

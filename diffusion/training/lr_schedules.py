@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from math import cos, pi
 
+from diffusion.support.ranges import Checked, Count, Natural
+
 
 @dataclass(frozen=True)
 class Constant:
@@ -13,21 +15,21 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Warmup:
+class Warmup(Checked):
     """Linear from 1/steps to 1 over `steps` steps, then 1 (DDPM app. B: 5,000 steps)."""
 
-    steps: int = 500
+    steps: Natural = 500
 
     def __call__(self, step: int) -> float:
         return min(1.0, (step + 1) / max(1, self.steps))
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(Checked):
     """Linear warm-up, then half a cosine down to 0 at step `total`."""
 
-    total: int
-    warmup: int = 500
+    total: Count
+    warmup: Natural = 500
 
     def __call__(self, step: int) -> float:
         progress = min(1.0, max(0.0, (step - self.warmup) / max(1, self.total - self.warmup)))

@@ -6,11 +6,12 @@ relative to the training's, std = sqrt((gamma + 1)/((gamma + 2)^2 (gamma + 3))).
 """
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from diffusion.support.ranges import Decay, Range
 from diffusion.training.ema import EMA
 
 
@@ -26,12 +27,15 @@ def exponent(std: float) -> float:
     return low
 
 
+Length = Annotated[float, Range(above=0, below=0.2887)]  # see `exponent`
+
+
 class PostHoc(EMA):
     """Beside a plain average, with which it samples, several power-function averages of relative lengths `stds`.
 
     The snapshots that `diffusion.average` needs are written by the callback that conf/ema/posthoc.yaml adds."""
 
-    def __init__(self, decay: float = 0.9999, stds: Sequence[float] = (0.05, 0.10)) -> None:
+    def __init__(self, decay: Decay = 0.9999, stds: Sequence[Length] = (0.05, 0.10)) -> None:
         super().__init__(decay)
         self.stds, self.averages = tuple(stds), [_Power(exponent(std)) for std in stds]
 

@@ -120,8 +120,8 @@ def test_bad_targets_are_named(target):
 
 
 def test_a_target_s_own_refusal_passes_through():
-    with pytest.raises(ValueError, match=r"sampler\.eta=3 is outside \[0, 1\]"):
-        build({"_target_": "diffusion.samplers.DDIM", "eta": 3})
+    with pytest.raises(ValueError, match="VESDE needs 0 < sigma_min < sigma_max"):
+        build({"_target_": "diffusion.schedules.VESDE", "sigma_min": 3, "sigma_max": 2})
 
 
 def test_locate():

@@ -252,16 +252,16 @@ def test_weights_at_infinity():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LMS(5), "sampler.order=5 is not between 1 and 4"),
-        (lambda: DPMSolver(0), "sampler.order=0 is not between 1 and 3"),
+        (lambda: LMS(5), "order=5 of LMS must be between 1 and 4"),
+        (lambda: DPMSolver(0), "order=0 of DPMSolver must be between 1 and 3"),
         (lambda: DPMSolver(2, "taylor"), "sampler.solver=taylor is not one of midpoint, heun"),
         (lambda: DPMPP2M("taylor"), "sampler.solver=taylor is not one of midpoint, heun"),
-        (lambda: UniPC(4), "sampler.order=4 is not between 1 and 3"),
+        (lambda: UniPC(4), "order=4 of UniPC must be between 1 and 3"),
         (lambda: UniPC(2, "vary"), "sampler.variant=vary is not one of bh1, bh2"),
-        (lambda: RK45(rtol=0), "must be positive"),
-        (lambda: DPMAdaptive(order=4), "is not 2 or 3"),
-        (lambda: DDIMInversion(-1), "sampler.refinements=-1"),
-        (lambda: Heun(s_churn=-1), "sampler.s_churn=-1"),
+        (lambda: RK45(rtol=0), "rtol=0 of RK45 must be above 0"),
+        (lambda: DPMAdaptive(order=4), "order=4 of DPMAdaptive must be between 2 and 3"),
+        (lambda: DDIMInversion(-1), "refinements=-1 of DDIMInversion must be at least 0"),
+        (lambda: Heun(s_churn=-1), "s_churn=-1 of Heun must be at least 0"),
     ],
 )
 def test_bad_settings_are_refused(make, message):

@@ -167,5 +167,5 @@ def test_another_network_s_average_is_refused():
 
 @pytest.mark.parametrize("decay", [1.0, -0.1, 1.5])
 def test_a_decay_that_is_no_average_is_refused(decay):
-    with pytest.raises(ValueError, match=rf"ema.decay={decay} is outside"):
+    with pytest.raises(ValueError, match=rf"decay={decay} of EMA must be at least 0 and below 1"):
         EMA(decay)

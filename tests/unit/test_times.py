@@ -180,5 +180,5 @@ def test_importance_needs_its_steps():
             Importance(5)(3, schedule)
     with pytest.raises(ValueError, match="this schedule is in continuous time; use a discrete one"):
         Importance(None)
-    with pytest.raises(ValueError, match=r"times\.history=0"):
+    with pytest.raises(ValueError, match="history=0 of Importance must be between 1 and"):
         Importance(5, history=0)

@@ -8,6 +8,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from diffusion.checkpoint import LAST, PREVIOUS, read_checkpoint, write_checkpoint
+from diffusion.support.ranges import Count
 from diffusion.training.callbacks.periodic import Periodic
 
 
@@ -29,7 +30,7 @@ class Checkpoints(Periodic):
 
     Raises UserError in place of saving weights or losses that are not finite, so that last.ckpt is the last good one."""
 
-    def __init__(self, every: int, keep_every: int | None = None) -> None:
+    def __init__(self, every: Count, keep_every: Count | None = None) -> None:
         super().__init__(every)
         self.keep_every = keep_every
 

@@ -10,6 +10,7 @@ from diffusion.checkpoint import weights_hash
 from diffusion.evaluation.measure import measure
 from diffusion.metrics import Metric
 from diffusion.pictures import save_png
+from diffusion.support.ranges import Count, Several
 from diffusion.training.callbacks.periodic import Evaluation, record
 from diffusion.training.callbacks.samples import log_image
 
@@ -22,7 +23,7 @@ class Distance(Evaluation):
     passport."""
 
     def __init__(
-        self, every: int | None, metrics: Callable[[int | None], list[Metric]], n: int | None = None, at_start: bool = True
+        self, every: Count | None, metrics: Callable[[int | None], list[Metric]], n: Several | None = None, at_start: bool = True
     ) -> None:
         super().__init__(every, at_start)
         self.metrics = [] if every is None else metrics(n)

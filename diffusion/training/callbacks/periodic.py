@@ -8,12 +8,13 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from diffusion.metrics import write_metrics
+from diffusion.support.ranges import Count
 
 
 class Periodic(Callback, ABC):
     """Acts after optimizer steps EVERY, 2 EVERY, ..., after the last one, and with `at_start` before the first; never if EVERY is None."""
 
-    def __init__(self, every: int | None, at_start: bool = False) -> None:
+    def __init__(self, every: Count | None, at_start: bool = False) -> None:
         if every is not None and every < 1:
             raise ValueError(f"A callback acts every so many steps: {type(self).__name__}.every={every} is below 1.")
         self.every, self.at_start, self.done = every, at_start, -1

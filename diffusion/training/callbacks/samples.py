@@ -8,6 +8,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from diffusion.pictures import save_png, show
+from diffusion.support.ranges import Count, Few, Seed
 from diffusion.support.ranks import gather_dealt, rank_and_world
 from diffusion.training.callbacks.periodic import Evaluation
 
@@ -18,7 +19,7 @@ class Samples(Evaluation):
     A class-conditional model's grid has a row for each class (the first `rows` of them), the same seeds every time; of classes that are
     left to chance, a row for each draw. Of vectors there are `points`, in one scatter. Each rank makes its share."""
 
-    def __init__(self, every: int, rows: int = 10, columns: int = 10, points: int = 1000, seed: int = 0, at_start: bool = False) -> None:
+    def __init__(self, every: Count, rows: Few = 10, columns: Few = 10, points: Few = 1000, seed: Seed = 0, at_start: bool = False) -> None:
         super().__init__(every, at_start)
         self.rows, self.columns, self.points, self.seed = rows, columns, points, seed
 
