@@ -63,6 +63,21 @@ def broken(path: str | Path) -> bool:
                 return hashlib.sha256(sealed).digest() != content[-SEAL:]
 
 
+def lines(path: str | Path) -> int:
+    """How many whole lines a file has; none if there is no file."""
+    return Path(path).read_bytes().count(b"\n") if Path(path).exists() else 0
+
+
+def cut(path: str | Path, count: int) -> None:
+    """Leave the first `count` lines of a file, or all that are whole if there are fewer; with none the file goes."""
+    kept = b"".join(line for line in Path(path).read_bytes().splitlines(keepends=True)[:count] if line.endswith(b"\n"))
+    if not kept:
+        Path(path).unlink()
+    elif len(kept) != Path(path).stat().st_size:
+        with atomic(path) as temporary:
+            temporary.write_bytes(kept)
+
+
 @contextmanager
 def lock(path: str | Path) -> Iterator[None]:
     """Hold the exclusive lock `path` between processes, waiting for it; the kernel frees it if the holder dies.

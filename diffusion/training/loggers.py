@@ -6,15 +6,18 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 from lightning_fabric.loggers.logger import rank_zero_experiment
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+
+from diffusion.support.files import atomic
 
 
 class CSV(CSVLogger):
-    """Lightning's CSVLogger, whose file goes on in a resumed run; stock Lightning deletes it."""
+    """Lightning's CSVLogger with each row in the file as soon as it is known, which a resumed run goes on with; stock Lightning keeps up to
+    a hundred in memory, and deletes the file."""
 
     @property
     @rank_zero_experiment
@@ -24,6 +27,11 @@ class CSV(CSVLogger):
             self._experiment = Appending(self.log_dir)
         return cast(ExperimentWriter, self._experiment)
 
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """One row."""
+        super().log_metrics(metrics, step)
+        self.save()
+
 
 class Appending(ExperimentWriter):
     """A writer that keeps an existing file and its columns."""
@@ -32,6 +40,23 @@ class Appending(ExperimentWriter):
         if self._fs.isfile(self.metrics_file_path):
             with self._fs.open(self.metrics_file_path, "r", newline="") as file:
                 self.metrics_keys = next(csv.reader(file), [])
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        with open(self.metrics_file_path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        with atomic(self.metrics_file_path) as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def purge(logger: Logger, step: int) -> None:
+    """Tell TensorBoard, if that is the logger, that what was written so far of `step` and later steps will be made again; others cannot
+    take back what they were told."""
+    if isinstance(logger, TensorBoardLogger):
+        writer = logger.experiment
+        writer.close()
+        writer.purge_step = step  # with which its next file begins
 
 
 @contextmanager
