@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffusion.denoiser import Denoiser, Estimate
+from diffusion.parameterization import Parameterization
 from diffusion.posterior import posterior
 from diffusion.schedules import Schedule
 from diffusion.support.ranges import Checked, Few, Finite, NonNegative
@@ -113,6 +114,12 @@ class Simple:
         if self.weighting is None:
             return {"loss": loss, "simple": loss}
         return {"loss": self.weighting.native(denoiser.schedule, denoiser.parameterization, t).to(loss) * loss, "simple": loss}
+
+    def untrained(self, schedule: Schedule, parameterization: Parameterization, t: Tensor) -> Tensor:
+        """The loss at t [b] of a network that outputs 0, for x_0 of mean 0 and variance 1, [b]."""
+        (alpha, sigma), one, zero = schedule(t), torch.ones_like(t), torch.zeros_like(t)
+        square = parameterization.target(one, zero, alpha, sigma) ** 2 + parameterization.target(zero, one, alpha, sigma) ** 2
+        return square if self.weighting is None else square * self.weighting.native(schedule, parameterization, t)
 
 
 @dataclass(frozen=True)

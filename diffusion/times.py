@@ -4,7 +4,7 @@ Where the distribution of t is part of an objective's definition (log-normal, lo
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,10 @@ class Draw(NamedTuple):
 
 
 class Times(ABC):
-    """The contract."""
+    """The contract. `even` says that t is uniform, and `needs_steps` that the schedule must be discrete."""
+
+    even: ClassVar[bool] = False
+    needs_steps: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
@@ -48,6 +51,8 @@ def _rand(n: int, device: torch.device | str) -> Tensor:
 class Uniform(Times):
     """Every knot of a discrete schedule is equally likely (DDPM alg. 1); in continuous time t is uniform on (0, 1]."""
 
+    even: ClassVar[bool] = True
+
     def __call__(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
         total = schedule.num_timesteps
         if total is None:
@@ -60,6 +65,8 @@ class Uniform(Times):
 class Stratified(Times):
     """u_i = (u + i)/n mod 1 with one uniform u: each t is uniform, and the batch covers (0, 1] evenly (VDM 2107.00630, app. I.1)."""
 
+    even: ClassVar[bool] = True
+
     def __call__(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
         return _drawn(schedule, (_rand(1, device) + torch.arange(n, dtype=torch.float64, device=device) / n) % 1)
 
@@ -67,6 +74,8 @@ class Stratified(Times):
 @dataclass(frozen=True)
 class Antithetic(Times):
     """Uniform in pairs u, 1 - u (the DDIM repository's): the pair's noise levels are never both high or both low."""
+
+    even: ClassVar[bool] = True
 
     def __call__(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
         u = _rand((n + 1) // 2, device)
@@ -108,6 +117,8 @@ class Importance(nn.Module, Times):
     on each, and is kept in checkpoints. It lives in buffers and never waits for the device.
 
     Raises ValueError if `num_timesteps` is None, as it is in continuous time, and if the schedule has another number of knots."""
+
+    needs_steps: ClassVar[bool] = True
 
     losses: Tensor  # [T, history]
     counts: Tensor  # [T], the draws so far

@@ -25,6 +25,7 @@ from diffusion.support.seeds import mixed
 from diffusion.support.trust import trusting, vet
 from diffusion.training.callbacks.checkpoints import SealedIO
 from diffusion.training.callbacks.record import Record
+from diffusion.training.fitting import require_fit
 from diffusion.training.launch import job
 from diffusion.training.loggers import quiet, run_of_its_own
 from diffusion.training.module import DiffusionModule
@@ -48,6 +49,7 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
         vet(config, where=f"resume={config['resume']}")
     elif (folder / "checkpoints" / "last.ckpt").exists():
         raise UserError(f"{folder} holds a run already; give another name=..., or go on with it by resume={folder}.")
+    require_fit(config)
     dataset = build(config["dataset"], "dataset")
     with doing(f"reading {dataset.name}"):
         config = completed(config, dataset.load())  # on every rank: one makes the cache, and all refuse with the same sentence

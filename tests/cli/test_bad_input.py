@@ -19,11 +19,11 @@ CASES = {
     "short form of two": (["guidance=[cfg,classifier]", "guidance.scale=2"], ["guidance.cfg.scale", "guidance.classifier.scale"]),
     "class that is not named": (["sampler=custom"], ["add sampler._target_=package.Class"]),
     "epsilon where alpha is 0": (["schedule.zero_terminal_snr=true"], ["Epsilon", "parameterization=v"]),
-    "bound without steps": (["schedule=flow", "parameterization=v"], ["Hybrid", "objective=simple"]),
-    "importance without steps": (
-        ["schedule=flow", "parameterization=v", "objective=simple", "times=importance"],
-        ["times=importance", "schedule=cosine", "times=uniform"],
+    "all that does not go with a schedule": (
+        ["schedule=flow", "times=importance"],
+        ["Flow does not go with", "Epsilon", "parameterization=v", "Hybrid", "objective=simple", "times=uniform"],
     ),
+    "a loss without a mean": (["experiment=x0_digits", "schedule=flow"], ["X0", "no finite mean", "parameterization=v"]),
     "beta above 1": (["schedule=linear", "schedule.num_timesteps=20"], ["num_timesteps=20", "cosine"]),
     "grid with too many steps": (["grid.steps=2000"], ["grid.steps=2000", "1000"]),
     "data that are not there": (["dataset=image_folder", "dataset.root=nowhere", "network=digits"], ["nowhere"]),
