@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from diffusion.support.errors import UserError
+from diffusion.support.errors import UserError, did_you_mean
 from diffusion.support.ranges import Count, Decay, Few, Images, Limit, Natural, Seed, Several, Share, plain_type, refused
 
 
@@ -123,7 +123,8 @@ def known(cfg: DictConfig, schema: type) -> None:
     declared = {f.name: f.type for f in fields(schema)}
     for key, value in container(cfg, resolve=False).items():
         if key not in declared:
-            raise UserError(f"{key!s} is not a key of this command; its keys are {', '.join(sorted(declared))}.")
+            hint = did_you_mean(str(key), declared)
+            raise UserError(f"{key!s} is not a key of this command; its keys are {', '.join(sorted(declared))}{hint}.")
         referring = isinstance(value, str) and ("${" in value or value == MISSING)
         if not referring and (wrong := refused(value, declared[key])):
             raise UserError(f"{key}{wrong}.")

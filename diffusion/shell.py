@@ -13,6 +13,7 @@ from pathlib import Path
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from diffusion.mistyped import plainly
 from diffusion.support.errors import TRACEBACK, UserError, one_sentence
 from diffusion.support.trust import trusting
 
@@ -35,20 +36,6 @@ def quoted(word: str) -> str:
         return word
     parts = (f'"{part}"' if "=" in part and '"' not in part else part for part in value.split(","))
     return f"{key}{equals}{','.join(parts)}"
-
-
-def plainly(error: Exception) -> str:
-    """A composition error with its cause, without Hydra's advice and search path."""
-    text, cause = str(error).split("Config search path")[0], error.__cause__
-    text = text.split("To append to your config")[0].strip().rstrip(".")
-    if "is not in struct" in text or "not in '" in text:
-        text += "; a setting that is not there yet, such as one of a class of yours, is added by +KEY=VALUE"
-    if cause is not None:
-        text += f": {str(cause).strip().splitlines()[0]}"
-    known = HydraException in type(error).__mro__ or OmegaConfBaseException in type(error).__mro__
-    file = Path(sys.argv[0])
-    command = f"-m diffusion.{file.stem}" if file.parent.name == "diffusion" else file.name
-    return f"{text}; `python {command} --help` lists the groups and keys." if known else text
 
 
 @contextmanager

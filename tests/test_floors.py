@@ -21,7 +21,7 @@ FLOORS = {
     6: ["dashboard", "data", "editing", "generate", "metrics", "pictures"],
     7: ["checkpoint", "model"],
     8: ["evaluation", "training"],
-    9: ["average", "config", "evaluate", "schemas", "shell"],
+    9: ["average", "config", "evaluate", "mistyped", "schemas", "shell"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 # The bound's terms are the objective's and the ODE's solver the sampler's; a likelihood draws noise as samples do, and pairs are pictures;
@@ -119,7 +119,7 @@ def test_the_library_needs_torch_alone(file):
 
 @pytest.mark.parametrize("file", [*INNER, *SCRIPTS])
 def test_hydra_and_lightning_live_in_their_places(file):
-    assert file in SCRIPTS or unit(file) in ("config", "schemas", "shell", "evaluate") or not OUTER[file] & HYDRA
+    assert file in SCRIPTS or unit(file) in ("config", "mistyped", "schemas", "shell", "evaluate") or not OUTER[file] & HYDRA
     assert file.removeprefix("diffusion/").startswith(MAY_USE_LIGHTNING) or not OUTER[file] & LIGHTNING
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from diffusion.support.errors import UserError
+from diffusion.support.errors import UserError, did_you_mean
 from diffusion.support.ranges import SCALARS, annotations, refused
 
 WORDS = ("_target_", "_partial_", "_optional_")  # of a node, beside the settings of what it builds
@@ -101,7 +101,10 @@ def spread(stages: dict[str, Any], key: str, said: Collection[str] = (), alike: 
         if not places and value is None:  # a stage that is left out
             continue
         if not places:
-            raise UserError(f"{key}.{short} is a setting of none of {key}'s stages, which are {', '.join(stages) or 'none'}.")
+            has = [f"{key}.{path}" for name, stage in stages.items() for path in _settings(stage, name)]
+            hint = did_you_mean(short, {path.rpartition(".")[2] for path in has}, f"{key}.")
+            there = f"{', '.join(stages) or 'none'}{', with ' if has else ''}{', '.join(has)}{hint}"
+            raise UserError(f"{key}.{short} is a setting of none of {key}'s stages, which are {there}.")
         if short not in alike and len({node.get("_target_") for _, node in places}) > 1:
             raise UserError(f"{key}.{short} could be {' or '.join(f'{path}.{short}' for path, _ in places)}; say which.")
         for path, node in places:
@@ -145,6 +148,12 @@ def changed(own: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def _settings(node: Mapping[str, Any], path: str) -> list[str]:
+    """The dotted paths of a stage's settings, at any depth."""
+    inner = {f"{path}.{name}": value for name, value in node.items() if name not in WORDS}
+    return [key for name, value in inner.items() for key in (_settings(value, name) if isinstance(value, dict) else [name])]
+
+
 def _places(node: dict[str, Any], setting: str, path: str) -> list[tuple[str, dict[str, Any]]]:
     """The mappings at any depth of a stage that have a setting of this name, each with its dotted path."""
     found = [(path, node)] if setting in node else []
@@ -157,7 +166,8 @@ def _check_arguments(target: Callable, settings: dict, given: dict, key: str, co
     anything, kinds = any(p.kind is p.VAR_KEYWORD for p in names.values()), annotations(target, names)
     for setting, value in settings.items():
         if setting not in names and not anything:
-            raise ValueError(f"{key}.{setting} is not a setting of {name}, which has {', '.join(names) or 'none'}.".lstrip("."))
+            hint = did_you_mean(setting, names, f"{key}.".lstrip("."))
+            raise ValueError(f"{key}.{setting} is not a setting of {name}, which has {', '.join(names) or 'none'}{hint}.".lstrip("."))
         if setting in names and (wrong := refused(value, kinds[setting])):
             raise ValueError(f"{key}.{setting}{wrong}.".lstrip("."))
     empty = inspect.Parameter.empty

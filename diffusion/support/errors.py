@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # the user's wish, as it was at the start
@@ -10,6 +10,14 @@ TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # the user's wish, as it 
 
 class UserError(Exception):
     """One sentence for the user that names the thing and the remedy; the commands print it and exit non-zero."""
+
+
+def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:
+    """ "; did you mean WORD" of what is known and looks alike, with `before` before it; "" if nothing does."""
+    from difflib import get_close_matches
+
+    alike = get_close_matches(word, list(known), n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(before + name for name in alike)}" if alike else ""
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def test_open_targets_take_any_key():
 
 
 def test_unknown_key_names_the_key_and_the_choices():
-    with pytest.raises(ValueError, match=r"^sampler\.etta is not a setting of DDIM, which has eta\.$"):
+    with pytest.raises(ValueError, match=r"^sampler\.etta is not a setting of DDIM, which has eta; did you mean sampler\.eta\.$"):
         build({"_target_": "diffusion.samplers.DDIM", "etta": 1.0}, "sampler")
     with pytest.raises(ValueError, match=r"^etta is not a setting of DDIM"):
         build({"_target_": "diffusion.samplers.DDIM", "etta": 1.0})
