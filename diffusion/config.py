@@ -37,7 +37,7 @@ MEANING = (
     "times",
     "ema",
     "seed",
-    "batch_size",
+    "trainer.accumulate_grad_batches",  # which is said by accumulate
 )
 PLACES = ("dataset.root", "dataset.cache")
 
@@ -136,7 +136,7 @@ def _resumed(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     before, typed = OmegaConf.create(brought_up(source, str(folder / "source.yaml"))), words()
     for key in typed:
         whole = key != "trust" and OmegaConf.is_config(OmegaConf.select(before, key))
-        if whole or "_target_" in key or (key.partition(".")[0] in MEANING and key not in PLACES):
+        if whole or "_target_" in key or (key not in PLACES and any(f"{key}.".startswith(f"{word}.") for word in MEANING)):
             raise UserError(
                 f"{key}={typed[key]} would change what the run {folder} is; a resumed run keeps its groups, start a new one instead."
             )

@@ -26,7 +26,10 @@ PIXELS: Span = (-1.0, 1.0)
 
 
 class Objective(Protocol):
-    """The contract; see above."""
+    """The contract; see above.
+
+    In training an objective draws nothing itself, since a sample's random numbers are those of its place in the whole step: one that needs
+    more noise than eps says of how many in an attribute `noises`, and is called with as many [b, ...] after cond."""
 
     @property
     def learned_variance(self) -> bool:
@@ -196,18 +199,23 @@ class SSM(Checked):
 
     The entries of v are +-1 (Rademacher; any v with E[v v^T] = I will do): the derivative's diagonal, which is about -1/sigma^2 where
     the noise is large, then adds nothing to the variance. It needs no x_0: x_t alone is used, and it equals DSM up to a constant. It
-    costs a second derivative for each of `projections`."""
+    costs a second derivative for each of `projections`. The directions are the signs of `noises` if given, else of noise that it draws."""
 
     projections: Few = 1
     reduced: bool = True
 
     learned_variance: ClassVar[bool] = False
 
-    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> LossTerms:
+    @property
+    def noises(self) -> int:
+        """How many more noises it takes."""
+        return self.projections
+
+    def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None, *noises: Tensor) -> LossTerms:
         x_t, score, weight = score_at(denoiser, x0, t, eps, cond)
         terms = []
-        for _ in range(self.projections):
-            v = torch.randn_like(x_t).sign()
+        for noise in noises or (torch.randn_like(x_t) for _ in range(self.projections)):
+            v = noise.sign()
             trace = (times_jacobian(v, score, x_t) * v).flatten(1).mean(1)
             square = per_sample_mean(score**2) if self.reduced else (score * v).flatten(1).sum(1) ** 2 / x0[0].numel()
             terms.append(trace + 0.5 * square)
@@ -241,7 +249,7 @@ class Uncertainty(nn.Module):
 
     def __init__(self, objective: Objective, channels: Few = 128) -> None:
         super().__init__()
-        self.objective, self.learned_variance = objective, objective.learned_variance
+        self.objective, self.learned_variance, self.noises = objective, objective.learned_variance, getattr(objective, "noises", 0)
         self.register_buffer("frequencies", 2 * pi * torch.randn(channels))
         self.register_buffer("phases", 2 * pi * torch.rand(channels))
         self.out = nn.Linear(channels, 1, bias=False)
@@ -253,6 +261,19 @@ class Uncertainty(nn.Module):
         features = 2**0.5 * (c_noise[:, None] * self.frequencies + self.phases).cos()
         return self.out(features).squeeze(1)
 
-    def forward(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> LossTerms:
-        losses, u = self.objective(denoiser, x0, t, eps, cond), self.log_variance(denoiser.schedule.log_snr(t.double()))
+    def forward(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None, *noises: Tensor) -> LossTerms:
+        losses, u = self.objective(denoiser, x0, t, eps, cond, *noises), self.log_variance(denoiser.schedule.log_snr(t.double()))
         return losses | {"loss": losses["loss"] / u.exp() + u, "weighted": losses["loss"], "log_variance": u}
+
+
+def check(denoiser: Denoiser, objective: Objective) -> None:
+    """Raises ValueError with one sentence if this objective cannot train this denoiser."""
+    name = type(objective).__name__
+    if objective.learned_variance != denoiser.learned_variance:
+        has, wants = ("no", "trains") if objective.learned_variance else ("a", "does not train")
+        raise ValueError(f"objective {name} {wants} a learned variance, and the denoiser has {has} learned variance.")
+    if objective.learned_variance and denoiser.schedule.num_timesteps is None:
+        raise ValueError(
+            f"objective {name} is a bound over discrete time steps, and {type(denoiser.schedule).__name__} has none; "
+            "use objective=simple or a schedule such as cosine."
+        )

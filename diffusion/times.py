@@ -32,7 +32,9 @@ class Times(ABC):
         """n draws of t."""
 
     def observe(self, t: Tensor, loss: Tensor) -> None:  # noqa: B027 (to do nothing is what most do)
-        """Receives each sample's loss [n], before its weight, at its t [n]; most distributions ignore it. All ranks call it."""
+        """Receives each sample's loss, before its weight, at its t: [n], or [batches, n] of all batches of an optimizer step, of this rank.
+
+        Called once a step, on all ranks; most distributions ignore it."""
 
 
 def _drawn(schedule: Schedule, u: Tensor) -> Draw:
@@ -154,8 +156,8 @@ class Importance(nn.Module, Times):
 
     @torch.no_grad()
     def observe(self, t: Tensor, loss: Tensor) -> None:
-        """Keep each knot's latest losses, those of all ranks in the order of rank and sample."""
-        index, loss = gather_even((t * self.num_timesteps).round().long() - 1), gather_even(loss.double())
+        """Keep each knot's latest losses, those of all ranks in the order of batch, rank and sample."""
+        index, loss = map(_of_all_ranks, ((t * self.num_timesteps).round().long() - 1, loss.double()))
         rows, size = self.losses.shape
         order = index.argsort(stable=True)
         index, loss = index[order], loss[order]
@@ -167,3 +169,8 @@ class Importance(nn.Module, Times):
         spare[torch.where(kept, index, rows), slot] = loss.to(spare.dtype)
         self.losses.copy_(spare[:rows])
         self.counts += drawn
+
+
+def _of_all_ranks(rows: Tensor) -> Tensor:
+    """Every rank's [n] or [batches, n] in the order of batch, rank and sample, [all]."""
+    return gather_even(rows.movedim(-1, 0)).movedim(0, -1).flatten()

@@ -1,4 +1,4 @@
-"""Two processes that share nothing but the file system, as two ranks would be on two machines."""
+"""Processes that share nothing but the file system, as ranks would be on machines of their own."""
 
 import json
 import os
@@ -9,13 +9,14 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
-def two_ranks(worker: str, folder: Path, *words: str, timeout: int = 120) -> list:
-    """What each rank wrote as JSON: `worker` is Python code that is given rank, rendezvous file, `words`, and the file to write.
+def two_ranks(worker: str, folder: Path, *words: str, timeout: int = 120, world: int = 2) -> list:
+    """What each of two (or `world`) ranks wrote as JSON: `worker` is Python code that is given rank, rendezvous file, `words`, and the file
+    to write.
 
     It may import the test modules of tests/distributed. A rank that fails fails the test, with what it wrote on standard error."""
     path = os.pathsep.join(map(str, (HERE.parent, HERE, HERE / "distributed")))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    outputs = [folder / f"{rank}.json" for rank in range(2)]
+    outputs = [folder / f"{rank}.json" for rank in range(world)]
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", worker, str(rank), str(folder / "rendezvous"), *words, str(output)],

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule, Trainer
@@ -38,8 +37,9 @@ class DataModule(LightningDataModule):
     flip: whether the training step mirrors images at random, by `diffusion.data.flip`, which says why it is not done here.
     images: the opened ImageSet, after setup.
 
-    Resuming needs no state of this object: the position is the number of batches whose step is done, which Lightning's loop counts, saves
-    and restores before it asks for batches.
+    Resuming needs no state of this object: the position is the number of optimizer steps done, which Lightning saves and restores before it
+    asks for batches. A step that was not finished is begun again, and another number of devices, or of batches to a step, changes nothing
+    as long as a step has as many items.
 
     Raises UserError, from setup: a batch size that does not fit, a set too large for the device, and whatever `Dataset.load` raises.
     """
@@ -70,7 +70,8 @@ class DataModule(LightningDataModule):
         if self.device_resident:
             images, labels = self._move(images), None if labels is None else self._move(labels)
         trainer = self.fitting()
-        self.stream = Stream(images, labels, self.batch_size, self.seed, trainer.global_rank, trainer.world_size)
+        places = trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches
+        self.stream = Stream(images, labels, self.batch_size, self.seed, *places)
 
     def fitting(self) -> Trainer:
         """The trainer that batches are served to. Raises ValueError without one."""
@@ -78,20 +79,26 @@ class DataModule(LightningDataModule):
             raise ValueError("A DataModule serves a Trainer's ranks: give it to trainer.fit, which sets it up.")
         return self.trainer
 
+    @property
+    def per_step(self) -> int:
+        """Items to an optimizer step, over all devices and accumulated batches."""
+        return self.batch_size * self.fitting().accumulate_grad_batches
+
     def train_dataloader(self) -> Restartable:
+        """Called by Lightning before the first step of a run or of its resumption."""
+        trainer = self.fitting()
+        done, progress = trainer.global_step * trainer.accumulate_grad_batches, trainer.fit_loop.epoch_loop.batch_progress
+        if progress.total.ready != done:  # stopped within a step, or with another number of batches to a step: by it Lightning knows when
+            for counted in (progress.total, progress.current):  # a step is whole
+                counted.load_state_dict(dict.fromkeys(counted.state_dict(), done))
         return Restartable(self._remaining)
 
-    @property
-    def consumed(self) -> int:
-        """Global batches whose training step is done, over all epochs and resumed runs."""
-        total: Any = self.fitting().fit_loop.epoch_loop.batch_progress.total  # declared without `processed`, which it has
-        return total.processed
-
     def _remaining(self) -> Iterable[Batch]:
-        stream = replace(self.stream, start=self.consumed)
+        trainer = self.fitting()
+        stream = replace(self.stream, start=trainer.global_step * trainer.accumulate_grad_batches)
         if self.device_resident:
             return stream
-        pinned = self.fitting().strategy.root_device.type == "cuda"
+        pinned = trainer.strategy.root_device.type == "cuda"
         return DataLoader(stream, batch_size=None, num_workers=self.num_workers, pin_memory=pinned)
 
     def _move(self, tensor: torch.Tensor) -> torch.Tensor:

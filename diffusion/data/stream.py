@@ -1,4 +1,4 @@
-"""The training stream: batches without end, each a pure function of (seed, position)."""
+"""The training stream: batches without end, each a pure function of (seed, optimizer step, place in the step)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,13 +40,14 @@ class Stream(IterableDataset):
         are, so the device form never waits for the host.
     labels: int64 [n] on the same device, or None.
     batch_size: items in a global batch, that is over all ranks; each rank gets batch_size / world of them.
-    start: number of global batches already consumed.
+    accumulate: global batches in an optimizer step.
+    start: the number of the first global batch.
 
-    An epoch is n // batch_size global batches in the order of its permutation, the incomplete last one dropped. Rank r
-    takes the r-th share of each, so the global batches do not depend on the number of ranks. In a DataLoader the
-    workers take turns and the order is the same.
+    An epoch is n // (batch_size accumulate) optimizer steps in the order of its permutation, the incomplete last one dropped. A
+    step's batches, and of each the ranks' shares, follow one another: so a step's items depend neither on the number of
+    ranks nor on how the step is made of batches. In a DataLoader the workers take turns and the order is the same.
 
-    Raises UserError: batch_size above n, below 1, or not divisible by world.
+    Raises UserError: batch_size x accumulate above n, batch_size below 1, or not divisible by world.
     """
 
     images: Tensor
@@ -55,12 +56,18 @@ class Stream(IterableDataset):
     seed: int = 0
     rank: int = 0
     world: int = 1
+    accumulate: int = 1
     start: int = 0
 
     def __post_init__(self) -> None:
         n = len(self.images)
         if not 1 <= self.batch_size <= n:
             raise UserError(f"batch_size={self.batch_size} does not fit a data set of {n} items: say 1 to {n}.")
+        if self.batch_size * self.accumulate > n:
+            raise UserError(
+                f"A step of batch_size={self.batch_size} x accumulate={self.accumulate} = {self.batch_size * self.accumulate} items "
+                f"does not fit a data set of {n}: lower one of them."
+            )
         if self.batch_size % self.world:
             raise UserError(
                 f"batch_size={self.batch_size} is the batch over all devices and cannot be shared equally by "
@@ -69,9 +76,9 @@ class Stream(IterableDataset):
 
     def batch(self, position: int) -> Batch:
         """This rank's share of global batch number `position`, counted from 0 over all epochs."""
-        epoch, index = divmod(position, len(self.images) // self.batch_size)
-        order = permutation(len(self.images), self.seed, epoch, self.images.device)
-        share = self.batch_size // self.world
+        n, step, share = len(self.images), self.batch_size * self.accumulate, self.batch_size // self.world
+        epoch, index = divmod(position, n // step * self.accumulate)
+        order = permutation(n, self.seed, epoch, self.images.device)
         first = index * self.batch_size + self.rank * share
         chosen = order[first : first + share]
         return Batch(self.images[chosen], None if self.labels is None else self.labels[chosen])
@@ -82,14 +89,14 @@ class Stream(IterableDataset):
         return map(self.batch, count(self.start + first, stride))
 
 
-def flip(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def flip(images: Tensor, uniform: Tensor | None = None) -> Tensor:
     """Mirror each image of [b, h, w, c] left to right with probability 1/2, on its own device, without a host sync.
 
-    Without a generator it draws from torch's global one of that device, which the training step seeds. So the training
-    step calls it, after seeding: Lightning's batch-transfer hooks run before on_train_batch_start and would draw from
-    the state that the last step left. Raises ValueError for items that are not pictures.
+    That is where `uniform` [b] in [0, 1) is below 1/2; without it the numbers are drawn here. The training step calls it,
+    with the numbers of its images' places in the step: Lightning's batch-transfer hooks run before on_train_batch_start and
+    would draw from the state that the last step left. Raises ValueError for items that are not pictures.
     """
     if images.ndim != 4:
         raise ValueError(f"Only pictures [b, h, w, c] can be mirrored, and these items are {list(images.shape)}: say dataset.flip=false.")
-    mirrored = torch.rand(len(images), device=images.device, generator=generator) < 0.5
-    return torch.where(mirrored[:, None, None, None], images.flip(2), images)
+    mirrored = torch.rand(len(images), device=images.device) if uniform is None else uniform
+    return torch.where(mirrored[:, None, None, None] < 0.5, images.flip(2), images)

@@ -13,7 +13,7 @@ from diffusion.support.ranges import Decay, require
 class EMA:
     """shadow <- d shadow + (1 - d) weights after each optimizer step, with d = min(decay, (1 + n) / (10 + n)) after n steps.
 
-    float32 whatever the model's precision (0.9999 in half precision never moves); floating-point parameters only. decay = 0 is the
+    float32 even of a model in half precision, where 0.9999 never moves; floating-point parameters only. decay = 0 is the
     weights themselves. It is not a module, so its tensors are in no module's state_dict."""
 
     def __init__(self, decay: Decay = 0.9999) -> None:
@@ -24,7 +24,7 @@ class EMA:
     def start(self, module: nn.Module) -> Self:
         """Begin at the module's weights as they are."""
         self.steps = 0
-        self.shadow = {name: weight.float().clone() for name, weight in _weights(module).items()}
+        self.shadow = {name: _wide(weight).clone() for name, weight in _weights(module).items()}
         return self
 
     @property
@@ -42,7 +42,7 @@ class EMA:
     def update(self, module: nn.Module) -> None:
         """Move the shadow one step towards the module's weights; no host synchronisation."""
         shadow, weights = self._pairs(module)
-        torch._foreach_lerp_(shadow, [weight.float() for weight in weights], 1 - self.decay)
+        torch._foreach_lerp_(shadow, [_wide(weight) for weight in weights], 1 - self.decay)
         self.steps += 1
 
     @contextmanager
@@ -75,3 +75,8 @@ class EMA:
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in module.named_parameters() if p.is_floating_point()}
+
+
+def _wide(weight: Tensor) -> Tensor:
+    """In float32, or float64 as it is."""
+    return weight.to(torch.promote_types(weight.dtype, torch.float32))

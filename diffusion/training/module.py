@@ -10,23 +10,24 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from diffusion.data import flip
-from diffusion.denoiser import Denoiser, null
+from diffusion.denoiser import null
 from diffusion.generate import Recipe
 from diffusion.model import Model
-from diffusion.objectives import Objective
+from diffusion.objectives import Objective, check
 from diffusion.support.errors import UserError
-from diffusion.support.seeds import mixed
 from diffusion.times import Times
 from diffusion.training.ema import EMA
 from diffusion.training.loss_meter import Meter
+from diffusion.training.share import Share
 
 
 class DiffusionModule(LightningModule):
     """Trains the denoiser of `model` by `objective` on batches (images uint8 [b, h, w, c] or whatever its codec takes, labels [b] or None).
 
-    All randomness of a step (flips, condition dropout, t, eps, dropout inside the network) follows from (seed, rank, batches so far),
-    so that a resumed run continues bit for bit and nothing that happens between steps can change it. No step waits for the device:
-    losses accumulate in `meter` until a callback reads them.
+    All randomness of a step (flips, condition dropout, t, eps, an objective's own) follows from (seed, step) and a sample's place in it,
+    see `Share`, so that a resumed run continues bit for bit, on another number of devices too but for the rounding of sums, and nothing
+    that happens between steps can change it. Dropout inside the network follows from the seed, the step and the share. No step waits for
+    the device: losses accumulate in `meter` until a callback reads them.
 
     Raises ValueError if objective and denoiser disagree on the learned variance, or the objective needs a discrete schedule."""
 
@@ -53,29 +54,31 @@ class DiffusionModule(LightningModule):
         self.make_optimizer, self.lr_schedule, self.ema = optimizer, lr_schedule, ema.start(denoiser)
         self.p_uncond, self.seed, self.grad_clip = p_uncond, seed, float("inf") if grad_clip is None else grad_clip
         self.mirror, self.meter = mirror, Meter()
+        self.seen: list[tuple[Tensor, Tensor]] = []  # t and loss of the step's batches so far
         self.recipes: dict[str, Recipe] = {}  # what callbacks sample with, by name
         self.latest: dict[str, float] = {}  # the last value of each recorded number
         self.evaluation_seconds = 0.0
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> Tensor:
         """The mean over the batch of the objective at x_t = alpha_t x_0 + sigma_t eps."""
-        number = self.trainer.datamodule.consumed  # type: ignore[attr-defined]  # Lightning sets it without declaring it
-        torch.manual_seed(mixed(self.seed, self.global_rank, number))
-        images, labels = batch
-        x0 = self.codec.encode(flip(images) if self.mirror else images)
-        cond = self.drop(self.conditions.of(labels))
-        t, weight = self.times(len(x0), self.denoiser.schedule, x0.device)
-        losses = self.objective(self.denoiser, x0, t, torch.randn_like(x0), cond)
-        loss = (weight * losses["loss"]).mean()
-        self.times.observe(t, losses["loss"].detach())
-        self.meter.update(losses, t, number, weight)
-        return loss
+        (images, labels), step = batch, self.global_step
+        share = Share.of(len(images), self.trainer, batch_idx)
+        share.begin(self.seed, step)
+        x0 = self.codec.encode(flip(images, share.rand(images.device)) if self.mirror else images)
+        cond = self.drop(self.conditions.of(labels), share)
+        t, weight = map(share.own, self.times(share.total, self.denoiser.schedule, x0.device))
+        noises = [share.randn_like(x0) for _ in range(1 + getattr(self.objective, "noises", 0))]
+        share.end(self.seed, step)
+        losses = self.objective(self.denoiser, x0, t, noises[0], cond, *noises[1:])
+        self.seen.append((t, losses["loss"].detach()))
+        self.meter.update(losses, t, step, weight)
+        return (weight * losses["loss"]).mean()
 
-    def drop(self, cond: Tensor | None) -> Tensor | None:
+    def drop(self, cond: Tensor | None, share: Share) -> Tensor | None:
         """Each sample's condition becomes the null condition with probability p_uncond (CFG alg. 1)."""
         if cond is None:
             return None
-        keep = torch.rand(len(cond), device=cond.device) >= self.p_uncond
+        keep = share.rand(cond.device) >= self.p_uncond
         return torch.where(keep.reshape(-1, *[1] * (cond.ndim - 1)), cond, null(cond))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -83,9 +86,16 @@ class DiffusionModule(LightningModule):
         self.meter.gradient_norm(torch.nn.utils.clip_grad_norm_(self.parameters(), self.grad_clip))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """One step of the weights, then one of their average."""
+        """One step of the weights, then what follows it."""
         super().optimizer_step(*args, **kwargs)
+        self.follow()
+
+    def follow(self) -> None:
+        """After a step of the weights: one of their average, and what `times` learns of the losses of all the step's batches."""
         self.ema.update(self.denoiser)
+        t, losses = map(torch.stack, zip(*self.seen, strict=True))
+        self.times.observe(t, losses)
+        self.seen.clear()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer over the denoiser and what the objective learns itself, its learning rate multiplied by lr_schedule(step)."""
@@ -104,10 +114,10 @@ class DiffusionModule(LightningModule):
 
     def require_finite(self, weights: bool = False) -> None:
         """Raises UserError, on every rank, if a loss of any rank (with `weights`, or a weight) is not finite. All ranks must call it."""
-        batch = self.meter.bad_batch()
-        bad = batch is not None or (weights and not all(p.isfinite().all() for p in self.denoiser.parameters()))
+        step = self.meter.bad_step()
+        bad = step is not None or (weights and not all(p.isfinite().all() for p in self.denoiser.parameters()))
         if self.trainer.strategy.reduce_boolean_decision(bad, all=False):
-            at = f"the loss at step {batch // self.trainer.accumulate_grad_batches + 1}" if batch is not None else "a loss or a weight"
+            at = f"the loss at step {step + 1}" if step is not None else "a loss or a weight"
             raise UserError(
                 f"Training stopped before step {self.trainer.global_step + 1}: {at} is not finite; checkpoints/last.ckpt is the last good "
                 "one. Try a smaller optimizer.lr, a longer warmup, or precision=32-true."
@@ -134,16 +144,3 @@ class DiffusionModule(LightningModule):
             scheduler["lr_lambdas"] = [None] * len(scheduler["lr_lambdas"])
         self.ema.load_state_dict(checkpoint["ema"])
         self.evaluation_seconds = checkpoint.get("evaluation_seconds", 0.0)
-
-
-def check(denoiser: Denoiser, objective: Objective) -> None:
-    """Raises ValueError with one sentence if this objective cannot train this denoiser."""
-    name = type(objective).__name__
-    if objective.learned_variance != denoiser.learned_variance:
-        has, wants = ("no", "trains") if objective.learned_variance else ("a", "does not train")
-        raise ValueError(f"objective {name} {wants} a learned variance, and the denoiser has {has} learned variance.")
-    if objective.learned_variance and denoiser.schedule.num_timesteps is None:
-        raise ValueError(
-            f"objective {name} is a bound over discrete time steps, and {type(denoiser.schedule).__name__} has none; "
-            "use objective=simple or a schedule such as cosine."
-        )

@@ -84,15 +84,21 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
 
 
 def resumable(config: Mapping[str, Any]) -> tuple[Path, int]:
-    """The checkpoint of the run that is resumed, and its step. Raises UserError for one that cannot be read, and for data that are not the
-    run's."""
+    """The checkpoint of the run that is resumed, and its step. Raises UserError for one that cannot be read, and as `same_run` does."""
     folder, _ = find(config["resume"])
-    before = read_config(folder)
+    same_run(config, read_config(folder), folder)
+    file, checkpoint = read(config["resume"])  # refused here with a sentence, not inside the loop
+    return file, checkpoint["global_step"]
+
+
+def same_run(config: Mapping[str, Any], before: Mapping[str, Any], folder: Path) -> None:
+    """Raises UserError if the data are not those of the run in `folder`, or a step is of another number of items."""
     for group in ("codec", "conditions"):
         if config[group] != before[group]:
             raise UserError(f"The data are not those of the run {folder}: {group} was {before[group]} and would be {config[group]}.")
-    file, checkpoint = read(config["resume"])  # refused here with a sentence, not inside the loop
-    return file, checkpoint["global_step"]
+    was, now = (f"batch_size={c['batch_size']} x accumulate={c['accumulate']}" for c in (before, config))
+    if (items := before["batch_size"] * before["accumulate"]) != config["batch_size"] * config["accumulate"]:
+        raise UserError(f"A step of the run {folder} is of {was} = {items} items, and {now} is not: say two whose product is {items}.")
 
 
 def training_module(config: Mapping[str, Any], model: Model, mirror: bool) -> DiffusionModule:

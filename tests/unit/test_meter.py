@@ -49,24 +49,24 @@ def test_reading_starts_again():
 
 
 def test_nothing_seen():
-    assert Meter().read() == {} and Meter().bad_batch() is None
+    assert Meter().read() == {} and Meter().bad_step() is None
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_the_first_bad_batch_is_remembered(bad):
+def test_the_first_bad_step_is_remembered(bad):
     meter, t = Meter(), torch.tensor([0.5, 0.6])
     for number, value in enumerate([1.0, 2.0, bad, 3.0, bad]):
-        assert meter.bad_batch() == (2 if number > 2 else None)
+        assert meter.bad_step() == (2 if number > 2 else None)
         meter.update({"loss": torch.tensor([1.0, value])}, t, number)
-    assert meter.bad_batch() == 2
+    assert meter.bad_step() == 2
     meter.read()
-    assert meter.bad_batch() == 2
+    assert meter.bad_step() == 2
 
 
-def test_batch_zero_can_be_bad():
+def test_step_zero_can_be_bad():
     meter = Meter()
     meter.update({"loss": torch.tensor([float("nan")])}, torch.tensor([0.5]), 0)
-    assert meter.bad_batch() == 0
+    assert meter.bad_step() == 0
 
 
 def test_half_precision_losses_are_summed_in_float32_and_no_graph_is_kept():

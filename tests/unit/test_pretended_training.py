@@ -82,7 +82,7 @@ def trained(case, device, second=nullcontext):
         grad_clip=0.1,
     ).to(device)
     batch = IMAGES.to(device), LABELS.to(device)
-    module.trainer = SimpleNamespace(datamodule=SimpleNamespace(consumed=0), global_rank=0, world_size=1, accumulate_grad_batches=1)
+    module.trainer = SimpleNamespace(global_step=0, global_rank=0, world_size=1, accumulate_grad_batches=1)
     optimizer = module.configure_optimizers()["optimizer"]
     for within in (nullcontext, second):
         with within():
@@ -90,8 +90,8 @@ def trained(case, device, second=nullcontext):
             module.training_step(batch, 0).backward()
             module.on_before_optimizer_step(optimizer)
             optimizer.step()
-            module.ema.update(module.denoiser)
-        module.trainer.datamodule.consumed += 1
+            module.follow()
+        module.trainer.global_step += 1
     weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
     return [{name: tensor.cpu() for name, tensor in tensors.items()} for tensors in (weights, module.ema.shadow)], module.meter.read()
 

@@ -69,6 +69,6 @@ def record(trainer: Trainer, values: dict[str, float], **facts: Any) -> None:
         return
     for logger in trainer.loggers:
         logger.log_metrics(values, step=trainer.global_step)
-    images = trainer.datamodule.consumed * trainer.datamodule.batch_size
+    images = trainer.global_step * trainer.datamodule.per_step
     line = {"step": trainer.global_step, "images": images, "time": time.time(), **values, **facts}
     write_metrics(Path(trainer.default_root_dir) / "metrics.jsonl", line)

@@ -75,15 +75,25 @@ def test_a_run_passes_through_epochs_without_end(tmp_path):
 @pytest.mark.parametrize("options", [{}, {"device_resident": True}, {"num_workers": 2}], ids=str)
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_a_resumed_run_continues_the_order(tmp_path, accumulate, options):
-    """Stops: the first batch, in an epoch, at its end, just after, in the next; in and between accumulation windows."""
+    """Stops: the first batch, in an epoch, at its end, just after, in the next; within a step, which is begun again, and between steps."""
     stops = (1, 3, 7, 8, 12) if not options else (3, 8)
     steps = {"max_steps": 18 // accumulate, "accumulate_grad_batches": accumulate}
     whole, _ = fit(tmp_path, save=stops, options=options, **steps)
     assert len(whole.seen) == 18
     for stop in stops:
         rest, trainer = fit(tmp_path, ckpt_path=tmp_path / f"{stop}.ckpt", options=options, **steps)
-        assert rest.seen == whole.seen[stop:]
-        assert trainer.datamodule.consumed == 18
+        assert rest.seen == whole.seen[stop - stop % accumulate :]
+        assert trainer.global_step == 18 // accumulate
+
+
+@pytest.mark.parametrize("stop", [2, 3, 6, 7])
+@pytest.mark.parametrize("accumulate", [1, 2, 6])
+def test_a_run_resumed_with_other_batches_makes_the_same_steps(tmp_path, stop, accumulate):
+    """Of 42 items each, in 3 batches at first; Lightning steps when a step's batches are done, and not in the midst of one."""
+    whole, _ = fit(tmp_path, save=(stop,), max_steps=4, accumulate_grad_batches=3)
+    options = {"batch_size": 42 // accumulate}
+    rest, trainer = fit(tmp_path, tmp_path / f"{stop}.ckpt", options=options, max_steps=4, accumulate_grad_batches=accumulate)
+    assert list(chain(*rest.seen)) == list(chain(*whole.seen[stop - stop % 3 :])) and trainer.global_step == 4
 
 
 def test_a_resumed_run_can_be_resumed(tmp_path):
@@ -130,6 +140,11 @@ def test_an_unlabelled_set_trains(tmp_path):
 def test_a_batch_size_above_the_set_is_refused(tmp_path):
     with pytest.raises(UserError, match="batch_size=101 does not fit a data set of 100 items"):
         fit(tmp_path, options={"batch_size": 101})
+
+
+def test_a_step_above_the_set_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"batch_size=14 x accumulate=8 = 112 items does not fit a data set of 100"):
+        fit(tmp_path, accumulate_grad_batches=8)
 
 
 def test_flips_are_the_data_sets_wish():

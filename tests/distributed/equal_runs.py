@@ -1,0 +1,78 @@
+"""A training in float64 that this process makes alone or as one rank of several, for tests/distributed/test_equal_runs.py."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pytorch_lightning import Trainer
+
+from diffusion.codecs import Pixels
+from diffusion.data import DataModule
+from diffusion.model import assemble, completed
+from diffusion.support.build import build
+from diffusion.support.seeds import mixed
+from diffusion.training.callbacks import Losses
+from diffusion.training.run import training_module
+
+
+@dataclass(frozen=True)
+class Double(Pixels):
+    """Pictures in float64, and with them all that is trained on them."""
+
+    def encode(self, batch: torch.Tensor) -> torch.Tensor:
+        return super().encode(batch).double()
+
+
+def fit(config: dict[str, Any], folder: Path, accumulate: int = 1, world: int = 1, until: int | None = None) -> Path:
+    """Steps of config["batch_size"] items in `accumulate` batches on `world` processes, up to config["steps"] or `until`; from
+    folder/last.ckpt if there is one, which is written at the end. Returns the folder."""
+    dataset = build(config["dataset"], "dataset")
+    config = completed(config, dataset.load())
+    config["codec"]["_target_"] = "equal_runs.Double"
+    torch.manual_seed(mixed(config["seed"]))
+    model = assemble(config)
+    model.denoiser.double()
+    module = training_module(config, model, dataset.flip)
+    trainer = Trainer(
+        max_steps=until or config["steps"],
+        accumulate_grad_batches=accumulate,
+        accelerator="cpu",
+        devices=world,
+        strategy="ddp" if world > 1 else "auto",
+        callbacks=[Losses(5)],
+        logger=False,
+        default_root_dir=folder,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    data = DataModule(dataset, config["batch_size"] // accumulate, config["seed"], **config["data"])
+    last = folder / "last.ckpt"
+    trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
+    trainer.save_checkpoint(last)
+    return folder
+
+
+def kept(folder: Path) -> dict[str, torch.Tensor]:
+    """All that a run is: its weights, the history of its losses at each t, its averages."""
+    saved = torch.load(folder / "last.ckpt", weights_only=True)
+    averages = [saved["ema"], *saved["ema"].get("averages", [])]
+    shadows = {f"average {i} of {name}": w for i, average in enumerate(averages) for name, w in average["shadow"].items()}
+    return {name: value for name, value in (saved["state_dict"] | shadows).items() if value.is_floating_point()}
+
+
+def log(folder: Path) -> list[dict[str, float]]:
+    """What was recorded, without what the clock says."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [{key: value for key, value in line.items() if key not in ("time", "images_per_second")} for line in lines]
+
+
+def as_rank(rank: int, world: int, rendezvous: str, config: dict[str, Any], jobs: list[tuple[str, dict[str, int]]]) -> None:
+    """Make each job's run in its folder, as one rank of `world`."""
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
+    for folder, options in jobs:
+        fit(config, Path(folder), world=world, **options)
+    dist.destroy_process_group()

@@ -1,0 +1,94 @@
+"""A run does not depend on how its steps are made: on how many processes, and in how many batches."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from composing import TINY, composed
+from equal_runs import fit, kept, log
+from processes import two_ranks
+
+WORKER = """
+import json, sys
+from equal_runs import as_rank
+
+rank, rendezvous, world, words, output = sys.argv[1:]
+as_rank(int(rank), int(world), rendezvous, *json.loads(words))
+open(output, "w").write("null")
+"""
+E = 16
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> dict:
+    """All that could depend on it: importance-sampled t whose history is full after a few steps, min-SNR weights, post-hoc averages,
+    dropped conditions and flips."""
+    return composed(
+        *TINY,
+        f"paths.cache={tmp_path_factory.mktemp('cache')}",
+        *("schedule.num_timesteps=6", "times=importance", "times.history=2", "objective=min_snr", "ema=posthoc"),
+        *("dataset.flip=true", "p_uncond=0.3", "warmup=5", "optimizer.lr=0.002", f"batch_size={E}", "steps=20"),
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(config, tmp_path_factory) -> Path:
+    """The folder of the run on one process, with one batch to a step."""
+    return fit(config, tmp_path_factory.mktemp("alone"))
+
+
+@pytest.fixture(scope="module")
+def begun(config, tmp_path_factory) -> Path:
+    """The same when 10 of its steps are made."""
+    return fit(config, tmp_path_factory.mktemp("begun"), until=10)
+
+
+def together(config: dict, folder: Path, begun: Path, world: int, *jobs: dict) -> list[Path]:
+    """The folders of runs that `world` processes made, each job by `fit`'s options, and of one that they went on with."""
+    names = [folder / str(i) for i in range(len(jobs))] + [folder / "resumed"]
+    for name in names[:-1]:
+        name.mkdir()
+    shutil.copytree(begun, names[-1])
+    words = json.dumps([config, [(str(name), job) for name, job in zip(names, [*jobs, {"accumulate": 2}], strict=True)]])
+    two_ranks(WORKER, folder, str(world), words, world=world)
+    return names
+
+
+def assert_equal(found: Path, expected: Path, tolerance: float = 1e-12):
+    """Weights, averages and history, and what was recorded."""
+    ours, theirs = kept(found), kept(expected)
+    assert ours.keys() == theirs.keys() and any("average 2" in name for name in ours) and "times.losses" in ours
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=tolerance, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
+    for line, other in zip(log(found), log(expected), strict=True):
+        assert line == pytest.approx(other, rel=1e-5)  # the log's means are of float32
+
+
+def test_the_run_is_one_in_which_it_would_show(alone, begun):
+    """The history is full, so that t is drawn by it; the weights have moved far from where they began."""
+    now, before = kept(alone), kept(begun)
+    assert (now["times.losses"] > 0).all() and now["times.losses"].std() > 0.01
+    assert max((now[name] - before[name]).abs().max() for name in now) > 0.01
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_accumulation(config, alone, tmp_path, accumulate):
+    assert_equal(fit(config, tmp_path, accumulate), alone)
+
+
+def test_a_run_goes_on_in_other_batches(config, alone, begun, tmp_path):
+    assert_equal(fit(config, shutil.copytree(begun, tmp_path / "run"), accumulate=4), alone)
+
+
+def test_two_processes(config, alone, begun, tmp_path):
+    """One batch to a step and two; and a run begun on one process that is resumed on two, in other batches."""
+    for folder in together(config, tmp_path, begun, 2, {}, {"accumulate": 2}):
+        assert_equal(folder, alone)
+
+
+@pytest.mark.slow
+def test_four_processes(config, alone, begun, tmp_path):
+    for folder in together(config, tmp_path, begun, 4, {}, {"accumulate": 2}, {"accumulate": 4}):
+        assert_equal(folder, alone)
