@@ -4,6 +4,7 @@ network's arithmetic) whatever the batch size, the number of processes or the or
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -37,15 +38,19 @@ class SeededNoise:
 
 
 class Asked:
-    """A denoiser with its condition filled in: what a sampler calls. It counts its calls (`nfe`)."""
+    """A denoiser with its condition filled in: what a sampler calls. It counts its calls (`nfe`) and the images in them (`images`)."""
 
     def __init__(self, denoiser: Denoise, cond: Tensor | None = None) -> None:
-        self.denoiser, self.cond, self.schedule, self.nfe = denoiser, cond, denoiser.schedule, 0
-        self.device = device_of(denoiser)
+        self.denoiser, self.cond, self.schedule = denoiser, cond, denoiser.schedule
+        self.nfe, self.images, self.device = 0, 0, device_of(denoiser)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
-        self.nfe += 1
+        self.nfe, self.images = self.nfe + 1, self.images + len(x)
         return self.denoiser(x, t, self.cond if cond is None else cond)
+
+    def among(self, rows: Tensor) -> Callable[[Tensor, Tensor], Estimate]:
+        """The same for these rows [k] of the batch alone, with their conditions."""
+        return self if self.cond is None else partial(self, cond=self.cond[rows])
 
 
 @torch.no_grad()
@@ -87,8 +92,8 @@ def generate(
 
 
 class Made(NamedTuple):
-    """What a recipe made: uint8 images [n, h, w, c], or whatever its codec decodes to, and the number of denoiser calls for each (rounded
-    for an adaptive sampler)."""
+    """What a recipe made: uint8 images [n, h, w, c], or whatever its codec decodes to, and the number of denoiser calls for each (of an
+    adaptive sampler, whose images differ in it, the rounded mean)."""
 
     images: Tensor
     nfe: int
@@ -126,7 +131,7 @@ class Recipe:
         asked = Asked(self.denoiser)
         with self.computing():
             images = generate(asked, self.sampler, self.grid, self.shape, seeds, cond, self.batch_size, self.codec)
-        return Made(images, round(asked.nfe / max(1, -(-len(seeds) // self.batch_size))))
+        return Made(images, round(asked.images / max(1, len(seeds))))
 
     @contextmanager
     def computing(self) -> Iterator[None]:

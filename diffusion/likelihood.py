@@ -87,16 +87,16 @@ def flow_log_likelihood(
     end = torch.ones_like(start)
     probe = noise(x).sign()
 
-    def slope(phi: Tensor, state: Tensor) -> Tensor:
-        """d(z, log-determinant)/dphi, [b, D + 1]."""
+    def slope(phi: Tensor, state: Tensor, rows: Tensor) -> Tensor:
+        """d(z, log-determinant)/dphi, [k, D + 1], of k of the points."""
         t = schedule.time(-2 * phi.tan().log())
         alpha, sigma = schedule(t)
         with torch.enable_grad():
-            z = state[:, :-1].reshape(shape).detach().requires_grad_()
-            estimate = denoiser(z * expand((alpha**2 + sigma**2).sqrt(), z), t, cond)
+            z = state[:, :-1].reshape(-1, *shape[1:]).detach().requires_grad_()
+            estimate = denoiser(z * expand((alpha**2 + sigma**2).sqrt(), z), t, None if cond is None else cond[rows])
             f = expand(phi.cos(), z) * estimate.eps - expand(phi.sin(), z) * estimate.x0
-            (product,) = torch.autograd.grad((f * probe).sum(), z)
-        divergence = (product * probe).flatten(1).sum(1, keepdim=True)
+            (product,) = torch.autograd.grad((f * probe[rows]).sum(), z)
+        divergence = (product * probe[rows]).flatten(1).sum(1, keepdim=True)
         return torch.cat([f.detach().flatten(1), divergence], 1)
 
     first, last = (log_ratio(time, schedule).exp().atan().item() for time in (start, end))

@@ -3,11 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from diffusion.denoiser import Estimate
 from diffusion.posterior import step
 from diffusion.samplers.base import State
 from diffusion.samplers.blend import log_ratio, weighted_sum
@@ -28,7 +30,7 @@ STAGES = (
 ERROR = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
 
-Slope = Callable[[Tensor, Tensor], Tensor]  # of the state [b, ...] at a time [b]
+Slope = Callable[[Tensor, Tensor, Tensor], Tensor]  # at a time [k], of the states [k, ...] of the images with these numbers [k]
 TOO_SMALL = "{} takes ever smaller steps: raise sampler.rtol and sampler.atol, or mend a denoiser that is not finite."
 
 
@@ -37,8 +39,8 @@ class Adaptive(Checked, ABC):
     """Integrates from the grid's first time to its last positive one with steps of its own, then makes one first-order move to 0, which
     gives x_0 itself. It yields two States; the grid's other times do not matter.
 
-    Each image has its own step size, so that it does not depend on its batch; the calls made (a denoiser's `nfe`) are those of the
-    slowest. Raises ValueError when the steps become too small to move the time."""
+    Each image has its own error and step size, so that it does not depend on its batch, and one that has arrived is not computed further.
+    Raises ValueError when the steps become too small to move the time."""
 
     rtol: Positive = 1e-5
     atol: Positive = 1e-5
@@ -67,33 +69,39 @@ class RK45(Adaptive):
         schedule = denoise.schedule
         (alpha, sigma), (alpha_s, sigma_s) = schedule(times[0]), schedule(times[-1])
 
-        def slope(phi: Tensor, z: Tensor) -> Tensor:
+        def slope(phi: Tensor, z: Tensor, rows: Tensor) -> Tensor:
             t = schedule.time(-2 * phi.tan().log())
-            estimate = denoise(z * expand(_norm(t, schedule), z), t)
+            estimate = among(denoise, rows)(z * expand(_norm(t, schedule), z), t)
             return expand(phi.cos(), z) * estimate.eps - expand(phi.sin(), z) * estimate.x0
 
         start, end = (log_ratio(t, schedule).exp().atan().item() for t in (times[0], times[-1]))
         return self.solve(slope, x / (alpha**2 + sigma**2).sqrt(), start, end) * (alpha_s**2 + sigma_s**2).sqrt()
 
     def solve(self, slope: Slope, z: Tensor, start: float, end: float) -> Tensor:
-        """z at phi = end > 0 from z [b, ...] at phi = start, where dz/dphi = slope(phi [b], z)."""
-        phi = torch.full((len(z),), start, dtype=torch.float64, device=z.device)
-        size, first = (end - phi) / 20, slope(phi, z)
-        while (left := end - phi).any():
-            if (size.abs() < 1e-13)[left != 0].any():
+        """z at phi = end > 0 from z [b, ...] at phi = start, where dz/dphi = slope(phi, z, rows)."""
+        phi, z = torch.full((len(z),), start, dtype=torch.float64, device=z.device), z.clone()
+        size, first = (end - phi) / 20, slope(phi, z, torch.arange(len(z), device=z.device))
+        while len(rows := (phi != end).nonzero()[:, 0]):
+            before, at, left, h = z[rows], phi[rows], end - phi[rows], size[rows]
+            if (h.abs() < 1e-13).any():
                 raise ValueError(TOO_SMALL.format("RK45"))
-            h = torch.where(size.abs() < left.abs(), size, left)
-            slopes = [first]
+            h = torch.where(h.abs() < left.abs(), h, left)
+            slopes = [first[rows]]
             for node, row in zip(NODES[1:], STAGES, strict=True):
-                moved = z + expand(h, z) * weighted_sum(row, slopes)
-                slopes.append(slope(phi + node * h, moved))
-            scale = self.atol + self.rtol * torch.maximum(z.abs(), moved.abs())
+                moved = before + expand(h, z) * weighted_sum(row, slopes)
+                slopes.append(slope(at + node * h, moved, rows))
+            scale = self.atol + self.rtol * torch.maximum(before.abs(), moved.abs())
             error = _rms(expand(h, z) * weighted_sum(ERROR, slopes) / scale).nan_to_num(nan=torch.inf)
             good = error < 1
-            phi = torch.where(good, torch.where(h == left, end, phi + h), phi)
-            z, first = torch.where(expand(good, z).bool(), moved, z), torch.where(expand(good, z).bool(), slopes[-1], first)
-            size = torch.where(left == 0, size, h * (0.9 * error ** (-1 / 5)).clamp(0.2, 10))
+            phi[rows[good]] = torch.where(h == left, end, at + h)[good]
+            z[rows[good]], first[rows[good]] = moved[good], slopes[-1][good]
+            size[rows] = h * (0.9 * error ** (-1 / 5)).clamp(0.2, 10)
         return z
+
+
+def among(denoise: Denoise, rows: Tensor) -> Callable[[Tensor, Tensor], Estimate]:
+    """What to call for some rows [k] of a batch alone: a denoiser that holds the batch's condition chooses with its own `among`."""
+    return denoise.among(rows) if hasattr(denoise, "among") else denoise
 
 
 def _rms(x: Tensor) -> Tensor:
@@ -127,47 +135,48 @@ class DPMAdaptive(Adaptive):
         if log_ratio(times[0], schedule).isinf():
             x, times = step(x, denoise(x, times[0]).x0, times[0], times[1], schedule), times[1:]
 
-        def eps(y: Tensor, value: Tensor) -> Tensor:
+        def eps(value: Tensor, y: Tensor, rows: Tensor) -> Tensor:
             t = schedule.time(2 * value)
-            return denoise(y * expand(schedule(t)[0], y), t).eps
+            return among(denoise, rows)(y * expand(schedule(t)[0], y), t).eps
 
         start, end = (-log_ratio(t, schedule).item() for t in (times[0], times[-1]))
         return self.solve(eps, x / schedule(times[0])[0], start, end) * schedule(times[-1])[0]
 
     def solve(self, eps: Slope, y: Tensor, start: float, end: float) -> Tensor:
-        """y at lambda = end from y [b, ...] at lambda = start, where dy/dlambda = -e^(-lambda) eps(y, lambda [b])."""
-        value = torch.full((len(y),), start, dtype=torch.float64, device=y.device)
-        size, before = torch.full_like(value, self.first), y
-        while (left := end - value).any():
-            if (size < 1e-13)[left != 0].any():
+        """y at lambda = end from y [b, ...] at lambda = start, where dy/dlambda = -e^(-lambda) eps(lambda, y, rows)."""
+        value, y = torch.full((len(y),), start, dtype=torch.float64, device=y.device), y.clone()
+        size, before = torch.full_like(value, self.first), y.clone()
+        while len(rows := (value != end).nonzero()[:, 0]):
+            if (size[rows] < 1e-13).any():
                 raise ValueError(TOO_SMALL.format("DPMAdaptive"))
-            h = torch.minimum(size, left)
-            low, high = (self.pair_12 if self.order == 2 else self.pair_23)(eps, y, value, h)
-            scale = (self.rtol * torch.maximum(low.abs(), before.abs())).clamp(min=self.atol)
+            at, left = value[rows], end - value[rows]
+            h = torch.minimum(size[rows], left)
+            low, high = (self.pair_12 if self.order == 2 else self.pair_23)(partial(eps, rows=rows), y[rows], at, h)
+            scale = (self.rtol * torch.maximum(low.abs(), before[rows].abs())).clamp(min=self.atol)
             error = _rms((low - high) / scale)
             factor = 1 + torch.atan((error + 1e-8) ** (-1 / self.order) - 1)
             factor = torch.where(error.isfinite(), factor, 0.1)
-            good = (factor >= 0.81) & (left != 0)
-            value = torch.where(good, torch.where(h == left, end, value + h), value)
-            y, before = (torch.where(expand(good, y).bool(), *pair) for pair in ((high, y), (low, before)))
-            size = size * factor
+            good = factor >= 0.81
+            value[rows[good]] = torch.where(h == left, end, at + h)[good]
+            y[rows[good]], before[rows[good]] = high[good], low[good]
+            size[rows] *= factor
         return y
 
-    def pair_12(self, eps: Slope, y: Tensor, value: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    def pair_12(self, eps: Callable, y: Tensor, value: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """The move over h by DPM-Solver-1 and by DPM-Solver-2 (alg. 1, r_1 = 1/2)."""
-        e0 = eps(y, value)
-        e1 = eps(move(y, e0, value, h / 2), value + h / 2)
+        e0 = eps(value, y)
+        e1 = eps(value + h / 2, move(y, e0, value, h / 2))
         return move(y, e0, value, h), move(y, e1, value, h)
 
-    def pair_23(self, eps: Slope, y: Tensor, value: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    def pair_23(self, eps: Callable, y: Tensor, value: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """The move over h by DPM-Solver-2 and by DPM-Solver-3 (alg. 2, r_1 = 1/3, r_2 = 2/3)."""
 
         def bend(h: Tensor) -> Tensor:
             return expand(1 / h - 1 / torch.expm1(h), y)
 
-        e0 = eps(y, value)
-        e1 = eps(move(y, e0, value, h / 3), value + h / 3)
-        e2 = eps(move(y, e0 + 2 * bend(2 * h / 3) * (e1 - e0), value, 2 * h / 3), value + 2 * h / 3)
+        e0 = eps(value, y)
+        e1 = eps(value + h / 3, move(y, e0, value, h / 3))
+        e2 = eps(value + 2 * h / 3, move(y, e0 + 2 * bend(2 * h / 3) * (e1 - e0), value, 2 * h / 3))
         return move(y, e0 + 1.5 * (e1 - e0), value, h), move(y, e0 + 1.5 * bend(h) * (e2 - e0), value, h)
 
 
