@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated
 
 import torch
@@ -151,7 +150,7 @@ class DPMAdaptive(Adaptive):
                 raise ValueError(TOO_SMALL.format("DPMAdaptive"))
             at, left = value[rows], end - value[rows]
             h = torch.minimum(size[rows], left)
-            low, high = (self.pair_12 if self.order == 2 else self.pair_23)(partial(eps, rows=rows), y[rows], at, h)
+            low, high = (self.pair_12 if self.order == 2 else self.pair_23)(lambda v, u, rows=rows: eps(v, u, rows), y[rows], at, h)
             scale = (self.rtol * torch.maximum(low.abs(), before[rows].abs())).clamp(min=self.atol)
             error = _rms((low - high) / scale)
             factor = 1 + torch.atan((error + 1e-8) ** (-1 / self.order) - 1)
