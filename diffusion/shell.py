@@ -56,13 +56,11 @@ def begin(folder: Path | None = None, trust: Sequence[str] = ()) -> Iterator[Non
 
 @contextmanager
 def lightning_s_errors() -> Iterator[None]:
-    """Lightning's refusals as a UserError, and its SIGTERMException as exit code 143; without importing Lightning."""
+    """Lightning's refusals as a UserError, without importing Lightning."""
     try:
         yield
-    except BaseException as error:
+    except Exception as error:
         known = sys.modules.get("pytorch_lightning.utilities.exceptions")
-        if known and isinstance(error, known.SIGTERMException):
-            sys.exit(143)
         if known and isinstance(error, known.MisconfigurationException):
             raise UserError(str(error)) from error
         raise

@@ -1,7 +1,12 @@
-"""Several processes from one command: how Lightning starts the other ranks, and the cleaning up after each job of a sweep."""
+"""Several processes from one command: how Lightning starts the other ranks, how they end with one another, and the cleaning up after each
+job of a sweep."""
 
 import os
+import signal
+import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +15,10 @@ from typing import Any
 
 import torch.distributed as dist
 import yaml
+from pytorch_lightning import Trainer
 from pytorch_lightning.strategies.launchers import subprocess_script
 
+PATIENCE = 10.0  # seconds in which a rank that is to end may do so by itself; a cluster gives all of them about thirty
 ENVIRONMENT = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED")
 
 
@@ -40,3 +47,41 @@ def job(config: Mapping[str, Any], folder: Path, trust: Sequence[str] = ()) -> I
                 os.environ.pop(name, None)
                 if value is not None:
                     os.environ[name] = value
+
+
+def end_ranks(trainer: Trainer) -> None:
+    """End the processes that Lightning has started from this one: by SIGTERM, again and again, and at last by SIGKILL.
+
+    They leave the launcher's list, since its observer kills this process when one of them has ended."""
+    launched: list[subprocess.Popen] = getattr(trainer.strategy.launcher, "procs", [])
+    alive, until = launched[:], time.monotonic() + PATIENCE
+    launched.clear()
+    while alive := [process for process in alive if process.poll() is None]:
+        for process in alive:
+            process.send_signal(signal.SIGTERM if time.monotonic() < until else signal.SIGKILL)
+        time.sleep(0.1)
+
+
+def follow() -> None:
+    """End this rank when the process that started it has ended, however it did: a rank that waits for another would wait for ever."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def parting() -> Iterator[None]:
+    """A rank that leaves on a signal tells the process that started it, and lets it end the ranks and speak for them."""
+    try:
+        yield
+    except SystemExit:
+        if dist.is_initialized():
+            dist.destroy_process_group()  # else the others may wait for this rank
+        os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(2 * PATIENCE)
+        raise

@@ -24,9 +24,10 @@ from diffusion.support.progress import doing
 from diffusion.support.seeds import mixed
 from diffusion.support.trust import trusting, vet
 from diffusion.training.callbacks.checkpoints import SealedIO
+from diffusion.training.callbacks.interruption import Interruption, owed
 from diffusion.training.callbacks.record import Record
 from diffusion.training.fitting import require_fit
-from diffusion.training.launch import job
+from diffusion.training.launch import follow, job, parting
 from diffusion.training.loggers import quiet, run_of_its_own
 from diffusion.training.module import DiffusionModule
 
@@ -55,18 +56,19 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
         config = completed(config, dataset.load())  # on every rank: one makes the cache, and all refuse with the same sentence
     torch.manual_seed(mixed(config["seed"]))  # of the network's first weights, the same on every rank
     module = training_module(config, assemble(config), dataset.flip)
-    resume, done = resumable(config) if config["resume"] else (None, 0)
-    if resume and done >= config["steps"]:
+    resume, done, left = resumable(config) if config["resume"] else (None, 0, False)
+    if resume and done >= config["steps"] and not left:
         log.warning("The run %s is at step %d already, so that steps=%d leaves nothing to do; say more.", folder, done, config["steps"])
         return {}
     metrics = partial(measured, build_stages(config["metric"], "metric"))
     callbacks = build_stages(config["callbacks"], "callbacks", {"metrics": metrics})
+    interruption = Interruption(callbacks)
     if config["compile"]:
         module.denoiser.network.compile()
     trainer: Trainer = build(
         config["trainer"],
         "trainer",
-        callbacks=[Record(config, sources), *callbacks.values()],
+        callbacks=[Record(config, sources), *callbacks.values(), interruption],
         logger=list(build_stages(config["logger"], "logger").values()),
         plugins=[SealedIO()],
         default_root_dir=folder,
@@ -75,7 +77,7 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
         enable_model_summary=False,
     )
     data = DataModule(dataset, config["batch_size"], config["seed"], **config["data"])
-    with job(config, folder, trust), run_of_its_own():
+    with job(config, folder, trust), run_of_its_own(), interruption.heeded(trainer, trust):
         if not resume:  # before Lightning writes the loggers' files; of a resumed run they are there, and `Record` tells what changed
             for logger in trainer.loggers:
                 logger.log_hyperparams(dict(config))
@@ -83,12 +85,13 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
     return module.latest
 
 
-def resumable(config: Mapping[str, Any]) -> tuple[Path, int]:
-    """The checkpoint of the run that is resumed, and its step. Raises UserError for one that cannot be read, and as `same_run` does."""
+def resumable(config: Mapping[str, Any]) -> tuple[Path, int, bool]:
+    """The checkpoint of the run that is resumed, its step, and whether an evaluation of that step was left. Raises UserError for one that
+    cannot be read, and as `same_run` does."""
     folder, _ = find(config["resume"])
     same_run(config, read_config(folder), folder)
     file, checkpoint = read(config["resume"])  # refused here with a sentence, not inside the loop
-    return file, checkpoint["global_step"]
+    return file, checkpoint["global_step"], owed(checkpoint)
 
 
 def same_run(config: Mapping[str, Any], before: Mapping[str, Any], folder: Path) -> None:
@@ -122,7 +125,8 @@ def measured(metrics: Mapping[str, Metric], n: int | None = None) -> list[Metric
 def main(config: str, folder: str, *trust: str) -> None:
     """The command line of a rank."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    with one_sentence():
+    follow()
+    with one_sentence(), parting():
         train(yaml.safe_load(Path(config).read_text()), Path(folder), trust=trust)
 
 

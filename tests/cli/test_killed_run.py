@@ -12,7 +12,7 @@ from diffusion.training.module import DiffusionModule
 from diffusion.training.run import train
 
 CLOCK = {"time", "images_per_second", "evaluation_seconds"}  # what a clock says is another each time
-WORDS = ["log_every=4", "checkpoint_every=4", "eval_every=6", "metric=[memorization]", "metric.n=8", "metric.groups=0"]
+WORDS = ["log_every=4", "checkpoint_every=4", "eval_every=8", "metric=[memorization]", "metric.n=8", "metric.groups=0"]
 
 
 @pytest.fixture

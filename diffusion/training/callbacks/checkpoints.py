@@ -5,7 +5,6 @@ from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from diffusion.checkpoint import LAST, PREVIOUS, read_checkpoint, write_checkpoint
 from diffusion.support.ranges import Count
@@ -25,23 +24,33 @@ class SealedIO(TorchCheckpointIO):
 
 
 class Checkpoints(Periodic):
-    """checkpoints/last.ckpt every `every` steps, at the end and on SIGTERM, and previous.ckpt, the one before it; with `keep_every`, also
-    step=N.ckpt that stay.
+    """checkpoints/last.ckpt every `every` steps, before and after each evaluation, when the run is stopped and at the end, and
+    previous.ckpt, that of an earlier step; with `keep_every`, also step=N.ckpt that stay.
 
     Raises UserError in place of saving weights or losses that are not finite, so that last.ckpt is the last good one."""
 
     def __init__(self, every: Count, keep_every: Count | None = None) -> None:
         super().__init__(every)
-        self.keep_every = keep_every
+        self.keep_every, self.saved = keep_every, (-1, 0.0)
 
     def act(self, trainer: Trainer, module: LightningModule) -> None:
-        module.require_finite(weights=True)
-        folder, step = Path(trainer.default_root_dir) / "checkpoints", trainer.global_step
-        trainer.save_checkpoint(folder / LAST, storage_options=folder / PREVIOUS)
+        self.save(trainer, module)
+        step = trainer.global_step
         if self.keep_every and step % self.keep_every == 0:
-            trainer.save_checkpoint(folder / f"step={step:08d}.ckpt")
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / f"step={step:08d}.ckpt")
 
-    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        """SIGTERM, as a cluster sends it before it takes the machine; Lightning raises it between two batches."""
-        if isinstance(exception, SIGTERMException):
-            self.act(trainer, module)
+    def save(self, trainer: Trainer, module: LightningModule) -> None:
+        """last.ckpt as things are now, unless it is."""
+        state = trainer.global_step, module.evaluation_seconds
+        if state != self.saved:
+            module.require_finite(weights=True)
+            folder = Path(trainer.default_root_dir) / "checkpoints"
+            trainer.save_checkpoint(folder / LAST, storage_options=None if state[0] == self.saved[0] else folder / PREVIOUS)
+            self.saved = state
+
+
+def save_last(trainer: Trainer, module: LightningModule) -> None:
+    """last.ckpt as things are now, if the run has `Checkpoints`; on all ranks at once."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+        if isinstance(callback, Checkpoints):
+            callback.save(trainer, module)

@@ -11,13 +11,15 @@ from diffusion.evaluation.measure import measure
 from diffusion.metrics import Metric
 from diffusion.pictures import save_png
 from diffusion.support.ranges import Count, Several
-from diffusion.training.callbacks.periodic import Evaluation, record
+from diffusion.training.callbacks.evaluation import Evaluation
+from diffusion.training.callbacks.periodic import record
 from diffusion.training.callbacks.samples import log_image
 
 
 class Distance(Evaluation):
-    """Every `every` steps (never, for null), for each of the module's recipes: makes n images, each with a seed of its own, and computes
-    every metric of them. Metrics of the model alone are computed once. With `n`, only the metrics of images are computed, each of n images.
+    """Every `every` steps (never, for null or without metrics), for each of the module's recipes: makes n images, each with a seed of its
+    own, and computes every metric of them. Metrics of the model alone are computed once. With `n`, only the metrics of images are computed,
+    each of n images.
 
     Each rank makes and measures its share, and image i is asked for as the recipe's conditions say. Each number is recorded with its
     passport."""
@@ -25,18 +27,13 @@ class Distance(Evaluation):
     def __init__(
         self, every: Count | None, metrics: Callable[[int | None], list[Metric]], n: Several | None = None, at_start: bool = True
     ) -> None:
-        super().__init__(every, at_start)
         self.metrics = [] if every is None else metrics(n)
+        super().__init__(every if self.metrics else None, at_start)
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Reference statistics, from disk or made once by all ranks."""
         for metric in self.metrics:
             metric.setup(trainer.datamodule.images, trainer.strategy.root_device, module.recipes["main"].conditions)
-
-    def act(self, trainer: Trainer, module: LightningModule) -> None:
-        """Does nothing if there are no metrics."""
-        if self.metrics:
-            super().act(trainer, module)
 
     def evaluate(self, trainer: Trainer, module: LightningModule) -> None:
         weights = weights_hash(module.denoiser)

@@ -29,37 +29,24 @@ class Periodic(Callback, ABC):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Act before the first step of a new run; a resumed one has done so."""
-        self.done = trainer.global_step
         if self.every is not None and self.at_start and trainer.global_step == 0:
-            self.act(trainer, module)
+            self.now(trainer, module)
+        self.done = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         """Act if a step that is due has just been made (a batch that only accumulates makes none)."""
         if self.every is not None and trainer.global_step != self.done and self.due(trainer.global_step):
-            self.done = trainer.global_step
-            self.act(trainer, module)
+            self.now(trainer, module)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Act after the last step unless that was done."""
         if self.every is not None and trainer.global_step != self.done:
-            self.done = trainer.global_step
-            self.act(trainer, module)
+            self.now(trainer, module)
 
-
-class Evaluation(Periodic):
-    """A Periodic whose time counts as evaluation, not as training. After each, evaluation_seconds is recorded: the wall time that all
-    evaluations of the run have taken so far on the first rank, including those before a resumption."""
-
-    def act(self, trainer: Trainer, module: LightningModule) -> None:
-        started = time.perf_counter()
-        with module.sampling():
-            self.evaluate(trainer, module)
-        module.evaluation_seconds += time.perf_counter() - started
-        record(trainer, {"evaluation_seconds": module.evaluation_seconds})
-
-    @abstractmethod
-    def evaluate(self, trainer: Trainer, module: LightningModule) -> None:
-        """Like `act`, with averaged weights, in evaluation mode and without gradients."""
+    def now(self, trainer: Trainer, module: LightningModule) -> None:
+        """Act, and remember it."""
+        self.act(trainer, module)
+        self.done = trainer.global_step
 
 
 def record(trainer: Trainer, values: dict[str, float], **facts: Any) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from diffusion.pictures import save_png, show
 from diffusion.support.ranges import Count, Few, Seed
 from diffusion.support.ranks import gather_dealt, rank_and_world
-from diffusion.training.callbacks.periodic import Evaluation
+from diffusion.training.callbacks.evaluation import Evaluation
 
 
 class Samples(Evaluation):
