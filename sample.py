@@ -38,10 +38,11 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
     from diffusion.editing import edited, interpolated
     from diffusion.generate import trajectories
     from diffusion.pictures import save_gif, save_images, show
+    from diffusion.support.devices import device
 
     if cfg.trajectory and cfg.between:
         raise UserError("trajectory=true shows how images of seeds come out of noise, not those between two seeds; leave one of both out.")
-    model = load(cfg.ckpt, cfg.averaged).to(cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    model = load(cfg.ckpt, cfg.averaged).to(device(cfg.device))
     recipe = model.recipe(
         **own(model.config, cfg, typed),
         batch_size=cfg.sample_batch_size,

@@ -1,6 +1,7 @@
 """Objectives: `objective(denoiser, x0, t, eps, cond) -> {"loss": [b], and each of its terms by name: [b]}`.
 
-x0, eps [b, ...]; t [b]; the module averages over the batch. `learned_variance` says whether the objective trains one. Flow matching
+x0, eps [b, ...]; t [b]; the module averages over the batch. `learned_variance` says whether the objective trains one, and
+`derives_twice = True` that it differentiates the network twice, which a compiled network cannot. Flow matching
 (FM eq. 23) is `Simple` with the velocity parameterization on straight paths.
 """
 
@@ -205,6 +206,7 @@ class SSM(Checked):
     reduced: bool = True
 
     learned_variance: ClassVar[bool] = False
+    derives_twice: ClassVar[bool] = True
 
     @property
     def noises(self) -> int:
@@ -229,6 +231,7 @@ class ExactScoreMatching:
     2005, eq. 4): what SSM estimates. One derivative for each dimension: for tests and small problems."""
 
     learned_variance: ClassVar[bool] = False
+    derives_twice: ClassVar[bool] = True
 
     def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> LossTerms:
         x_t, score, weight = score_at(denoiser, x0, t, eps, cond)
@@ -250,6 +253,7 @@ class Uncertainty(nn.Module):
     def __init__(self, objective: Objective, channels: Few = 128) -> None:
         super().__init__()
         self.objective, self.learned_variance, self.noises = objective, objective.learned_variance, getattr(objective, "noises", 0)
+        self.derives_twice = getattr(objective, "derives_twice", False)
         self.register_buffer("frequencies", 2 * pi * torch.randn(channels))
         self.register_buffer("phases", 2 * pi * torch.rand(channels))
         self.out = nn.Linear(channels, 1, bias=False)

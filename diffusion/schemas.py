@@ -26,6 +26,7 @@ class TrainSchema:
     accumulate: Few = MISSING
     precision: str = MISSING
     compile: bool = MISSING
+    deterministic: bool = MISSING
     p_uncond: Share = MISSING
     ema_decay: Decay = MISSING
     warmup: Natural = MISSING

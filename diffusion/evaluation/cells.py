@@ -19,6 +19,7 @@ from diffusion.generate import Recipe
 from diffusion.metrics import Metric, Passport, write_metrics
 from diffusion.metrics.passport import finite
 from diffusion.pictures import save_png
+from diffusion.support import devices
 from diffusion.support.build import build_stages
 from diffusion.support.errors import UserError
 from diffusion.support.ranks import rank_and_world, sum_over_ranks
@@ -110,8 +111,8 @@ def agreed(finding: bool) -> bool:
 
 def join_ranks(name: str) -> torch.device:
     """This process's device, after joining the others where torchrun started several; one group serves all the cells of a sweep."""
-    kind = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if kind == "cuda" else torch.device(kind)
+    kind = devices.preferred() if name == "auto" else name
+    device = devices.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if kind == "cuda" else kind)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if "TORCHELASTIC_RUN_ID" in os.environ and not dist.is_initialized():

@@ -29,6 +29,7 @@ from diffusion.training.callbacks.record import Record
 from diffusion.training.fitting import require_fit
 from diffusion.training.launch import follow, job, parting
 from diffusion.training.loggers import quiet, run_of_its_own
+from diffusion.training.machine import Unscale, compiled, trainer_settings
 from diffusion.training.module import DiffusionModule
 
 log = logging.getLogger(__name__)
@@ -64,11 +65,11 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
     callbacks = build_stages(config["callbacks"], "callbacks", {"metrics": metrics})
     interruption = Interruption(callbacks)
     if config["compile"]:
-        module.denoiser.network.compile()
+        compiled(module)
     trainer: Trainer = build(
-        config["trainer"],
+        trainer_settings(config),
         "trainer",
-        callbacks=[Record(config, sources), *callbacks.values(), interruption],
+        callbacks=[Record(config, sources), Unscale(), *callbacks.values(), interruption],
         logger=list(build_stages(config["logger"], "logger").values()),
         plugins=[SealedIO()],
         default_root_dir=folder,

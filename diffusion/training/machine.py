@@ -1,0 +1,49 @@
+"""What a run asks of the machine that it is on: device, precision, compilation, determinism. What cannot be is refused at the start."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
+
+from diffusion.support.devices import accelerator
+from diffusion.support.errors import UserError
+from diffusion.training.module import DiffusionModule
+
+FOLLOWS = {"max_steps": "steps", "accumulate_grad_batches": "accumulate", "precision": "precision", "deterministic": "deterministic"}
+
+
+def trainer_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The trainer's settings, with the device that `auto` stands for. A deterministic run does not let cuDNN choose the fastest kernels,
+    which may be others the next time.
+
+    Raises UserError for a setting that contradicts the plain key that it follows from, for 16-mixed on a CPU, and for Apple's GPU."""
+    settings = dict(config["trainer"])
+    for key, plain in FOLLOWS.items():
+        if {key, plain} <= settings.keys() | config.keys() and settings[key] != config[plain]:
+            said, follows = settings[key], f"{plain}={config[plain]}"
+            raise UserError(f"trainer.{key}={said} contradicts {follows}, which it follows; say {plain}={said}.")
+    settings["accelerator"] = accelerator(settings["accelerator"])
+    settings["benchmark"] = settings["benchmark"] and not settings["deterministic"]
+    if (settings["accelerator"], settings["precision"]) == ("cpu", "16-mixed"):
+        raise UserError("precision=16-mixed trains on a GPU; on the CPU say precision=bf16-mixed or 32-true.")
+    return settings
+
+
+def compiled(module: DiffusionModule) -> None:
+    """Compile the network. Raises UserError if the objective differentiates it twice."""
+    if getattr(module.objective, "derives_twice", False):
+        name = type(module.objective).__name__
+        raise UserError(f"compile=true does not go with objective {name}, which differentiates the network twice; say compile=false.")
+    module.denoiser.network.compile()
+
+
+class Unscale(Callback):
+    """Under 16-mixed, gradients lose the loss's scale before the module measures and clips them. Lightning leaves it to the step of an
+    optimizer that can, as a fused one does, and that is too late."""
+
+    def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
+        """Lightning's hook, before the module's own."""
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)
