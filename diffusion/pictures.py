@@ -157,8 +157,8 @@ def save_images(images: Tensor, folder: str | Path, columns: int, **beside: np.n
 def read_image(path: str | Path, channels: int) -> Image.Image:
     """The picture (the first one of an animation) of 8 bits, grey (channels=1) or RGB (channels=3), turned upright by its EXIF tag.
 
-    What is transparent shows white: c = a c + (1 - a) 255. Of 16 bits the upper 8 are taken, of grey as Pillow does of colours. A file is
-    told by its content, which a wrong suffix does not change.
+    What is transparent shows white: of a colour c with alpha a, a c + (1 - a) 255 is seen. Of 16 bits the upper 8 are taken, of grey as
+    Pillow does of colours. A file is told by its content, which a wrong suffix does not change.
 
     Raises ValueError, whose text is the reason, for what is no regular file (a pipe is not opened, which would wait), a picture of
     another format, a damaged one, and one whose size is that of a decompression bomb."""
