@@ -7,7 +7,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.config import brought, own, register, words
+from diffusion.config import brought, own, register, told, words
 from diffusion.schemas import SampleSchema, known
 from diffusion.shell import begin, shell
 from diffusion.support.errors import UserError
@@ -19,7 +19,7 @@ register()
 @hydra.main(version_base="1.3", config_path="conf", config_name="sample")
 def main(cfg: DictConfig) -> None:
     """One call of the command."""
-    with begin(trust=cfg.trust):
+    with begin(trust=cfg.trust, places=told(cfg, words())):
         known(cfg, SampleSchema)
         if OmegaConf.is_missing(cfg, "ckpt"):
             raise UserError("Say what to sample from: ckpt=runs/NAME, or a checkpoint of a run.")

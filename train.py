@@ -7,7 +7,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from diffusion.config import brought, configuration, register
+from diffusion.config import brought, configuration, register, told, words
 from diffusion.shell import begin, shell
 from diffusion.support.progress import doing
 from diffusion.support.trust import packages
@@ -19,7 +19,8 @@ register()
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     """One run; under -m, each of the sweep's."""
-    with begin(folder := Path(HydraConfig.get().runtime.output_dir), cfg.trust):
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with begin(folder, cfg.trust, [folder, *told(cfg, words())] if cfg.resume else None):
         config, sources = configuration(cfg, folder)
         log.info("run folder %s", folder)
         if along := brought(cfg):

@@ -16,10 +16,10 @@ from diffusion.classifier import NoisyClassifier
 from diffusion.denoiser import Denoiser
 from diffusion.model import Model, assemble
 from diffusion.support.errors import UserError
-from diffusion.support.files import atomic, broken, seal
+from diffusion.support.files import PLACES, atomic, broken, seal, writing_in
 from diffusion.support.hashes import tensors_hash
 from diffusion.support.moved import brought_up
-from diffusion.support.trust import parsed, trusting, vet
+from diffusion.support.trust import parsed, trusting, vet, vet_source
 
 # The groups of a run's configuration from which its model and its ways to sample are built.
 MODEL = ("dataset", "codec", "conditions", "task", "network", "schedule", "parameterization", "objective")
@@ -92,7 +92,9 @@ def second_name(file: Path, other: Path) -> None:
 def read_config(folder: Path) -> dict[str, Any]:
     """A run's resolved configuration in today's names; nothing of it is built. Raises UserError if it is not one."""
     file = folder / "config.yaml"
-    return checked(brought_up(parsed(file.read_text(), str(file)), str(file)), str(file))
+    config = parsed(file.read_text(), str(file))
+    vet_source(config, str(file))  # a value of it may be put into a command's own configuration, where it would be resolved
+    return checked(brought_up(config, str(file)), str(file))
 
 
 def checked(config: dict[str, Any], where: str) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def load(path: str | Path, averaged: bool = True, kind: type[nn.Module] = Denois
     configuration names a class that is not trusted."""
     folder, _ = find(path)
     config = read_config(folder)
-    with trusting(trust):
+    with trusting(trust), writing_in(PLACES.get() or [folder]):
         vet({group: config.get(group) for group in (*MODEL, *WAYS)}, where=str(folder / "config.yaml"))
         try:
             model = assemble(config)

@@ -74,6 +74,14 @@ def words() -> dict[str, str]:
     return {key.split("@")[0]: value for key, _, value in split}
 
 
+def told(cfg: DictConfig, typed: Collection[str]) -> list[Path]:
+    """Where a command that reads a run's folder may write: in the places that it names itself, typed or by its own `paths`, and in that
+    folder."""
+    named = [OmegaConf.select(cfg, key) for key in typed] + list(cfg.get("paths", {}).values())
+    places = [Path(value) for value in named if isinstance(value, str) and value]
+    return places + [place.parents[1] for place in places if place.is_file() and len(place.parents) > 1]  # of a checkpoint, its run
+
+
 def plain(cfg: DictConfig, typed: Collection[str] = (), schema: type = TrainSchema) -> dict[str, Any]:
     """A composed configuration as plain data, not resolved, in which each stage has its own settings.
 

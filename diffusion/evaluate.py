@@ -10,7 +10,7 @@ import hydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.config import brought, own, register, words
+from diffusion.config import brought, own, register, told, words
 from diffusion.evaluation import EXACT
 from diffusion.schemas import EvaluateSchema, known
 from diffusion.shell import begin, shell
@@ -27,7 +27,7 @@ register()
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).resolve().parents[1] / "conf"), config_name="evaluate")
 def main(cfg: DictConfig) -> None:
     """One cell; under -m or with a sweep, each of the table's."""
-    with begin(trust=cfg.trust):
+    with begin(trust=cfg.trust, places=told(cfg, words())):
         known(cfg, EvaluateSchema)
         if along := brought(cfg, ("grid", "metric")):
             log.info("brought along: %s", ", ".join(along))

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffusion.mistyped import plainly
 from diffusion.support.errors import TRACEBACK, UserError, one_sentence
+from diffusion.support.files import writing_in
 from diffusion.support.trust import trusting
 
 
@@ -39,14 +40,20 @@ def quoted(word: str) -> str:
 
 
 @contextmanager
-def begin(folder: Path | None = None, trust: Sequence[str] = ()) -> Iterator[None]:
-    """The inside of a Hydra main: errors, Lightning's too, as a sentence, packages that are trusted, and no empty folder left behind."""
+def begin(folder: Path | None = None, trust: Sequence[str] = (), places: Sequence[Path] | None = None) -> Iterator[None]:
+    """The inside of a Hydra main: errors, Lightning's too, as a sentence, packages that are trusted, `places` to write in where the command
+    reads a run's folder, and no empty folder left behind."""
     if not TRACEBACK:
         os.environ.pop("HYDRA_FULL_ERROR", None)
     if int(os.environ.get("RANK", 0)):  # under torchrun the first rank speaks for all
         logging.getLogger().setLevel(logging.WARNING)
     try:
-        with one_sentence(ModuleNotFoundError), lightning_s_errors(), trusting(trust):
+        with (
+            one_sentence(ModuleNotFoundError),
+            lightning_s_errors(),
+            trusting(trust),
+            writing_in(places),
+        ):
             yield
     finally:
         if folder is not None:

@@ -51,6 +51,8 @@ def load_tensors(path: str | Path) -> Tensors | None:
 def load_or_make(path: str | Path, make: Callable[[], Tensors]) -> Tensors:
     """The tensors cached at `path`, made by `make()` and cached if they are not there."""
     path = Path(path)
+    if (tensors := load_tensors(path)) is not None:  # what is there is read without a trace
+        return tensors
     with lock(path.with_name(path.name + ".lock")):
         tensors = load_tensors(path)
         if tensors is None:

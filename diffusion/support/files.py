@@ -5,11 +5,40 @@ import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
+from diffusion.support.errors import UserError
+
+PLACES: ContextVar[tuple[Path, ...] | None] = ContextVar("where this command may write; None: anywhere", default=None)
 SEAL = hashlib.sha256().digest_size  # bytes
+
+
+@contextmanager
+def writing_in(places: Iterable[str | Path] | None) -> Iterator[None]:
+    """Within the context nothing is written but in these folders; None for anywhere.
+
+    A run's file names places too, and anybody may have made it: what is there is read, and nothing is written there unless the command
+    says so as well."""
+    before = PLACES.set(None if places is None else tuple(Path(place).expanduser().resolve() for place in places))
+    try:
+        yield
+    finally:
+        PLACES.reset(before)
+
+
+def writable(path: str | Path) -> Path:
+    """The path. Raises UserError for one outside of the places of `writing_in`."""
+    path, places = Path(path), PLACES.get()
+    whole = path.expanduser().resolve()
+    if places is not None and not any(whole.is_relative_to(place) for place in places):
+        raise UserError(
+            f"The run's own file would have {path} written, where this command was not told to write: if that place is yours, name its "
+            f"folder, such as paths.cache={path.parent}."
+        )
+    return path
 
 
 @contextmanager
@@ -21,7 +50,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     stays as it was. A process that is killed outright leaves only the temporary, whose name `temporaries` knows.
     A folder can only take the name of a target that does not exist.
     """
-    path = Path(path)
+    path = writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # mkdtemp claims a name no other process has; the content goes inside it, so it may be a file or a folder.
     claim = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
@@ -84,7 +113,7 @@ def lock(path: str | Path) -> Iterator[None]:
 
     Where there is no flock (Windows, some network file systems) nothing is locked: several processes may then make the guarded file, which
     is never torn, since `atomic` writes it."""
-    path = Path(path)
+    path = writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as handle:
         with suppress(ImportError, OSError):

@@ -20,6 +20,7 @@ from diffusion.metrics import Metric
 from diffusion.model import Model, assemble, completed
 from diffusion.support.build import build, build_stages, ways
 from diffusion.support.errors import UserError, one_sentence
+from diffusion.support.files import writable
 from diffusion.support.progress import doing
 from diffusion.support.seeds import mixed
 from diffusion.support.trust import trusting, vet
@@ -77,6 +78,8 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    for place in (place for logger in trainer.loggers for place in (logger.save_dir, logger.log_dir) if place):
+        writable(place)  # a resumed run's file may name any
     data = DataModule(dataset, config["batch_size"], config["seed"], **config["data"])
     with job(config, folder, trust), run_of_its_own(), interruption.heeded(trainer, trust):
         if not resume:  # before Lightning writes the loggers' files; of a resumed run they are there, and `Record` tells what changed

@@ -8,8 +8,10 @@ import numpy as np
 import yaml
 from composing import ROOT, TINY, composed, composition, typed
 
-from diffusion.config import EvaluateSchema, SampleSchema, known
+from diffusion.config import told
 from diffusion.evaluate import measured_cell
+from diffusion.schemas import EvaluateSchema, SampleSchema, known
+from diffusion.support.files import writing_in
 from diffusion.support.trust import trusting
 from diffusion.training.run import train
 
@@ -34,7 +36,7 @@ def sampled(run: Path, out: Path, *words: str) -> np.lib.npyio.NpzFile:
     words = (f"ckpt={run}", f"out={out}", "device=cpu", *words)
     cfg = composition(*words, name="sample")
     known(cfg, SampleSchema)
-    with trusting(cfg.trust):
+    with trusting(cfg.trust), writing_in(told(cfg, typed(*words))):
         module.sample(cfg, typed(*words))
     return np.load(out / "samples.npz")
 
@@ -44,6 +46,6 @@ def measured(run: Path, out: Path, *words: str) -> dict:
     words = (f"ckpt={run}", f"out={out}", "device=cpu", *words)
     cfg = composition(*words, name="evaluate")
     known(cfg, EvaluateSchema)
-    with trusting(cfg.trust):
+    with trusting(cfg.trust), writing_in(told(cfg, typed(*words))):
         measured_cell(cfg, typed(*words))
     return lines(out)[-1]

@@ -73,3 +73,61 @@ def test_trust_is_said_of_a_package(run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="trust=somebodys"):
         load(folder)
     assert type(load(folder, trust=["somebodys"]).denoiser.network).__name__ == "Mine"
+
+
+@pytest.fixture
+def misplaced(run, tmp_path):
+    """`misplaced(group, name, value)`: a copy of the run whose files say this of a group."""
+
+    def copied(group, name, value):
+        folder = shutil.copytree(run, tmp_path / "misplaced")
+        for file in ("config.yaml", "source.yaml"):
+            config = yaml.safe_load((folder / file).read_text())
+            config[group] = {**(config[group] or {}), name: value}
+            (folder / file).write_text(yaml.safe_dump(config))
+        return folder
+
+    return copied
+
+
+def test_nothing_is_written_where_a_file_says(misplaced, tmp_path):
+    """Neither the cache of the data, nor by an object that has no business in a stage of guidance; unless the command says so as well."""
+    elsewhere = tmp_path / "elsewhere"
+    folder, words = misplaced("dataset", "cache", str(elsewhere)), ("metric=sliced_wasserstein", "metric.n=20")
+    with pytest.raises(UserError, match=r"elsewhere.* written, where this command was not told to write: .*paths\.cache=.*elsewhere"):
+        measured(folder, tmp_path / "out.jsonl", *words)
+    assert not elsewhere.exists()
+    measured(folder, tmp_path / "out.jsonl", *words, f"paths.cache={elsewhere}")
+    assert elsewhere.exists()
+    measured(folder, tmp_path / "again.jsonl", *words)  # what is there is read
+    shutil.rmtree(elsewhere), shutil.rmtree(folder)
+    extractor = {"_target_": "diffusion.metrics.DigitsClassifier", "cache": str(elsewhere)}
+    folder = misplaced("guidance", "clip", {"_target_": "diffusion.guidance.Clip", "low": extractor})
+    with pytest.raises(UserError, match="not told to write"):
+        sampled(folder, tmp_path / "out", "n=1")
+    assert not elsewhere.exists()
+
+
+def test_a_resumed_run_logs_in_its_own_folder(misplaced, tmp_path):
+    """A real command, which has to know what it was told."""
+    elsewhere = tmp_path / "elsewhere"
+    logger = {"_target_": "diffusion.training.loggers.CSV", "save_dir": str(elsewhere), "name": "csv", "version": ""}
+    folder = misplaced("logger", "csv", logger)
+    refused = command("train.py", f"resume={folder}", "steps=2", f"paths.cache={folder.parent / 'cache'}")
+    assert refused.returncode == 1 and "not told to write" in refused.stderr and "Traceback" not in refused.stderr
+    assert not elsewhere.exists()
+
+
+def test_the_environment_is_not_read(misplaced, tmp_path, monkeypatch):
+    """Not by a value that goes into the command's own configuration either."""
+    monkeypatch.setenv("SECRET", "64-true")
+    folder = misplaced("dataset", "flip", False)
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("precision: 32-true", "precision: ${oc.env:SECRET}"))
+    for read in (
+        lambda: sampled(folder, tmp_path / "out", "n=1"),
+        lambda: measured(folder, tmp_path / "x", "metric=nll_vlb"),
+        lambda: load(folder),
+    ):
+        with pytest.raises(UserError, match=r"precision asks for '\$\{oc\.env:SECRET\}'"):
+            read()
