@@ -79,7 +79,7 @@ def told(cfg: DictConfig, typed: Collection[str]) -> list[Path]:
     folder."""
     named = [OmegaConf.select(cfg, key) for key in typed] + list(cfg.get("paths", {}).values())
     places = [Path(value) for value in named if isinstance(value, str) and value]
-    return places + [place.parents[1] for place in places if place.is_file() and len(place.parents) > 1]  # of a checkpoint, its run
+    return places + [place.parents[1] for place in places if os.path.isfile(place) and len(place.parents) > 1]  # of a checkpoint, its run
 
 
 def plain(cfg: DictConfig, typed: Collection[str] = (), schema: type = TrainSchema) -> dict[str, Any]:

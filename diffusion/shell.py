@@ -51,6 +51,7 @@ def begin(folder: Path | None = None, trust: Sequence[str] = (), places: Sequenc
         with (
             one_sentence(ModuleNotFoundError),
             lightning_s_errors(),
+            memory_s_end(),
             trusting(trust),
             writing_in(places),
         ):
@@ -59,6 +60,21 @@ def begin(folder: Path | None = None, trust: Sequence[str] = (), places: Sequenc
         if folder is not None:
             with suppress(OSError):  # it has something in it
                 folder.rmdir()
+
+
+@contextmanager
+def memory_s_end() -> Iterator[None]:
+    """More memory than there is, of the machine or of a device, as a UserError; torch says it by a RuntimeError, in words alone."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or any(words in str(error) for words in ("can't allocate memory", "out of memory")):
+            said = re.search(r"[Uu]nable to allocate [^,.]+|tried to allocate [\d.]+ \w+", str(error))
+            raise UserError(
+                f"There is not enough memory for this{f' ({said.group()})' if said else ''}: lower batch_size, sample_batch_size, "
+                "dataset.image_size, or the sizes of the network."
+            ) from error
+        raise
 
 
 @contextmanager

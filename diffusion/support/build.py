@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 def locate(target: str) -> Callable:
     """The class or function that a dotted path names. Raises ValueError with the path if there is none."""
+    if not isinstance(target, str):  # of a configuration, which may say anything
+        raise ValueError(f"_target_={target} is not the name of a class; write it as package.Class.")
     module, _, name = target.rpartition(".")
     try:
         return getattr(import_module(module), name)

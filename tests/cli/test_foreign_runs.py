@@ -3,13 +3,16 @@
 import os
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from commands import command, succeeded
+from composing import composition, typed
 from inside import measured, sampled, trained
 
 from diffusion.checkpoint import MODEL, load
+from diffusion.config import told
 from diffusion.support.errors import UserError
 
 pytestmark = pytest.mark.xdist_group("foreign")
@@ -131,3 +134,8 @@ def test_the_environment_is_not_read(misplaced, tmp_path, monkeypatch):
     ):
         with pytest.raises(UserError, match=r"precision asks for '\$\{oc\.env:SECRET\}'"):
             read()
+
+
+def test_a_long_word_is_no_place():
+    cfg = composition("ckpt=x", f"out={'x' * 300}", name="sample")
+    assert told(cfg, typed("ckpt=x", "out=x")) == [Path("x"), Path("x" * 300)]

@@ -119,6 +119,12 @@ def test_bad_targets_are_named(target):
         build({"_target_": target})
 
 
+@pytest.mark.parametrize("target", [3, 1e11, None, True, ["diffusion.schedules.Cosine"], {"a": 1}])
+def test_a_target_that_is_no_word_is_named(target):
+    with pytest.raises(ValueError, match=r"^_target_=.* is not the name of a class; write it as package\.Class\.$"):
+        build({"_target_": target}, "schedule")
+
+
 def test_a_target_s_own_refusal_passes_through():
     with pytest.raises(ValueError, match="VESDE needs 0 < sigma_min < sigma_max"):
         build({"_target_": "diffusion.schedules.VESDE", "sigma_min": 3, "sigma_max": 2})

@@ -1,0 +1,33 @@
+"""How a command ends: what a user can mend is one sentence and exit code 1."""
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion.shell import begin
+
+
+def too_much_of_numpy():
+    np.empty(2**58, np.uint8)
+
+
+def too_much_of_torch():
+    torch.empty(2**58, dtype=torch.uint8)
+
+
+def too_much_of_a_device():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has ...")
+
+
+@pytest.mark.parametrize("take", [too_much_of_numpy, too_much_of_torch, too_much_of_a_device])
+def test_too_little_memory_is_a_sentence(take, capsys):
+    with pytest.raises(SystemExit) as end, begin():
+        take()
+    said = capsys.readouterr().err
+    assert end.value.code == 1 and said.count("\n") == 1
+    assert said.startswith("error: There is not enough memory for this (") and "lower batch_size" in said
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(RuntimeError, match="shapes"), begin():
+        raise RuntimeError("shapes differ")
