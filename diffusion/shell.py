@@ -69,7 +69,7 @@ def memory_s_end() -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or any(words in str(error) for words in ("can't allocate memory", "out of memory")):
-            said = re.search(r"[Uu]nable to allocate [^,.]+|tried to allocate [\d.]+ \w+", str(error))
+            said = re.search(r"[Uu]nable to allocate [^,.]+|[Tt]ried to allocate [\d.]+ \w+", str(error))
             raise UserError(
                 f"There is not enough memory for this{f' ({said.group()})' if said else ''}: lower batch_size, sample_batch_size, "
                 "dataset.image_size, or the sizes of the network."
