@@ -65,6 +65,9 @@ class Pretended(Tensor):
     def new_tensor(self, data: Any, *, dtype: torch.dtype | None = None, **of: Any) -> Tensor:
         return torch.tensor(data, dtype=dtype or self.dtype, **{"device": HERE} | of)
 
+    def __getitem__(self, index: Any) -> Tensor:
+        return super().__getitem__(torch.tensor(index) if isinstance(index, list) else index)
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         raise AssertionError(f"{func} on a pretended tensor outside of `with Device()`")

@@ -34,7 +34,7 @@ class ClassAccuracy(RowMetric):
             return
         if labels is None:
             raise UserError(f"{self.name} needs the classes that the images were asked to be, and this model has none.")
-        right = self.store(images)[self.layer].argmax(1) == labels.to(self.extractor.device)
+        right = self.store(images)[self.layer].argmax(1) == labels.to(self.extractor.device, non_blocking=True)
         self.rows.append(right.float()[:, None])
 
     def statistic(self, parts: Sequence[Tensor]) -> Tensor:

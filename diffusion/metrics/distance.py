@@ -40,7 +40,8 @@ class FrechetDistance(FeatureMetric[Moments]):
         rows = self.store(images)[self.layer]
         group = self.group(dealt_numbers(self.count, len(rows)))
         for g, part in enumerate(self.parts):
-            part.update(rows[group == g] if len(self.parts) > 1 else rows)
+            own = (group == g).argwhere()[:, 0].to(rows.device, non_blocking=True)  # of a mask a GPU would be asked how long it is
+            part.update(rows[own] if len(self.parts) > 1 else rows)
         self.count += len(rows)
 
     def compute(self) -> Numbers:

@@ -65,7 +65,7 @@ class BitsPerDimension(Metric):
         own = [rows for rows in mine.split(self.batch_size) if len(rows)]
         parts = [self.measure(*self.batch(rows)) for rows in bar(own, f"measuring {self.name}", len(own))]
         width = self.columns()
-        rows = gather_dealt(torch.cat([*parts, torch.empty(0, width, dtype=torch.float64)]).to(self.device))
+        rows = gather_dealt(torch.cat([*parts, torch.empty(0, width, dtype=torch.float64, device=self.device)]))
         self.means = rows.mean(0).cpu()
         error = rows[:, 0].std() / len(rows) ** 0.5
         return {self.name: self.means[0].item(), f"{self.name}/error": error.item()}

@@ -58,7 +58,7 @@ class SlicedWasserstein(Metric):
 
     def projected(self, items: Tensor) -> Tensor:
         """Items [b, ...] on every line: [b, projections], float64."""
-        rows = items.flatten(1).to(self.directions.device).double()
+        rows = items.flatten(1).to(self.directions.device, non_blocking=True).double()
         return (rows / 255 if items.dtype == torch.uint8 else rows) @ self.directions.T
 
     def nothing(self) -> Tensor:

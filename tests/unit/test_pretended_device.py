@@ -59,6 +59,7 @@ def test_the_device_takes_what_cuda_takes(device):
     assert same(x + CPU1, values + 1) and same(torch.lerp(x, x, 0.5), values) and same(torch.where(x < 2, x, 1.0), values)
     assert same(x.add_(1), values)  # in place, as the tensor that holds the values
     assert x.add_(0) is x and device.waits == 0
+    assert same(x[[2, 0]], values[[2, 0]])
     with pytest.raises(TypeError, match="numpy"):
         x.numpy()
 
@@ -79,6 +80,7 @@ def test_the_device_takes_what_cuda_takes(device):
         lambda x: torch.tensor([1.0], device=x.device),
         lambda x: x.new_tensor(1.0),
         lambda x: x[torch.tensor([2, 0])],
+        lambda x: x[[2, 0]],
         lambda x: torch.where(x < 0.5, x, CPU1),
         lambda x: torch.multinomial(x, 1),
         lambda x: torch.linalg.eigh(x.diag()),
