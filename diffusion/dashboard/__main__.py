@@ -24,11 +24,12 @@ def arguments() -> argparse.Namespace:
 
 def write_page(folder: str, out: Path, megabytes: float) -> None:
     """Read the runs below `folder` and write the page, whole or not at all."""
-    runs = Reader(folder)()
-    page = html(contents(runs, Pictures(runs, int(megabytes * MIB)), folder))
+    reader = Reader(folder)
+    runs = reader()
+    page = html(contents(runs, Pictures(runs, int(megabytes * MIB)), folder, warnings=reader.warnings))
     with atomic(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    print(f"{out}  ({len(runs)} runs, {out.stat().st_size / MIB:.1f} MB)")
+    print(f"{out}  ({len(runs)} runs, {out.stat().st_size / MIB:.1f} MB)", *reader.warnings, sep="\n")
 
 
 def main() -> None:

@@ -5,17 +5,18 @@ import json
 import math
 import time
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from diffusion.dashboard.read import Run, Series
+from diffusion.dashboard.files import picture
+from diffusion.dashboard.read import Run, Series, signed
 from diffusion.support.errors import UserError
 
 HERE = Path(__file__).parent
 CURVES = 2_000_000  # numbers in the page, beyond which curves that are not metrics are thinned
-PRIVATE = ("name", "paths.", "hydra.")  # keys of a configuration that say nothing about the experiment
+PRIVATE = ("name", "resume", "paths.", "hydra.")  # keys of a configuration that say nothing about the experiment
 
 
 def html(data: dict[str, Any]) -> str:
@@ -43,32 +44,39 @@ def compact(data: dict[str, Any]) -> str:
     return json.dumps(data, separators=(",", ":"), allow_nan=False)
 
 
-def contents(runs: list[Run], source: Callable[[Run, Path], str | None], folder: str = "runs", live: bool = False) -> dict[str, Any]:
-    """The content of the page, ready for JSON. `source(run, picture)` is a picture's address in the page, or None to leave it out."""
+def contents(
+    runs: list[Run], source: Callable[[Run, Path], str | None], folder: str = "runs", live: bool = False, warnings: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The content of the page, ready for JSON. `source(run, picture)` is a picture's address in the page, or None to leave it out;
+    `warnings` say what is not on it."""
     passports: dict[str, int] = {}
     points = max(20, CURVES // max(1, sum(len(run.series) for run in runs)))
-    keys, common = compared([run.config for run in runs])
+    configs, typed = worded(runs), list({key: None for run in runs for key in run.typed})
+    keys, common = compared(configs, typed)
     return {
+        "warnings": list(warnings),
         "folder": folder,
         "live": live,
         "made": time.time(),
         "thinned": points if any(len(s.at) > points for run in runs for key, s in run.series.items() if "@" not in key) else None,
         "pictures": sum(len(grids) for run in runs for grids in run.samples.values()),
         "keys": keys,
-        "telling": telling(keys, [run.config for run in runs]),
+        "telling": telling(keys, configs, typed),
         "common": common,
-        "runs": [run_data(run, keys, points, passports, source) for run in runs],
+        "runs": [run_data(run, config, keys, points, passports, source) for run, config in zip(runs, configs, strict=True)],
         "passports": [json.loads(passport) for passport in passports],
     }
 
 
-def run_data(run: Run, keys: list[str], points: int, passports: dict[str, int], source: Callable) -> dict[str, Any]:
-    """One run for the page. Keys recorded together share their positions on the axes, `at`."""
+def run_data(run: Run, config: dict, keys: list[str], points: int, passports: dict[str, int], source: Callable) -> dict[str, Any]:
+    """One run for the page, with its values of `keys`. Keys recorded together share their positions on the axes, `at`."""
     at: dict[str, int] = {}
     return {
         "name": run.name,
-        "config": {key: run.config[key] for key in keys if key in run.config},
+        "config": {key: config[key] for key in keys if key in config},
+        "words": run.choices | run.typed,
         "of": run.config.get("steps"),
+        "running": run.running,
         "modified": run.modified,
         "steps": packed(array("d", run.steps)),
         "images": packed(array("d", run.images)),
@@ -120,38 +128,57 @@ def rounded(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-def compared(configs: list[dict[str, Any]]) -> tuple[list[str], dict[str, Any]]:
+def worded(runs: list[Run]) -> list[dict[str, Any]]:
+    """The runs' configurations; where all runs recorded a group's word (schedule=cosine), it stands for the name of the class."""
+    said = [{group: word for group, word in run.choices.items() if word != "custom"} for run in runs]
+    shared = set.intersection(*map(set, said)) if said else set()
+    return [run.config | {group: words[group] for group in shared} for run, words in zip(runs, said, strict=True)]
+
+
+def compared(configs: list[dict[str, Any]], typed: Collection[str] = ()) -> tuple[list[str], dict[str, Any]]:
     """The keys that differ between the runs, and what they have in common.
 
-    Configurations of older runs repeat values (optimizer.lr is also task.optimizer.lr), so of keys with the same last word and the same
-    values in all runs only the shortest is kept."""
+    A path that nobody typed says where a run is, not what. Configurations of older runs repeat values (optimizer.lr is also
+    task.optimizer.lr), so of keys with the same last word and the same values in all runs only the shortest is kept."""
     keys = {key: None for config in configs for key in config if not key.startswith(PRIVATE)}
     differing: dict[tuple, str] = {}
     common: dict[str, Any] = {}
-    for key in sorted(keys, key=lambda key: (key.count("."), len(key))):
+    for key in sorted(keys, key=lambda key: (key not in typed, key.count("."), len(key))):
         column = tuple(repr(config.get(key)) for config in configs)
-        if len(set(column)) > 1:
-            differing.setdefault((key.rpartition(".")[2], column), key)
-        else:
+        if len(set(column)) == 1:
             common[key] = configs[0].get(key)
+        elif key in typed or not any("/" in value for value in column):
+            differing.setdefault((key.rpartition(".")[2], column), key)
     return sorted(differing.values()), common
 
 
-def telling(keys: list[str], configs: list[dict[str, Any]]) -> list[str]:
-    """The keys whose difference the class above them does not explain: schedule.s is left out where the schedules themselves differ. Whole
-    groups come first."""
+def telling(keys: list[str], configs: list[dict[str, Any]], typed: Collection[str] = ()) -> list[str]:
+    """The keys that say what was compared, in order: those that were typed, then those that do not follow.
 
-    def implied(key: str) -> bool:
+    What has one value for each combination of the typed ones was brought along by them. The others are taken groups first, and left out
+    where the class above explains them (schedule.s where the schedules differ) or one before them tells the same runs apart."""
+
+    columns = {key: [repr(config.get(key)) for config in configs] for key in keys}
+
+    def follows(key: str, above: Sequence[str]) -> bool:
+        causes = list(zip(*(columns[name] for name in above), strict=True))
+        return len(set(zip(causes, columns[key], strict=True))) == len(set(causes))
+
+    def repeats(key: str, other: str) -> bool:
+        return follows(key, [other]) and follows(other, [key])
+
+    said = [key for key in typed if key in keys]
+    found = list(said)
+
+    def told(key: str) -> bool:
         parts = key.split(".")
-        return any(follows(key, ".".join(parts[:i])) for i in range(1, len(parts)))
+        above = [name for i in range(1, len(parts)) if (name := ".".join(parts[:i])) in keys]
+        return bool(said and follows(key, said)) or any(follows(key, [name]) for name in above) or any(repeats(key, name) for name in found)
 
-    def follows(key: str, above: str) -> bool:
-        if above not in keys:
-            return False
-        pairs = {(repr(config.get(above)), repr(config.get(key))) for config in configs}
-        return len(pairs) == len({first for first, _ in pairs})
-
-    return sorted((key for key in keys if not implied(key)), key=lambda key: key.count("."))
+    for key in sorted(set(keys) - set(said), key=lambda key: (key.count("."), key)):
+        if not told(key):
+            found.append(key)
+    return found
 
 
 class Pictures:
@@ -161,16 +188,14 @@ class Pictures:
         self.chosen: set[Path] = set()
         queues = [[grids[i][1] for i in coarse_to_fine(len(grids))] for run in runs for grids in run.samples.values()]
         for path in (path for rank in zip_longest(*queues) for path in rank if path):
-            budget -= path.stat().st_size * 4 // 3 if path.exists() else 0
+            budget -= (signed(path) or (0, 0))[1] * 4 // 3
             if budget < 0:
                 break
             self.chosen.add(path)
 
     def __call__(self, run: Run, path: Path) -> str | None:
-        try:
-            return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode() if path in self.chosen else None
-        except FileNotFoundError:
-            return None
+        data = picture(path) if path in self.chosen else None
+        return "data:image/png;base64," + base64.b64encode(data).decode() if data else None
 
 
 def coarse_to_fine(n: int) -> list[int]:

@@ -1,6 +1,7 @@
-"""runs/*/metrics.jsonl, with config.yaml and samples/*.png beside it, as plain data.
+"""runs/*/metrics.jsonl, with config.yaml, words.yaml and samples/*.png beside it, as plain data.
 
-Runs in progress, half a line at the end, and steps that a resumed run recorded twice can all be read; nothing is written.
+Runs in progress, half a line at the end, and steps that a resumed run recorded twice can all be read; nothing is written. A folder may come
+from anywhere: a run whose numbers cannot be what a training wrote is left out, and `Reader.warnings` names it and says why.
 """
 
 import json
@@ -12,13 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from diffusion.dashboard.files import SETTINGS, content, lines, within
 from diffusion.support.errors import UserError
+from diffusion.support.trust import parsed
 
 AXES = ("step", "images", "time")
 NUMBER = (int, float, type(None))  # None is a number that was not finite
-PICTURE = re.compile(r"(?P<recipe>.+)-step=(?P<step>\d+)\.png")
+PICTURE = re.compile(r"(?P<recipe>.+)-step=(?P<step>\d{1,15})\.png", re.ASCII)
+EXACT = 2**53  # the integers below it are floats too, in Python and in the page
+KEYS, DEPTH = 10_000, 20  # of a run's numbers, and of a passport; a training writes some 50 and 4
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,14 @@ class Series:
 @dataclass(frozen=True)
 class Run:
     """A run's folder as data. `steps`, `images` and `seconds` are its axes; `profiles` the last list over t of each key, with its step;
-    `samples` the pictures of each recipe with their steps; `modified` when a number last came, in seconds since 1970."""
+    `samples` the pictures of each recipe with their steps; `modified` when a number last came, in seconds since 1970. `choices` is
+    the word of each group, `typed` the words of its command line by key; `running` whether a training is at work, None where that cannot be
+    seen; `warnings` say what could not be read."""
 
     name: str
     config: dict[str, Any] = field(default_factory=dict)
+    choices: dict[str, str] = field(default_factory=dict)
+    typed: dict[str, str] = field(default_factory=dict)
     steps: list[int] = field(default_factory=list)
     images: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -44,10 +51,13 @@ class Run:
     profiles: dict[str, tuple[int, list[float]]] = field(default_factory=dict)
     samples: dict[str, list[tuple[int, Path]]] = field(default_factory=dict)
     modified: float = 0.0
+    running: bool | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 class Reader:
-    """`reader()` gives the runs below `folder`, sorted by name; a later call reads only those whose files have changed since.
+    """`reader()` gives the runs below `folder`, sorted by name; a later call reads only those whose files have changed since. `warnings`
+    says what could not be read.
 
     Raises UserError if `folder` is not a folder."""
 
@@ -55,19 +65,32 @@ class Reader:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise UserError(f"There is no folder {folder}: give the folder that holds the runs' folders, such as runs/.")
-        self.known: dict[Path, tuple[list, Run]] = {}
+        self.known: dict[Path, tuple[list, Run | None, list[str]]] = {}
 
     def __call__(self) -> list[Run]:
-        known = {}
-        for path in sorted(self.folder.glob("*/metrics.jsonl")):
-            signature = [signed(path), signed(path.parent / "config.yaml"), signed(path.parent / "samples")]
-            old = self.known.get(path)
-            try:
-                known[path] = old if old and old[0] == signature else (signature, read_run(path.parent))
-            except FileNotFoundError:  # removed while we read
-                continue
+        known = {path: entry for path in sorted(self.folder.glob("*/metrics.jsonl")) if (entry := self.entry(path))}
         self.known = known
-        return [run for _, run in known.values()]
+        return [run for _, run, _ in known.values() if run]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What could not be read at the last call."""
+        return [warning for *_, warnings in self.known.values() for warning in warnings]
+
+    def entry(self, path: Path) -> tuple[list, Run | None, list[str]] | None:
+        """The signature of a run's files, the run, and what is to be said of it; None for a run that was removed while we read."""
+        name, signature = path.parent.name, []
+        try:
+            signature = [signed(path.parent / file) for file in ("metrics.jsonl", "config.yaml", "words.yaml", "samples")]
+            if (old := self.known.get(path)) and old[0] == signature:
+                return old
+            run = read_run(path.parent)
+            return signature, run, [f"{name}: {warning}." for warning in run.warnings]
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # whatever is wrong with one run, the others are shown
+            why = str(error) if isinstance(error, UserError) else f"metrics.jsonl cannot be read ({type(error).__name__}: {error!s:.200})"
+            return signature, None, [f"{name} is left out: {why}."]
 
 
 def signed(path: Path) -> tuple[int, int] | None:
@@ -79,15 +102,20 @@ def signed(path: Path) -> tuple[int, int] | None:
     return stat.st_mtime_ns, stat.st_size
 
 
-def records(path: Path) -> Iterator[dict]:
-    """The lines that are whole and have a step."""
-    for line in path.read_bytes().splitlines():
+def records(folder: Path, passed_over: list[bytes]) -> Iterator[dict]:
+    """The lines of metrics.jsonl that are whole and have a step; those that are not come to be in `passed_over`, except for a last one that
+    is being written. Raises UserError for a step that is none."""
+    for line in lines(folder / "metrics.jsonl", folder):
         try:
             record = json.loads(line, parse_constant=lambda _: None)  # NaN and infinities, which are not JSON
-        except ValueError:  # half a line: a writer that is at work, or was killed
+            step = record["step"]
+        except (ValueError, LookupError, TypeError):  # half a line: a writer that is at work, or was killed
+            if line.endswith(b"\n") and not line.isspace():
+                passed_over.append(line)
             continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            yield record
+        if type(step) is not int or not 0 <= step < EXACT:
+            raise UserError(f"metrics.jsonl has {short(step)} as a step")
+        yield record
 
 
 class Clock:
@@ -116,10 +144,11 @@ def read_run(folder: Path) -> Run:
     table: dict[str, dict[int, tuple[float, dict | None]]] = {}
     profiles: dict[str, tuple[int, list[float]]] = {}
     passports: dict[tuple, dict] = {}
-    for record in records(folder / "metrics.jsonl"):
+    passed_over: list[bytes] = []
+    for record in records(folder, passed_over):
         step, images, time = record["step"], record.get("images"), record.get("time")
         old = axis.get(step, (math.nan, math.nan))
-        axis[step] = (old[0] if images is None else images, old[1] if time is None else clock(step, time))
+        axis[step] = (old[0] if images is None else real(images), old[1] if time is None else clock(step, real(time)))
         passport = interned(record.get("passport"), passports)
         for key, value in record.items():
             kind = type(value)
@@ -128,12 +157,19 @@ def read_run(folder: Path) -> Run:
             if kind in NUMBER:
                 table.setdefault(key, {})[step] = (math.nan if value is None else value, passport)
             elif kind is list and all(type(item) in NUMBER for item in value):
-                profiles[key] = step, [math.nan if item is None else item for item in value]
+                profiles[key] = step, [math.nan if item is None else real(item) for item in value]
+        if len(table) + len(profiles) > KEYS:
+            raise UserError(f"metrics.jsonl has more than {KEYS:,} different keys, which no run has")
+    warnings = [f"{len(passed_over)} lines of metrics.jsonl are no records and are passed over"] if passed_over else []
+    config, said = (mapping(folder / name, warnings) for name in ("config.yaml", "words.yaml"))
+    choices, typed = (words(said.get(part)) for part in ("choices", "typed"))
     steps = sorted(axis)
     position = {step: i for i, step in enumerate(steps)}
     return Run(
         name=folder.name,
-        config=flat_config(folder / "config.yaml"),
+        config=flat(config),
+        choices=choices,
+        typed=typed,
         steps=steps,
         images=[axis[step][0] for step in steps],
         seconds=[axis[step][1] for step in steps],
@@ -141,31 +177,70 @@ def read_run(folder: Path) -> Run:
         profiles=profiles,
         samples=pictures(folder / "samples"),
         modified=(folder / "metrics.jsonl").stat().st_mtime,
+        warnings=warnings,
     )
+
+
+def short(value: object) -> str:
+    """For a message: a word or a small number, the type of anything else."""
+    small = isinstance(value, str | float | bool | type(None)) or (isinstance(value, int) and abs(value) < EXACT)
+    return repr(value)[:60] if small else "a huge number" if isinstance(value, int) else f"a {type(value).__name__}"
+
+
+def real(value: Any) -> float:
+    """A number as a float. Raises UserError for what is none, and for one that is larger than any float."""
+    try:
+        return float(value)
+    except (OverflowError, ValueError, TypeError):
+        raise UserError(f"metrics.jsonl has {short(value)} as a number") from None
 
 
 def series(column: dict[int, tuple[float, dict | None]], position: dict[int, int]) -> Series:
     """{step: (value, passport)} in the order of steps."""
     steps = sorted(column)
-    values = array("f", [column[step][0] for step in steps])
+    values = array("f", [real(column[step][0]) for step in steps])
     return Series(array("I", [position[step] for step in steps]), values, [column[step][1] for step in steps])
 
 
-def interned(passport: dict | None, known: dict[tuple, dict]) -> dict | None:
-    """The passport without its step, the same object for the same content (the id stands for all but these)."""
-    if passport is None or "id" not in passport:
+def interned(passport: Any, known: dict[tuple, dict]) -> dict | None:
+    """The passport without its step, the same object for the same content (the id stands for all but these). Raises UserError for what is
+    no passport."""
+    if passport is None or (isinstance(passport, dict) and "id" not in passport):
         return None
+    if not isinstance(passport, dict) or not isinstance(passport["id"], str):
+        raise UserError(f"metrics.jsonl has {short(passport)} as a passport")
     content = tuple(str(passport.get(name)) for name in ("id", "code", "statistics", "nfe", "intervals", "weights", "device"))
-    return known.setdefault(content, {name: value for name, value in passport.items() if name != "step"})
+    if content not in known:
+        if not plain(passport, DEPTH):
+            raise UserError(f"metrics.jsonl has a passport that holds infinities, or more than {DEPTH} levels")
+        known[content] = {name: value for name, value in passport.items() if name != "step"}
+    return known[content]
 
 
-def flat_config(path: Path) -> dict[str, Any]:
-    """config.yaml by dotted keys, {} where it is missing or cannot be read."""
+def plain(value: Any, depth: int) -> bool:
+    """Whether what JSON gave can be written as JSON again, unlike an infinity (1e999), and is no deeper than `depth`."""
+    if isinstance(value, dict | list):
+        return depth > 0 and all(plain(inner, depth - 1) for inner in (value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, int | float) or abs(value) < 1e300
+
+
+def mapping(path: Path, warnings: list[str]) -> dict:
+    """What a file of YAML holds; empty where it is missing or, with a warning, where it cannot be read."""
     try:
-        config = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return flat(config) if isinstance(config, dict) else {}
+        found = parsed(content(path, path.parent, SETTINGS).decode(), path.name)
+        if isinstance(found, dict):
+            return found
+        warnings.append(f"{path.name} holds no settings")
+    except FileNotFoundError:
+        pass
+    except (UserError, OSError, ValueError) as error:
+        warnings.append(f"its settings are not shown, because {str(error).rstrip('.')}")
+    return {}
+
+
+def words(said: Any) -> dict[str, str]:
+    """Words by key, as text."""
+    return {str(key): str(word) for key, word in said.items()} if isinstance(said, dict) else {}
 
 
 def flat(config: dict, prefix: str = "") -> dict[str, Any]:
@@ -182,6 +257,8 @@ def flat(config: dict, prefix: str = "") -> dict[str, Any]:
                 found[prefix or "_target_"] = value.rpartition(".")[2]
             case float() if not math.isfinite(value):
                 found[key] = str(value)
+            case int() if abs(value) >= EXACT:  # whose digits may take forever to write
+                found[key] = "a huge number"
             case bool() | int() | float() | str() | None:
                 found[key] = value
             case _:  # a date, say
@@ -190,9 +267,10 @@ def flat(config: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def pictures(folder: Path) -> dict[str, list[tuple[int, Path]]]:
-    """The sample grids of each recipe, by step; hidden files are pictures being written."""
+    """The sample grids of each recipe, by step; hidden files are pictures being written. A link or anything else that is not a file of this
+    folder is no picture."""
     found: dict[str, list[tuple[int, Path]]] = {}
-    for path in sorted(folder.glob("*.png")):
-        if match := PICTURE.fullmatch(path.name):
+    for path in sorted(folder.glob("*.png")) if within(folder, folder.parent) else ():
+        if (match := PICTURE.fullmatch(path.name)) and path.is_file() and not path.is_symlink():
             found.setdefault(match["recipe"], []).append((int(match["step"]), path))
     return {recipe: sorted(grids) for recipe, grids in found.items()}

@@ -2,13 +2,15 @@
 
 import hashlib
 import mimetypes
+import os
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock
 from typing import Any
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote_to_bytes, urlsplit
 
+from diffusion.dashboard.files import picture
 from diffusion.dashboard.page import compact, contents, html
 from diffusion.dashboard.read import Reader, Run
 from diffusion.support.errors import UserError
@@ -27,22 +29,27 @@ class Live:
         """The page's contents and their stamp, which changes when they do."""
         with self.lock:
             runs = self.reader()
-            signatures = [(path, signature) for path, (signature, _) in self.reader.known.items()]
+            signatures = [(path, signature) for path, (signature, *_) in self.reader.known.items()]
             if signatures != self.signatures:
                 self.signatures, self.stamp = signatures, hashlib.sha256(repr(signatures).encode()).hexdigest()[:16]
-                self.data = contents(runs, address, str(self.reader.folder), live=True) | {"stamp": self.stamp}
+                self.data = contents(runs, address, str(self.reader.folder), True, self.reader.warnings) | {"stamp": self.stamp}
             return self.data, self.stamp
 
     def picture(self, name: str, file: str) -> bytes | None:
         """A picture of a run that was read; no other file is ever served."""
-        runs = [run for _, run in self.reader.known.values() if run.name == name]
+        runs = [run for _, run, _ in self.reader.known.values() if run and run.name == name]
         found = [path for run in runs for grids in run.samples.values() for _, path in grids if path.name == file]
-        return found[0].read_bytes() if found and found[0].exists() else None
+        return picture(found[0]) if found else None
 
 
 def address(run: Run, path: Path) -> str:
     """A picture's address on this server."""
-    return f"samples/{quote(run.name, safe='')}/{quote(path.name, safe='')}"
+    return f"samples/{quote(os.fsencode(run.name), safe='')}/{quote(os.fsencode(path.name), safe='')}"
+
+
+def named(part: str) -> str:
+    """A part of an address as the file system's name, which need not be UTF-8."""
+    return os.fsdecode(unquote_to_bytes(part))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -64,7 +71,7 @@ class Handler(BaseHTTPRequestHandler):
                 data, stamp = self.live.read()
                 since = parse_qs(url.query).get("since")
                 self.answer(b"" if since == [stamp] else compact(data).encode(), "application/json")
-            case ["samples", name, file] if picture := self.live.picture(unquote(name), unquote(file)):
+            case ["samples", name, file] if picture := self.live.picture(named(name), named(file)):
                 self.answer(picture, mimetypes.guess_type(file)[0] or "application/octet-stream")
             case _:
                 self.send_error(404)

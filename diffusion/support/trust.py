@@ -92,17 +92,18 @@ def parsed(text: str, where: str = "the configuration") -> Any:
     lines grow without bound."""
     import yaml
 
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast; its recursion is safe once the depth is known
     depth, ends = 0, (yaml.SequenceEndEvent, yaml.MappingEndEvent)
     try:
         if len(text) > CHARACTERS:
             raise UserError(f"{where} has {len(text)} characters, which no run's file has; is it the right file?")
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        for event in yaml.parse(text, Loader=loader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, ends)
             if depth > DEPTH:
                 raise UserError(f"{where} nests more than {DEPTH} deep, which no run's file does; is it the right file?")
             if isinstance(event, yaml.AliasEvent):
                 raise UserError(f"{where} has the alias *{event.anchor:.40}; write out what it stands for.")
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=loader)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: text that looks like a date or a number and is neither
         reason = str(error).splitlines()[0][:100]
         raise UserError(f"{where} is not a file of plain YAML ({reason}); it is damaged or of another kind.") from None

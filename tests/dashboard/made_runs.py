@@ -41,12 +41,14 @@ def png(grey):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes([0, grey]))) + chunk(b"IEND", b"")
 
 
-def write_run(folder, records, configuration=None, pictures=(), tail=""):
-    """metrics.jsonl, config.yaml and samples/ in `folder`; `tail` is what a killed writer left."""
+def write_run(folder, records, configuration=None, pictures=(), tail="", words=None):
+    """metrics.jsonl, config.yaml, words.yaml and samples/ in `folder`; `tail` is what a killed writer left."""
     (folder / "samples").mkdir(parents=True)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records) + tail)
     if configuration is not None:
-        (folder / "config.yaml").write_text(yaml.safe_dump(configuration))
+        (folder / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(configuration))))  # no part shared, so no aliases
+    if words is not None:
+        (folder / "words.yaml").write_text(yaml.safe_dump(words))
     for step in pictures:
         (folder / "samples" / f"main-step={step:08d}.png").write_bytes(png(step % 256))
     return folder

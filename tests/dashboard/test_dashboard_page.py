@@ -55,6 +55,35 @@ def test_a_setting_that_its_class_does_not_imply_is_told():
     assert "schedule.s" in telling(keys, configs) and "schedule.beta_start" not in telling(keys, configs)
 
 
+def brought_along(folder, recorded=True):
+    """A sweep over two words, of which the schedule brings a setting of two others along, and each run a path and a class of its own."""
+    for schedule, lr in ((schedule, lr) for schedule in ("linear", "cosine") for lr in (0.001, 0.002)):
+        name, two = f"{schedule}-{lr}", schedule == "linear"
+        parts = {"objective": {"learned": two}, "network": {"out": 1 + two}, "logger": {"folder": f"runs/{name}/csv"}}
+        typed = {"schedule": schedule, "optimizer.lr": str(lr), "name": name, "paths.runs": "x"}
+        words = {"typed": typed, "choices": {"schedule": schedule, "network": "small"}}
+        of_both = {"sampler": {"_target_": f"a.{schedule}{lr}"}} if recorded else {}
+        write_run(folder / name, [losses(10, 1)], config(schedule.title(), lr) | parts | of_both, words=words if recorded else None)
+    return folder
+
+
+def test_a_sweep_over_two_words_tells_two(tmp_path):
+    data = data_of(brought_along(tmp_path))
+    assert data["telling"] == ["optimizer.lr", "schedule"]
+    assert {run["config"]["schedule"] for run in data["runs"]} == {"linear", "cosine"} and data["common"]["network"] == "small"
+    assert data["runs"][0]["words"]["optimizer.lr"] == "0.001" and "logger.folder" not in data["keys"]
+
+
+def test_without_the_words_what_repeats_another_is_not_told(tmp_path):
+    assert data_of(brought_along(tmp_path, recorded=False))["telling"] == ["schedule", "optimizer.lr"]
+
+
+def test_a_word_that_not_all_runs_recorded_does_not_hide_the_classes(tmp_path):
+    write_run(tmp_path / "old", [losses(10, 1)], config("Linear"))
+    write_run(tmp_path / "new", [losses(10, 1)], config(), words={"typed": {}, "choices": {"schedule": "cosine"}})
+    assert [run["config"]["schedule"] for run in data_of(tmp_path)["runs"]] == ["Cosine", "Linear"]
+
+
 def test_one_run_and_none(tmp_path):
     assert data_of(tmp_path)["runs"] == []
     write_run(tmp_path / "a", [losses(10, 1)], config())
