@@ -120,11 +120,11 @@ def configuration(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], dict[s
     Raises UserError if a resumed run is asked to change a group."""
     content = _resumed(cfg, folder) if cfg.resume else settled(plain(cfg, words()))
     content.pop("trust", None)  # permission is given each time, and never recorded
-    said = {"source.yaml": content, "words.yaml": spoken(folder / "words.yaml" if cfg.resume else None)}
+    said = {"source.yaml": content, "words.yaml": words_said(folder / "words.yaml" if cfg.resume else None)}
     return resolved(content), {name: yaml.safe_dump(data, sort_keys=False) for name, data in said.items()}
 
 
-def spoken(before: Path | None = None) -> dict[str, dict[str, str]]:
+def words_said(before: Path | None = None) -> dict[str, dict[str, str]]:
     """`typed`: the words that were typed, by key; `choices`: each group's word, be it typed, brought along or the default. A resumed run
     keeps the words of the file `before`, and adds those typed now; permission (`trust`) is given each time, and never recorded."""
     typed = {key: value for key, value in words().items() if key not in ("trust", "resume")}

@@ -1,221 +1,15 @@
-// What is drawn: curves, the sweep, the table, pictures, and the controls. See data.js for what it is drawn from.
-// ---- curves -----------------------------------------------------------------------------------------------------------------------
-
-const UNITS = [[7200, 3600, "hours"], [180, 60, "minutes"], [0, 1, "seconds"]];
-function unit() {
-  if (state.x !== "seconds") return [1, state.x === "steps" ? "step" : "images seen"];
-  const longest = shown.reduce((most, run) => Math.max(most, axis(run, "seconds").at(-1) || 0), 0);
-  return UNITS.find(([from]) => longest >= from).slice(1).map((v, i) => i ? `wall time (${v})` : v);
-}
-
-// The mean with exponentially falling weights, corrected at the start; gaps stay gaps.
-function smoothed(values) {
-  let mean = 0, weight = 0;
-  return values.map(value => {
-    if (!Number.isFinite(value)) return value;
-    mean = state.smooth * mean + (1 - state.smooth) * value;
-    weight = state.smooth * weight + 1 - state.smooth;
-    return mean / weight;
-  });
-}
-
-// A run's curve, cut where its passport changes: [{run, passport, x, y, low, high}]. Its band is one standard error wide where there is one.
-function pieces(run, key, scale) {
-  const s = series(run, key), found = [];
-  if (!s) return found;
-  const x = axis(run, state.x), spread = series(run, key + "/error") ?? series(run, key + "/std"), low = series(run, key + "/low"), high = series(run, key + "/high");
-  s.values.forEach((value, i) => {
-    const passport = s.passport(i);
-    if (!accepted(passport)) return;
-    let piece = found.at(-1);
-    if (!piece || id(piece.passport) !== id(passport)) found.push(piece = {run, passport, steps: [], x: [], y: [], low: [], high: []});
-    piece.steps.push(s.at[i]);
-    piece.x.push(x[s.at[i]] / scale);
-    piece.y.push(value);
-    const of = band => band?.values[band.at.indexOf(s.at[i])];
-    if (spread) { piece.low.push(value - of(spread)); piece.high.push(value + of(spread)); }
-    else if (low && high) { piece.low.push(of(low)); piece.high.push(of(high)); }
-  });
-  for (const piece of found) { piece.raw = piece.y; if (state.smooth) piece.y = smoothed(piece.y); }
-  return found;
-}
-
-// Mean and standard deviation over those runs of each colour that have a value there: at a step where x is time, which no two runs share.
-function averaged(all) {
-  const groups = new Map();
-  for (const piece of all) {
-    const name = colour(piece.run) + id(piece.passport);
-    if (!groups.has(name)) groups.set(name, {piece, at: new Map()});
-    piece.x.forEach((x, i) => {
-      if (!Number.isFinite(piece.y[i])) return;
-      const at = groups.get(name).at, where = state.x === "seconds" ? axis(piece.run, "steps")[piece.steps[i]] : x;
-      if (!at.has(where)) at.set(where, []);
-      at.get(where).push([x, piece.y[i]]);
-    });
-  }
-  return [...groups.values()].map(({piece, at}) => {
-    const rows = [...at].sort((a, b) => a[0] - b[0]).map(([, points]) => {
-      const n = points.length, [x, mean] = [0, 1].map(j => points.reduce((sum, point) => sum + point[j], 0) / n);
-      return [x, mean, Math.sqrt(points.reduce((sum, [, y]) => sum + (y - mean) ** 2, 0) / Math.max(1, n - 1))];
-    });
-    const column = f => rows.map(f);
-    return {...piece, group: true, x: column(r => r[0]), y: column(r => r[1]), low: column(r => r[1] - r[2]), high: column(r => r[1] + r[2])};
-  });
-}
-
-// One trace for each colour and mark, its runs set apart by gaps: a thousand runs are a dozen traces. `order` lists the passports.
-// Of very many points only every second, third, ... of each run is drawn, and its last.
-function traces(all, order, extra = {}) {
-  const made = new Map(), points = all.reduce((n, p) => n + p.x.length, 0);
-  const stride = Math.ceil(points / DRAWN); // more than a screen can show: fewer runs show every point
-  const few = points < 4000 && points / all.length < 60;
-  for (const piece of all) {
-    const lit = state.lit === null || piece.run.name === state.lit;
-    const look = [colour(piece.run), dash(order, piece.passport), lit, piece.x.length === 1];
-    const name = look.join();
-    if (!made.has(name)) made.set(name, {x: [], y: [], owner: [], type: "scatter", hoverinfo: "none", connectgaps: false, opacity: lit ? 1 : 0.15,
-      mode: look[3] ? "markers" : few ? "lines+markers" : "lines", marker: {size: look[3] ? 7 : 4},
-      line: {color: look[0], dash: look[1], width: state.lit !== null && lit ? 3 : all.length > 100 ? 1 : 1.8}, ...extra});
-    const trace = made.get(name);
-    trace.marker.color = look[0];
-    for (let i = 0, last = piece.x.length - 1; i <= last; i = i < last ? Math.min(last, i + stride) : last + 1) {
-      trace.x.push(piece.x[i]); trace.y.push(piece.y[i]); trace.owner.push(piece);
-    }
-    trace.x.push(null); trace.y.push(null); trace.owner.push(null);
-  }
-  return [...made.values()];
-}
-const translucent = (hex, alpha) => hex + Math.round(alpha * 255).toString(16).padStart(2, "0");
-const band = piece => ({x: [...piece.x, ...[...piece.x].reverse()], y: [...piece.high, ...[...piece.low].reverse()], type: "scatter", mode: "none",
-  fill: "toself", fillcolor: translucent(colour(piece.run), 0.15), hoverinfo: "skip"});
-
-// ---- drawing ----------------------------------------------------------------------------------------------------------------------
-
-function plot(node, drawn, layout) {
-  const font = {family: "system-ui, Segoe UI, Liberation Sans, sans-serif", size: 12, color: "#667380"};
-  const axisLook = {gridcolor: "#edf0f2", zeroline: false, linecolor: "#cfd6dc", automargin: true, exponentformat: "power"};
-  const axes = Object.fromEntries(Object.entries(layout).filter(([k]) => /^[xy]axis/.test(k)).map(([k, v]) => [k, {...axisLook, ...v}]));
-  Plotly.react(node, drawn, {showlegend: false, hovermode: "closest", font, margin: {l: 52, r: 12, t: 28, b: 40}, paper_bgcolor: "#fff",
-    plot_bgcolor: "#fff", ...layout, ...axes}, {displaylogo: false, responsive: true, displayModeBar: layout.displayModeBar ?? "hover", modeBarButtons: [["toImage", "resetScale2d"]]});
-  if (node.listening) return;
-  node.listening = true;
-  node.on("plotly_hover", event => hover(event));
-  node.on("plotly_unhover", () => { $("tip").style.display = "none"; });
-  node.on("plotly_click", event => light(event.points[0].data.owner?.[event.points[0].pointNumber]?.run.name));
-}
-
-function hover({points: [point], event}) {
-  const piece = point.data.owner?.[point.pointNumber];
-  if (!piece) return;
-  const tip = $("tip"), made = piece.passport, names = Object.entries(made ?? {}).filter(([k]) => k !== "id");
-  const title = document.createElement("b");
-  title.textContent = piece.group && state.group ? `${state.group}: ${label(piece.run.config[state.group])}` : piece.run.name;
-  const lines = [piece.says ?? `${format(point.y)} at ${point.x.toLocaleString("en")} (${unit()[1]})`,
-    ...(piece.group ? [] : [data.telling.filter(k => k in piece.run.config).slice(0, 12).map(k => `${short(k)}=${label(piece.run.config[k])}`).join("  ")]),
-    ...(made ? [`passport ${made.id}`, ...names.map(([k, v]) => `  ${k}: ${said(v)}`)] : [])];
-  tip.replaceChildren(title, "\n" + lines.filter(Boolean).join("\n"));
-  tip.style.display = "block";
-  const {clientX: x, clientY: y} = event;
-  tip.style.left = Math.max(4, x + 16 + tip.offsetWidth > innerWidth ? x - 16 - tip.offsetWidth : x + 16) + "px";
-  tip.style.top = Math.max(4, Math.min(y + 12, innerHeight - tip.offsetHeight - 8)) + "px";
-}
-const said = value => value && typeof value === "object" ? Object.entries(value).map(([k, v]) => `${k} ${said(v)}`).join(", ") : String(value ?? "none");
-const format = value => value === undefined || value === null || !Number.isFinite(value) ? "–" : +value.toPrecision(4) + "";
-
-function light(name) {
-  state.lit = name === undefined || state.lit === name ? null : name;
-  draw();
-}
-
-function drawCurve(node) {
-  const key = node.dataset.key, [scale, title] = unit();
-  let all = shown.flatMap(run => pieces(run, key, scale));
-  const [order, warning] = marks(all), bands = [], [box] = node.parentNode.getElementsByClassName("warning");
-  box.textContent = warning;
-  box.hidden = !warning;
-  if (state.mean && state.group) all = averaged(all);
-  if (all.length <= BAND_RUNS) bands.push(...all.filter(p => p.low.length > 1 && (state.lit === null || state.lit === p.run.name)).map(band));
-  const raw = state.smooth && !state.mean && all.length <= RAW_RUNS
-    ? traces(all.map(p => ({...p, y: p.raw})), order, {mode: "lines", opacity: 0.2, hoverinfo: "skip"}) : [];
-  plot(node, [...bands, ...raw, ...traces(all, order)], {uirevision: [key, state.x, state.logx, state.logy].join(),
-    xaxis: {title: {text: title}, type: state.logx ? "log" : "linear"}, yaxis: {type: state.logy ? "log" : "linear"}});
-}
-
-const DRAW = {
-  curve: drawCurve,
-  quarters(node) {
-    const keys = [...new Set(data.runs.flatMap(run => Object.keys(run.series)))].filter(k => k.replace(PART, "") === state.term && PART.test(k)).sort();
-    const [scale, title] = unit(), drawn = [], layout = {grid: {rows: 1, columns: keys.length, pattern: "independent"}, annotations: []};
-    keys.forEach((key, i) => {
-      const n = i ? i + 1 : "", wide = 1 / keys.length;
-      drawn.push(...traces(shown.flatMap(run => pieces(run, key, scale)), [""], {xaxis: "x" + n, yaxis: "y" + n, mode: "lines"}));
-      layout["xaxis" + n] = {title: {text: title}, type: state.logx ? "log" : "linear", domain: [i * wide + 0.025, (i + 1) * wide - 0.01]};
-      layout["yaxis" + n] = {type: state.logy ? "log" : "linear"};
-      layout.annotations.push({text: `${i}/${keys.length} < t ≤ ${i + 1}/${keys.length}`, showarrow: false, xref: "paper", yref: "paper", x: (i + 0.5) * wide, y: 1.08});
-    });
-    plot(node, drawn, {...layout, margin: {l: 40, r: 12, t: 26, b: 40}, uirevision: [state.term, state.x, state.logx, state.logy].join()});
-  },
-  profiles(node) {
-    const all = shown.filter(run => state.profile in run.profiles).map(run => {
-      const [step, y] = run.profiles[state.profile], s = series(run, state.profile.replace(/\/[^/]*$/, ""));
-      return {run, passport: s ? s.passport(s.at.length - 1) : null, x: y.map((_, i) => i), y};
-    });
-    const [order, warning] = marks(all), box = node.previousElementSibling;
-    box.textContent = warning;
-    box.hidden = !warning;
-    plot(node, traces(all, order, {mode: "lines"}), {xaxis: {title: {text: "timestep"}}, yaxis: {type: state.logy ? "log" : "linear"}});
-  },
-  sweep: drawSweep,
-};
-
-// Parallel coordinates: each axis from 0 to 1, numbers by size (by order of magnitude where they span some), words by rank.
-function drawSweep(node) {
-  const rows = ranked.filter(run => run.best), sign = HIGHER_IS_BETTER.test(state.rank) ? -1 : 1;
-  const settings = data.telling.filter(key => new Set(rows.map(run => label(run.config[key]))).size > 1).slice(0, 11);
-  const dims = [...settings.map(key => [short(key), run => run.config[key]]), [state.rank, run => run.best.value]].map(([name, of]) => scaled(name, rows.map(of)));
-  const pieces = rows.map((run, r) => ({run, passport: run.best.passport, x: dims.map((_, d) => d), y: dims.map(dim => dim.at[r]),
-    says: `${state.rank} = ${format(run.best.value)} at step ${run.best.step.toLocaleString("en")}`}));
-  const [order, warning] = marks(pieces), [box] = node.parentNode.getElementsByClassName("warning"), shades = new Map();
-  box.textContent = warning;
-  box.hidden = !warning;
-  pieces.forEach((piece, r) => {
-    const name = [RAMP[Math.floor((1 - r / Math.max(1, rows.length)) * (RAMP.length - 0.001))], dash(order, piece.passport)];
-    const lit = state.lit === null || state.lit === piece.run.name;
-    shades.has(name + lit) ? shades.get(name + lit).pieces.push(piece) : shades.set(name + lit, {name, lit, pieces: [piece]});
-  });
-  const drawn = [...shades.values()].reverse().map(({name: [color, dash], lit, pieces}) => ({type: "scatter", mode: "lines", hoverinfo: "none", opacity: lit ? 1 : 0.15,
-    x: pieces.flatMap(p => [...p.x, null]), y: pieces.flatMap(p => [...p.y, null]), owner: pieces.flatMap(p => [...p.x.map(() => p), null]),
-    line: {color, dash, width: rows.length > 100 ? 1 : 2}}));
-  const ticks = dims.flatMap((dim, d) => dim.ticks.map(([y, text]) => ({x: d, y, text, showarrow: false, xanchor: d === dims.length - 1 ? "right" : "left",
-    xshift: d === dims.length - 1 ? -5 : 5, bgcolor: "#ffffffd0", borderpad: 1, font: {size: 11}})));
-  const names = dims.map((dim, d) => ({x: d, y: 1.14, text: dim.name, showarrow: false, font: {color: "#1f2933"}}));
-  plot(node, drawn, {displayModeBar: false, annotations: [...names, ...ticks], margin: {l: 46, r: 46, t: 10, b: 10},
-    shapes: dims.map((_, d) => ({type: "line", x0: d, x1: d, y0: -0.04, y1: 1.04, layer: "below", line: {color: "#9aa5b1", width: 1}})),
-    xaxis: {visible: false, range: [-0.15, dims.length - 0.85], fixedrange: true}, yaxis: {visible: false, range: [-0.08, 1.22], fixedrange: true}});
-}
-function scaled(name, values) {
-  const words = [...new Set(values.map(label))], numbers = values.every(v => typeof v === "number" && Number.isFinite(v));
-  const place = i => words.length > 1 ? i / (words.length - 1) : 0.5;
-  const apart = i => words.length <= 6 && values.length > words.length ? 0.05 * (i / (values.length - 1) - 0.5) : 0; // so that no line hides another
-  if (!numbers) {
-    words.sort((a, b) => a - b || (a < b ? -1 : 1));
-    return {name, at: values.map((v, i) => place(words.indexOf(label(v))) + apart(i)), ticks: words.slice(0, 20).map((w, i) => [place(i), w])};
-  }
-  const low = values.reduce((a, b) => Math.min(a, b), Infinity), high = values.reduce((a, b) => Math.max(a, b), -Infinity);
-  const log = low > 0 && high / low >= 30, f = log ? Math.log : v => v, at = v => high > low ? (f(v) - f(low)) / (f(high) - f(low)) : 0.5;
-  const marked = words.length <= 6 ? words.map(Number) : [0, 0.25, 0.5, 0.75, 1].map(u => log ? Math.exp(f(low) + u * (f(high) - f(low))) : low + u * (high - low));
-  return {name, at: values.map((v, i) => at(v) + apart(i)), ticks: marked.map(v => [at(v), format(v)])};
-}
+// The table, the pictures, and the controls. See data.js for what they show, charts.js for what is plotted.
+// ---- table and pictures -----------------------------------------------------------------------------------------------------------
 
 function drawTable() {
-  const keys = data.telling, marked = marks(ranked.filter(run => run.best).map(run => ({passport: run.best.passport})))[0];
-  const head = ["run", "state", "step", `best ${state.rank}`, "at step", "last", "passport", ...keys.map(short)];
+  const keys = data.telling, same = state.at === "same", other = run => run.best && id(run.best.passport) !== data.usual;
+  const head = ["run", "state", "step", `${same ? "" : "best "}${state.rank}`, "at step", "last", "passport", ...keys.map(short)];
   const cell = (tag, ...inside) => { const node = document.createElement(tag); node.append(...inside); return node; };
   const rows = ranked.slice(0, allRows ? Infinity : TABLE_ROWS).map(run => {
     const s = series(run, state.rank), dot = cell("span"), made = run.best?.passport, stamp = cell("span", made?.id ?? "none");
     dot.className = "dot";
     dot.style.background = colour(run);
-    if (run.best && marked.indexOf(id(made)) > 0) { stamp.className = "mark"; stamp.prepend("⚠ "); }
+    if (other(run)) { stamp.className = "mark"; stamp.prepend("⚠ "); }
     if (made) stamp.title = Object.entries(made).map(([k, v]) => `${k}: ${said(v)}`).join("\n");
     const row = cell("tr", cell("td", dot, run.name), ...[progress(run), (axis(run, "steps").at(-1) ?? 0).toLocaleString("en"), format(run.best?.value),
       run.best ? run.best.step.toLocaleString("en") : "–", format(s?.values.at(-1))].map(t => cell("td", t)), cell("td", stamp),
@@ -225,31 +19,39 @@ function drawTable() {
     return row;
   });
   $("table").replaceChildren(cell("thead", cell("tr", ...head.map(name => cell("th", name)))), cell("tbody", ...rows));
-  $("ranking").textContent = (marked.length > 1 ? `⚠ marked rows have another passport than most: their ${state.rank} is not comparable. ` : "")
-    + "Best first, with the settings that differ. A click on a row or a curve picks a run out."
+  $("ranking").textContent = (ranked.some(other) ? `⚠ marked rows have another passport than most: their ${state.rank} is not comparable, and they come last. ` : "")
+    + (same ? `Ranked by ${state.rank} at step ${data.shared.toLocaleString("en")}, the last that all of these runs measured.`
+      : `Ranked by each run's best ${state.rank}, at whichever step that was: a longer run has had more tries.`)
+    + " Shown with the settings that differ. A click on a row or a curve picks a run out."
     + (ranked.length > rows.length ? ` The first ${rows.length} of ${ranked.length}; click here for all.` : "");
   $("ranking").onclick = () => { if (ranked.length > rows.length) { allRows = true; drawTable(); } };
 }
 function progress(run) {
   if (run.of && axis(run, "steps").at(-1) >= run.of) return "done";
-  return (data.live ? Date.now() / 1000 : data.made) - run.modified < 600 ? "running" : "stopped";
+  if (run.running !== null) return run.running ? "running" : "stopped";
+  // Where no lock can be asked: a run that has been silent for three times as long as ever before has stopped.
+  const at = axis(run, "seconds"), gap = at.reduce((most, second, i) => i && second - at[i - 1] > most ? second - at[i - 1] : most, 0);
+  return (data.live ? Date.now() / 1000 : data.made) - run.modified < Math.min(600, 30 + 3 * gap) ? "running" : "stopped";
 }
 
 function drawSamples() {
   const with_ = ranked.filter(run => run.samples[state.recipe]?.length), [note] = $("samples").getElementsByClassName("soft");
   const steps = [...new Set(with_.flatMap(run => run.samples[state.recipe].map(([step]) => step)))].sort((a, b) => a - b);
   const now = steps.filter(step => step <= state.when).at(-1) ?? steps[0];
+  $("when").hidden = steps.length < 2;
   $("when").max = Math.max(0, steps.length - 1);
   $("when").value = steps.indexOf(now);
   $("when").oninput = event => { state.when = steps[event.target.value]; drawSamples(); };
   $("at").textContent = now === undefined ? "" : `step ${now.toLocaleString("en")}`;
   const figures = with_.slice(0, PICTURES).map(run => {
     const [step, address] = run.samples[state.recipe].filter(([s]) => s <= now).at(-1) ?? run.samples[state.recipe][0];
-    const figure = document.createElement("figure"), image = new Image(), caption = document.createElement("figcaption");
+    const make = (tag, ...inside) => { const node = document.createElement(tag); node.append(...inside); return node; }, image = new Image();
+    const rows = make("div", ...(run.rows[state.recipe] ?? []).map(name => make("span", name)));
     image.src = address;
-    image.alt = caption.textContent = `${run.name}, step ${step.toLocaleString("en")}`;
-    figure.append(image, caption);
-    return figure;
+    image.alt = `${run.name}, step ${step.toLocaleString("en")}`;
+    rows.className = "rows";
+    rows.title = "the class of each row";
+    return make("figure", rows, image, make("figcaption", image.alt));
   });
   const inside = data.runs.reduce((n, run) => n + Object.values(run.samples).reduce((m, grids) => m + grids.length, 0), 0);
   note.textContent = (with_.length > PICTURES ? `The ${PICTURES} best of ${with_.length} runs. ` : "The latest picture at or before the step, best run first. ")
@@ -284,14 +86,18 @@ function chip(text, on, act) {
 // The side's words: what there is to choose.
 function controls() {
   const same = names => names.map(name => [name, name]), ids = [...new Set(data.passports.map(id))];
-  state.rank = options($("rank"), same(data.scalars), state.rank || data.scalars[0]);
-  state.group = options($("group"), [["", "run"], ...same([...data.telling, ...data.keys.filter(k => !data.telling.includes(k))])], state.group);
+  options($("rank"), same(data.scalars), state.rank);
+  options($("at_step"), [["best", "the best of each run"], ...(data.shared >= 0 ? [["same", `step ${data.shared.toLocaleString("en")}, which all measured`]] : [])], state.at);
+  const groups = data.telling.includes(state.group) ? data.telling : [...data.telling, state.group].filter(Boolean);
+  state.group = options($("group"), [["", "run"], ...same(groups)], state.group);
   state.passport = options($("passport"), [["", ids.length > 1 ? `all ${ids.length}, marked` : "all"], ...same(ids)], state.passport);
   state.recipe = options($("recipe"), same(data.recipes), state.recipe);
   state.term = options($("term"), same(data.terms), state.term);
   state.profile = options($("profile"), same(data.profiled), state.profile);
   $("recipe").hidden = data.recipes.length < 2;
-  $("keys").replaceChildren(...[...data.keys, ...Object.keys(data.common)].map(key => new Option("", key + "=")));
+  const rest = [...data.keys, ...Object.keys(data.common)].filter(key => !data.telling.includes(key));
+  $("keys").replaceChildren(...[...data.telling, ...rest].map(key => new Option("", key + "=")));
+  $("others").replaceChildren(...rest.map(key => new Option("", key)));
   $("charts").replaceChildren(...data.scalars.map(key => chip(key, state.charts.has(key), () => {
     state.charts.has(key) ? state.charts.delete(key) : state.charts.add(key);
     draw();
@@ -317,22 +123,20 @@ function facet(key) {
 }
 
 function draw() {
-  controls();
   choose();
+  controls();
   const none = data.runs.length === 0;
   $("title").textContent = document.title = data.folder;
   $("count").textContent = `${shown.length === data.runs.length ? "" : shown.length + " of "}${data.runs.length} run${data.runs.length === 1 ? "" : "s"}, `
     + `${data.live ? "live" : "read"} ${new Date(data.made * 1000).toLocaleString("en-GB", {dateStyle: "medium", timeStyle: "short"})}`;
   $("empty").hidden = shown.length > 0;
   $("sections").hidden = none;
-  $("empty").textContent = none ? `No run below ${data.folder} has recorded a number yet (metrics.jsonl).` : "No run passes the filter.";
-  $("legend").replaceChildren(...[...colours].slice(0, 30).map(([value, shade]) => {
-    const dot = document.createElement("span"), entry = document.createElement("span");
-    dot.className = "dot";
-    dot.style.background = shade;
-    entry.append(dot, `${short(state.group)} ${value}`);
-    return entry;
-  }));
+  $("empty").textContent = none ? `No run below ${data.folder} has recorded a number yet. The first is two minutes away:` : "No run passes the filter.";
+  if (none) $("empty").append(Object.assign(document.createElement("pre"), {textContent: "make train\nor\npython train.py"}));
+  $("warnings").hidden = !data.warnings.length;
+  $("warnings").textContent = ["⚠ Not all that is in this folder is shown.", ...data.warnings.slice(0, WARNINGS),
+    ...(data.warnings.length > WARNINGS ? [`… and ${data.warnings.length - WARNINGS} more.`] : [])].join("\n");
+  legend(state.group ? [...colours].map(([value, shade]) => [`${short(state.group)} ${value}`, shade]) : ranked.map(run => [run.name, colour(run), run]));
   $("note").textContent = [state.charts.size ? "" : "Choose curves on the left.", data.thinned ? `Curves other than metrics are thinned to about ${data.thinned} points.` : ""].join(" ");
   const wanted = data.scalars.filter(key => state.charts.has(key)), kept = [...$("curves").children];
   kept.filter(box => !wanted.includes(box.title_)).forEach(box => { watcher.unobserve(box.lastChild); Plotly.purge(box.lastChild); box.remove(); });
@@ -340,7 +144,7 @@ function draw() {
     const box = kept.find(box => box.title_ === key) ?? chart(key);
     if ($("curves").children[i] !== box) $("curves").insertBefore(box, $("curves").children[i] ?? null);
   });
-  $("parallel").hidden = !data.telling.length || shown.length < 2;
+  $("parallel").hidden = ranked.filter(run => run.best).length < 2 || !data.telling.some(key => distinct(key, shown).length > 1);
   $("samples").hidden = !data.recipes.length;
   $("quarters").hidden = !data.terms.length;
   $("profiles").hidden = !data.profiled.length;
@@ -352,6 +156,17 @@ function draw() {
     if (node.inView && node.offsetParent) redraw(node);
   }
 }
+function legend(entries) {
+  const rest = entries.length - LEGEND;
+  $("legend").replaceChildren(...entries.slice(0, LEGEND).map(([name, shade, run]) => {
+    const dot = document.createElement("span"), entry = document.createElement("span");
+    dot.className = "dot";
+    dot.style.background = shade;
+    entry.append(dot, name);
+    if (run) entry.onclick = () => light(run.name);
+    return entry;
+  }), rest > 0 ? `and ${rest} more` : "");
+}
 function chart(key) {
   const box = document.createElement("div"), title = document.createElement("h3"), warning = document.createElement("div"), node = document.createElement("div");
   Object.assign(box, {className: "chart", title_: key}); Object.assign(warning, {className: "warning", hidden: true}); node.className = "plot";
@@ -361,8 +176,14 @@ function chart(key) {
   return box;
 }
 
-for (const name of ["group", "rank", "x", "passport", "recipe", "term", "profile"]) $(name).onchange = e => { state[name] = e.target.value; draw(); };
-for (const name of ["mean", "logx", "logy"]) $(name).onchange = e => { state[name] = e.target.checked; draw(); };
+for (const name of ["group", "rank", "x", "y", "passport", "recipe", "term", "profile"]) $(name).onchange = e => { state[name] = e.target.value; draw(); };
+$("at_step").onchange = e => { state.at = e.target.value; draw(); };
+$("other").onchange = e => {
+  state.group = named(e.target.value) ?? state.group;
+  e.target.value = "";
+  draw();
+};
+for (const name of ["mean", "logx"]) $(name).onchange = e => { state[name] = e.target.checked; draw(); };
 let soon;
 const later = (name, value) => { state[name] = value; clearTimeout(soon); soon = setTimeout(draw, 150); };
 $("filter").oninput = e => later("filter", e.target.value);
@@ -372,8 +193,9 @@ let lost = false;
 async function poll() {
   try {
     const answer = await fetch("data.json?since=" + data.stamp);
-    if (answer.status === 200) load(await answer.json());
+    if (answer.status === 200) load(await answer.text());
     if (answer.status === 200 || lost) draw();
+    else drawTable(); // a run may have stopped
     lost = false;
   } catch {
     lost = true;
@@ -381,6 +203,6 @@ async function poll() {
   }
   setTimeout(poll, 5000);
 }
-load(JSON.parse($("data").textContent));
+load($("data").textContent);
 draw();
 if (data.live) setTimeout(poll, 5000);

@@ -1,4 +1,4 @@
-// The page's data. `data` is what page.py made; `state` is what the reader chose; everything drawn (app.js) follows from the two.
+// The page's data. `data` is what page.py made; `state` is what the reader chose; everything drawn (charts.js, app.js) follows from the two.
 "use strict";
 
 const $ = id => document.getElementById(id);
@@ -8,10 +8,10 @@ const DASHES = ["solid", "dot", "dash", "longdash", "dashdot", "longdashdot"];
 const HIGHER_IS_BETTER = /^(is|inception|precision|recall|density|coverage|accuracy|images_per_second)/;
 const PART = /\/t\d+of\d+$/, BAND = /\/(error|std|low|high)$/;
 const NOT_IN_ID = ["step", "code", "statistics", "nfe", "intervals", "weights", "device", "id"]; // as in diffusion/metrics/passport.py
-const TABLE_ROWS = 200, PICTURES = 24, RAW_RUNS = 20, DRAWN = 60000, BAND_RUNS = 40;
+const TABLE_ROWS = 200, PICTURES = 24, RAW_RUNS = 20, DRAWN = 60000, BAND_RUNS = 40, LEGEND = 30, WARNINGS = 500;
 
 let data, shown = [], ranked = [], colours = new Map(), allRows = false;
-const state = {filter: "", group: "", mean: false, rank: "", x: "steps", logx: false, logy: false, smooth: 0, passport: "",
+const state = {filter: "", group: "", mean: false, rank: "", at: "best", x: "steps", logx: false, y: "auto", smooth: 0, passport: "",
   charts: null, lit: null, recipe: "", when: Infinity, term: "", profile: ""};
 
 // ---- data -------------------------------------------------------------------------------------------------------------------------
@@ -22,16 +22,25 @@ function unpack(text, Type) {
   return new Type(bytes.buffer);
 }
 
-function load(fresh) {
-  data = fresh;
-  data.runs.forEach((run, i) => { run.i = i; run.cache = {}; run.config = {...data.common, ...run.config}; });
-  const keys = new Set(data.runs.flatMap(run => Object.keys(run.series)));
-  const count = key => data.runs.filter(run => key in run.series).length;
-  data.scalars = [...keys].filter(key => !PART.test(key) && !(BAND.test(key) && keys.has(key.replace(BAND, "")))).sort((a, b) =>
+// JSON whose objects inherit nothing: a run may call a metric __proto__ or toString.
+const bare = (...all) => Object.assign(Object.create(null), ...all);
+const read = text => JSON.parse(text, (_, value) => value && typeof value === "object" && !Array.isArray(value) ? bare(value) : value);
+
+function load(text) {
+  data = read(text);
+  data.runs.forEach((run, i) => { run.i = i; run.cache = bare(); run.config = bare(data.common, run.config); });
+}
+
+// What the shown runs have to show.
+function survey() {
+  const keys = new Set(shown.flatMap(run => Object.keys(run.series)));
+  const count = key => shown.filter(run => key in run.series).length;
+  const some = key => !state.passport || shown.some(run => measured(run, key).length);
+  data.scalars = [...keys].filter(key => !PART.test(key) && !(BAND.test(key) && keys.has(key.replace(BAND, ""))) && some(key)).sort((a, b) =>
     b.includes("@") - a.includes("@") || (b === "loss") - (a === "loss") || count(b) - count(a) || (a < b ? -1 : 1));
   data.terms = [...new Set([...keys].filter(key => PART.test(key)).map(key => key.replace(PART, "")))].sort();
-  data.profiled = [...new Set(data.runs.flatMap(run => Object.keys(run.profiles)))].sort();
-  data.recipes = [...new Set(data.runs.flatMap(run => Object.keys(run.samples)))].sort();
+  data.profiled = [...new Set(shown.flatMap(run => Object.keys(run.profiles)))].sort();
+  data.recipes = [...new Set(shown.flatMap(run => Object.keys(run.samples).filter(recipe => run.samples[recipe].length)))].sort();
   const metrics = data.scalars.filter(key => key.includes("@"));
   state.charts ??= new Set([...metrics.slice(0, 3), ...(data.scalars.includes("loss") ? ["loss"] : [])]);
 }
@@ -49,31 +58,53 @@ function series(run, key) {
 }
 const id = passport => passport?.id ?? "";
 
-// The best value of a run: {value, step, passport}, or null. With a passport chosen, among the values it made.
-function best(run, key) {
-  const s = series(run, key), sign = HIGHER_IS_BETTER.test(key) ? -1 : 1;
-  let found = null;
-  s?.values.forEach((value, i) => {
-    if (accepted(s.passport(i)) && Number.isFinite(value) && !(found && sign * value >= sign * found.value))
-      found = {value, step: axis(run, "steps")[s.at[i]], passport: s.passport(i)};
-  });
-  return found;
+// The finite values of a run's key: [{value, step, passport}]. With a passport chosen, those that it made.
+function measured(run, key) {
+  const s = series(run, key);
+  return [...s?.values ?? []].map((value, i) => ({value, step: axis(run, "steps")[s.at[i]], passport: s.passport(i)}))
+    .filter(({value, passport}) => Number.isFinite(value) && accepted(passport));
 }
+
+// Each shown run's value to rank it by, `run.best`: its best over all steps, or that at the last step which all runs measured. Of a run
+// measured in several ways, those of the passport that most runs have go first: the others cannot be compared with them.
+function rank() {
+  const all = shown.map(run => measured(run, state.rank)), some = all.filter(values => values.length), runs = new Map();
+  some.forEach(values => new Set(values.map(v => id(v.passport))).forEach(name => runs.set(name, (runs.get(name) ?? 0) + 1)));
+  data.usual = [...runs].sort((a, b) => b[1] - a[1] || (a[0] === "") - (b[0] === ""))[0]?.[0];
+  const steps = some.map(values => new Set(values.map(v => v.step)));
+  data.shared = steps.length > 1 ? Math.max(...[...steps[0]].filter(step => steps.every(of => of.has(step)))) : -Infinity;
+  shown.forEach((run, i) => {
+    const here = state.at === "same" && data.shared >= 0 ? all[i].filter(v => v.step === data.shared) : all[i];
+    run.best = here.reduce((best, v) => !best || before(worth(v), worth(best)) < 0 ? v : best, null);
+  });
+  const place = run => run.best ? worth(run.best) : [2, 0];
+  ranked = [...shown].sort((a, b) => before(place(a), place(b)) || a.i - b.i);
+}
+// A value's place among others, smaller is better: first whether it can be compared with most.
+const worth = ({value, passport}) => [+(id(passport) !== data.usual), HIGHER_IS_BETTER.test(state.rank) ? -value : value];
+const before = (a, b) => a[0] - b[0] || a[1] - b[1];
 const accepted = passport => !state.passport || !passport || passport.id === state.passport;
 
 // ---- filter and colours -----------------------------------------------------------------------------------------------------------
 
-// "schedule=Linear,Cosine lr<0.001 seed!=0 word" -> a test of a run. A key may be given by its end; throws a sentence.
+// The key that a word names: itself, or the shortest that ends with it.
+function named(word) {
+  const known = new Set([...data.keys, ...Object.keys(data.common), ...data.runs.flatMap(run => Object.keys(run.words))]);
+  return known.has(word) ? word : [...known].filter(key => key.endsWith("." + word)).sort((a, b) => a.length - b.length)[0];
+}
+
+// "schedule=linear,cosine lr<0.001 seed!=0 word" -> a test of a run. A key may be given by its end; throws a sentence. Values are those of
+// the configuration, and the command line's words: schedule=cosine finds the class Cosine in runs that did not record their words too.
 function parsed(text) {
-  const known = [...data.keys, ...Object.keys(data.common)];
   return text.split(/\s+/).filter(Boolean).map(term => {
     const [, name, op, value] = term.match(/^([^=<>!]+)(!=|<=|>=|=|<|>)(.*)$/) ?? [];
     if (!op) return run => run.name.includes(term);
-    const key = known.includes(name) ? name : known.filter(k => k.endsWith("." + name)).sort((a, b) => a.length - b.length)[0];
+    const key = named(name), plain = word => word.replace(/_/g, "").toLowerCase();
     if (!key) throw `No run has a key ${name} in its configuration.`;
     if (value === "") throw `${name}${op} what?`;
-    const one = v => run => v === label(run.config[key]) || (v !== "" && typeof run.config[key] === "number" && +v === run.config[key]);
-    const any = value.split(",").map(one);
+    const one = v => run => [run.config[key], run.words[key]].some(of => of !== undefined && plain(v) === plain(label(of)))
+      || v === label(run.config[key]) || (typeof run.config[key] === "number" && +v === run.config[key]);
+    const any = value.match(/\[[^\]]*\]|[^,]+/g).map(one); // a list is one value
     const number = run => typeof run.config[key] === "number" ? run.config[key] : NaN;
     return {"=": run => any.some(f => f(run)), "!=": run => !any.some(f => f(run)), "<": run => number(run) < +value,
       ">": run => number(run) > +value, "<=": run => number(run) <= +value, ">=": run => number(run) >= +value}[op];
@@ -89,7 +120,7 @@ function short(key) {
   return key;
 }
 const label = value => value === undefined || value === null ? "none" : String(value).replace(/\s+/g, "");
-const distinct = key => [...new Set(data.runs.map(run => label(run.config[key])))].sort((a, b) => a - b || (a < b ? -1 : a > b));
+const distinct = (key, runs = data.runs) => [...new Set(runs.map(run => label(run.config[key])))].sort((a, b) => a - b || (a < b ? -1 : a > b));
 
 function choose() {
   let tests = [];
@@ -99,10 +130,10 @@ function choose() {
   }
   $("filter").classList.toggle("bad", $("complaint").textContent !== "");
   shown = data.runs.filter(run => tests.every(test => test(run)));
-  const sign = HIGHER_IS_BETTER.test(state.rank) ? -1 : 1;
-  shown.forEach(run => { run.best = best(run, state.rank); });
-  ranked = [...shown].sort((a, b) => sign * ((a.best?.value ?? sign * Infinity) - (b.best?.value ?? sign * Infinity)) || a.i - b.i);
-  const values = state.group ? distinct(state.group) : [];
+  survey();
+  if (data.scalars.length && !data.scalars.includes(state.rank)) state.rank = data.scalars[0];
+  rank();
+  const values = state.group ? distinct(state.group, shown) : [];
   const ordered = values.length > 3 && values.every(v => !isNaN(v));
   colours = new Map(values.map((v, i) => [v, ordered ? RAMP[Math.round(1 + i / (values.length - 1) * (RAMP.length - 2))] : PALETTE[i % 10]]));
 }

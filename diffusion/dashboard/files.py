@@ -36,7 +36,7 @@ def content(path: Path, folder: Path, most: int) -> bytes:
         return file.read()
 
 
-def picture(path: Path) -> bytes | None:
+def picture_of(path: Path) -> bytes | None:
     """A run's picture, RUN/samples/FILE; None where it is gone, or is not a file of the run."""
     try:
         return content(path, path.parents[1], PICTURE)
@@ -44,7 +44,7 @@ def picture(path: Path) -> bytes | None:
         return None
 
 
-def lines(path: Path, folder: Path) -> Iterator[bytes]:
+def lines_of(path: Path, folder: Path) -> Iterator[bytes]:
     """The lines of `path`; raises as `opened` does, and UserError for one that is too long to be read at once."""
     with opened(path, folder, NUMBERS) as file:
         while line := file.readline(LINE + 1):

@@ -10,7 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from diffusion.dashboard.files import picture
+from diffusion.dashboard.files import picture_of
 from diffusion.dashboard.read import Run, Series, signed
 from diffusion.support.errors import UserError
 
@@ -25,7 +25,10 @@ def html(data: dict[str, Any]) -> str:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise UserError("The dashboard draws with plotly, which is not installed: pip install -e .[dashboard].") from error
-    script, inside = text("data.js") + text("app.js"), compact(data).replace("<", "\\u003c")  # no </script> in the data
+    script, inside = (
+        "".join(map(text, ("data.js", "charts.js", "app.js"))),
+        compact(data).replace("<", "\\u003c"),
+    )  # no </script> in the data
     parts = {"<!--plotly-->": get_plotlyjs(), "<!--data-->": inside, "<!--script-->": script}
     page = text("template.html")
     for mark, part in parts.items():
@@ -81,13 +84,28 @@ def run_data(run: Run, config: dict, keys: list[str], points: int, passports: di
         "steps": packed(array("d", run.steps)),
         "images": packed(array("d", run.images)),
         "seconds": packed(array("f", run.seconds)),
-        "series": {key: series_data(s if "@" in key else thinned(s, points), at, passports) for key, s in run.series.items()},
+        "series": {
+            key: series_data(s if "@" in key else thinned(s, points), at, passports)
+            for key, s in run.series.items()
+            if any(map(math.isfinite, s.values))  # or there is nothing to draw
+        },
         "at": list(at),
         "profiles": {key: [step, [rounded(value) for value in values]] for key, (step, values) in run.profiles.items()},
         "samples": {
             recipe: [[step, address] for step, path in grids if (address := source(run, path))] for recipe, grids in run.samples.items()
         },
+        "rows": {recipe: row_labels(run.config, recipe) for recipe in run.samples},
     }
+
+
+def row_labels(config: dict[str, Any], recipe: str) -> list[str]:
+    """What the rows of a recipe's grids are, as the callback Samples draws them: classes, by number. None where the model has no classes,
+    where they are left to chance, and in pictures of metrics."""
+    classes, rows = config.get("conditions.num_classes"), config.get("callbacks.samples.rows")
+    own = recipe == "main" or any(key.startswith(f"samplers.{recipe}") for key in config)
+    if not own or config.get("conditions.frequencies") or type(classes) is not int or type(rows) is not int:
+        return []
+    return [str(i) for i in range(min(classes, rows, 1000))]
 
 
 def series_data(series: Series, at: dict[str, int], passports: dict[str, int]) -> list:
@@ -194,7 +212,7 @@ class Pictures:
             self.chosen.add(path)
 
     def __call__(self, run: Run, path: Path) -> str | None:
-        data = picture(path) if path in self.chosen else None
+        data = picture_of(path) if path in self.chosen else None
         return "data:image/png;base64," + base64.b64encode(data).decode() if data else None
 
 

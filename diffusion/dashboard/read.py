@@ -8,12 +8,13 @@ import json
 import math
 import re
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffusion.dashboard.files import SETTINGS, content, lines, within
+from diffusion.dashboard.files import SETTINGS, content, lines_of, within
 from diffusion.support.errors import UserError
 from diffusion.support.trust import parsed
 
@@ -105,7 +106,7 @@ def signed(path: Path) -> tuple[int, int] | None:
 def records(folder: Path, passed_over: list[bytes]) -> Iterator[dict]:
     """The lines of metrics.jsonl that are whole and have a step; those that are not come to be in `passed_over`, except for a last one that
     is being written. Raises UserError for a step that is none."""
-    for line in lines(folder / "metrics.jsonl", folder):
+    for line in lines_of(folder / "metrics.jsonl", folder):
         try:
             record = json.loads(line, parse_constant=lambda _: None)  # NaN and infinities, which are not JSON
             step = record["step"]
@@ -122,19 +123,20 @@ class Clock:
     """Seconds of training until a step. A resumed run goes back in steps, and so does its clock; pauses are not counted."""
 
     def __init__(self) -> None:
-        self.at: dict[int, float] = {}
+        self.steps: list[int] = []  # in order, and the seconds of each
+        self.seconds: list[float] = []
         self.zero: float | None = None
-        self.last = -1
 
     def __call__(self, step: int, time: float) -> float:
         if self.zero is None:
             self.zero = time
-        if step < self.last:
-            before = [past for past in self.at if past <= step]
-            self.zero = time - (self.at[max(before)] if before else 0.0)
-        self.last = step
-        self.at[step] = time - self.zero
-        return self.at[step]
+        if self.steps and step < self.steps[-1]:  # what was recorded after it is recorded again
+            known = bisect_right(self.steps, step)
+            del self.steps[known:], self.seconds[known:]
+            self.zero = time - (self.seconds[-1] if known else 0.0)
+        self.steps.append(step)
+        self.seconds.append(time - self.zero)
+        return self.seconds[-1]
 
 
 def read_run(folder: Path) -> Run:
@@ -148,7 +150,7 @@ def read_run(folder: Path) -> Run:
     for record in records(folder, passed_over):
         step, images, time = record["step"], record.get("images"), record.get("time")
         old = axis.get(step, (math.nan, math.nan))
-        axis[step] = (old[0] if images is None else real(images), old[1] if time is None else clock(step, real(time)))
+        axis[step] = (old[0] if images is None else real(images, "images"), old[1] if time is None else clock(step, real(time, "time")))
         passport = interned(record.get("passport"), passports)
         for key, value in record.items():
             kind = type(value)
@@ -157,12 +159,12 @@ def read_run(folder: Path) -> Run:
             if kind in NUMBER:
                 table.setdefault(key, {})[step] = (math.nan if value is None else value, passport)
             elif kind is list and all(type(item) in NUMBER for item in value):
-                profiles[key] = step, [math.nan if item is None else real(item) for item in value]
+                profiles[key] = step, [math.nan if item is None else real(item, key) for item in value]
         if len(table) + len(profiles) > KEYS:
             raise UserError(f"metrics.jsonl has more than {KEYS:,} different keys, which no run has")
-    warnings = [f"{len(passed_over)} lines of metrics.jsonl are no records and are passed over"] if passed_over else []
+    warnings = [f"of metrics.jsonl {len(passed_over)} of the lines could not be read and are passed over"] if passed_over else []
     config, said = (mapping(folder / name, warnings) for name in ("config.yaml", "words.yaml"))
-    choices, typed = (words(said.get(part)) for part in ("choices", "typed"))
+    choices, typed = (words_by_key(said.get(part)) for part in ("choices", "typed"))
     steps = sorted(axis)
     position = {step: i for i, step in enumerate(steps)}
     return Run(
@@ -173,7 +175,7 @@ def read_run(folder: Path) -> Run:
         steps=steps,
         images=[axis[step][0] for step in steps],
         seconds=[axis[step][1] for step in steps],
-        series={key: series(column, position) for key, column in table.items()},
+        series={key: series(key, column, position) for key, column in table.items()},
         profiles=profiles,
         samples=pictures(folder / "samples"),
         modified=(folder / "metrics.jsonl").stat().st_mtime,
@@ -187,18 +189,18 @@ def short(value: object) -> str:
     return repr(value)[:60] if small else "a huge number" if isinstance(value, int) else f"a {type(value).__name__}"
 
 
-def real(value: Any) -> float:
-    """A number as a float. Raises UserError for what is none, and for one that is larger than any float."""
+def real(value: Any, key: str) -> float:
+    """The number of a key as a float. Raises UserError for what is none, and for one that is larger than any float."""
     try:
         return float(value)
     except (OverflowError, ValueError, TypeError):
-        raise UserError(f"metrics.jsonl has {short(value)} as a number") from None
+        raise UserError(f"{key:.100} is {short(value)} in metrics.jsonl") from None
 
 
-def series(column: dict[int, tuple[float, dict | None]], position: dict[int, int]) -> Series:
-    """{step: (value, passport)} in the order of steps."""
+def series(key: str, column: dict[int, tuple[float, dict | None]], position: dict[int, int]) -> Series:
+    """{step: (value, passport)} of a key in the order of steps."""
     steps = sorted(column)
-    values = array("f", [real(column[step][0]) for step in steps])
+    values = array("f", [real(column[step][0], key) for step in steps])
     return Series(array("I", [position[step] for step in steps]), values, [column[step][1] for step in steps])
 
 
@@ -211,16 +213,16 @@ def interned(passport: Any, known: dict[tuple, dict]) -> dict | None:
         raise UserError(f"metrics.jsonl has {short(passport)} as a passport")
     content = tuple(str(passport.get(name)) for name in ("id", "code", "statistics", "nfe", "intervals", "weights", "device"))
     if content not in known:
-        if not plain(passport, DEPTH):
+        if not json_again(passport, DEPTH):
             raise UserError(f"metrics.jsonl has a passport that holds infinities, or more than {DEPTH} levels")
         known[content] = {name: value for name, value in passport.items() if name != "step"}
     return known[content]
 
 
-def plain(value: Any, depth: int) -> bool:
+def json_again(value: Any, depth: int) -> bool:
     """Whether what JSON gave can be written as JSON again, unlike an infinity (1e999), and is no deeper than `depth`."""
     if isinstance(value, dict | list):
-        return depth > 0 and all(plain(inner, depth - 1) for inner in (value.values() if isinstance(value, dict) else value))
+        return depth > 0 and all(json_again(inner, depth - 1) for inner in (value.values() if isinstance(value, dict) else value))
     return not isinstance(value, int | float) or abs(value) < 1e300
 
 
@@ -234,11 +236,11 @@ def mapping(path: Path, warnings: list[str]) -> dict:
     except FileNotFoundError:
         pass
     except (UserError, OSError, ValueError) as error:
-        warnings.append(f"its settings are not shown, because {str(error).rstrip('.')}")
+        warnings.append(f"its settings are not shown, because {str(error).rstrip('.?')}")
     return {}
 
 
-def words(said: Any) -> dict[str, str]:
+def words_by_key(said: Any) -> dict[str, str]:
     """Words by key, as text."""
     return {str(key): str(word) for key, word in said.items()} if isinstance(said, dict) else {}
 

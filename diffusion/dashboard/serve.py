@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote_to_bytes, urlsplit
 
-from diffusion.dashboard.files import picture
+from diffusion.dashboard.files import picture_of
 from diffusion.dashboard.page import compact, contents, html
 from diffusion.dashboard.read import Reader, Run
 from diffusion.support.errors import UserError
@@ -39,7 +39,7 @@ class Live:
         """A picture of a run that was read; no other file is ever served."""
         runs = [run for _, run, _ in self.reader.known.values() if run and run.name == name]
         found = [path for run in runs for grids in run.samples.values() for _, path in grids if path.name == file]
-        return picture(found[0]) if found else None
+        return picture_of(found[0]) if found else None
 
 
 def address(run: Run, path: Path) -> str:

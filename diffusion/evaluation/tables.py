@@ -4,11 +4,17 @@ import csv
 import io
 import json
 import logging
+import math
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from diffusion.support.files import atomic
 
 FLOOR = "the data set itself"
+COLOURS = ("#2f6fb0", "#d9772b", "#3a923a", "#b83b3b", "#7d5fb2", "#1f9eb0")
+GREY = "#b4bcc4"
+HALO = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5}
 log = logging.getLogger(__name__)
 
 
@@ -120,26 +126,83 @@ def table(rows: list[dict]) -> str:
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Distance against calls of the denoiser, both logarithmic; a panel for each metric, a line for each sampler."""
-    from matplotlib import colormaps
+    """Distance against calls of the denoiser, both logarithmic; a panel for each metric, a line for each sampler, named where it begins.
+
+    Of more lines than there are colours, those that no other beats with as few calls are coloured, and the rest are grey."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     figure = Figure(figsize=(9, 5.5 * max(1, len(metrics))), dpi=90, layout="constrained")
     for metric, axes in zip(metrics, figure.subplots(len(metrics), squeeze=False).flat, strict=True):
-        for i, ((label, grid), curve) in enumerate(curves(rows, metric).items()):
-            label = f"{label}, {grid}" if grid else label
-            points = sorted((row["calls"], row["value"]) for row in curve.values() if row["value"] is not None)
-            style = {"color": colormaps["tab10"](i % 10), "linestyle": ("-", "--", ":")[i // 10 % 3], "marker": "os^"[i // 10 % 3]}
-            axes.plot(*zip(*points, strict=True), label=label, markersize=4, linewidth=1.3, **style)
-        if (bottom := floor(rows, metric)) is not None:
-            axes.axhline(bottom, color="black", linewidth=1, label=FLOOR)
         axes.set(xscale="log", yscale="log", xlabel="calls of the denoiser", ylabel=metric)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("")
         axes.grid(which="both", alpha=0.25)
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+        if (bottom := floor(rows, metric)) is not None:
+            axes.axhline(bottom, color="black", linewidth=1, label=FLOOR)
+            axes.legend(loc="upper right", fontsize=8)
+        lines = points(curves(rows, metric))
+        front = leading(lines) if len(lines) > len(COLOURS) else list(lines)
+        shades = dict(zip(front, COLOURS, strict=False))
+        for name, line in sorted(lines.items(), key=lambda item: item[0] in shades):  # the coloured ones above the others
+            style = {"color": shades[name], "linewidth": 1.9} if name in shades else {"color": GREY, "linewidth": 0.9}
+            axes.plot(*zip(*line, strict=True), marker="o", markersize=3.5 if name in shades else 2, **style)
+        name_lines(axes, lines, shades)
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png")
+
+
+def points(found: dict[tuple[str, str], dict[int, dict]]) -> dict[str, list[tuple[float, float]]]:
+    """The name of each curve, with its grid where that tells it from another, -> (calls, value) in order; unless none is finite."""
+    labels = [label for label, _ in found]
+    lines = {
+        label if labels.count(label) == 1 else f"{label}, {grid}": sorted(
+            (row["calls"], row["value"]) for row in curve.values() if row["value"] is not None
+        )
+        for (label, grid), curve in found.items()
+    }
+    return {name: line for name, line in lines.items() if line}
+
+
+def leading(lines: dict[str, list[tuple[float, float]]]) -> list[str]:
+    """The lines with the lowest value for some number of calls, among all values of no more calls; the most often first, as many as there
+    are colours."""
+    costs = sorted({calls for line in lines.values() for calls, _ in line})
+    best = [min((value, name) for name, line in lines.items() for calls, value in line if calls <= cost)[1] for cost in costs]
+    return sorted(dict.fromkeys(best), key=lambda name: -best.count(name))[: len(COLOURS)]
+
+
+def name_lines(axes: Any, lines: dict[str, list[tuple[float, float]]], shades: dict[str, str]) -> None:
+    """Write each line's name to the left of its first point, moved up or down where names would overlap."""
+    axes.set_xlim(axes.get_xlim()[0] / 1.6)
+    low, high = map(math.log, axes.get_ylim())
+    gap = (high - low) * 11 / 400  # of 400 points of height, 11 for a name
+    columns: dict[int, list[str]] = {}
+    for name, line in lines.items():
+        columns.setdefault(round(math.log(line[0][0], 1.5)), []).append(name)
+    for names in columns.values():
+        names.sort(key=lambda name: lines[name][0][1])
+        for name, place in zip(names, spread_out([math.log(lines[name][0][1]) for name in names], gap), strict=True):
+            x, y = lines[name][0]
+            colour = shades.get(name, "#555555")
+            axes.annotate(
+                name,
+                (x, y),
+                (x / 1.05, math.exp(place)),
+                fontsize=8,
+                ha="right",
+                va="center",
+                color=colour,
+                bbox=HALO,
+                zorder=5,
+                fontweight="bold" if name in shades else "normal",
+            )
+
+
+def spread_out(places: list[float], gap: float) -> list[float]:
+    """Sorted places, moved as little as may be so that neighbours are `gap` apart: the mean of pushing all up and pushing all down."""
+    up = list(accumulate(places, lambda last, place: max(place, last + gap)))
+    down = list(accumulate(reversed(places), lambda last, place: min(place, last - gap)))[::-1]
+    return [(a + b) / 2 for a, b in zip(up, down, strict=True)]

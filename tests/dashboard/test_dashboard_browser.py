@@ -8,8 +8,9 @@ import time
 from threading import Thread
 
 import pytest
+from bad_runs import SHOWN_IN_PART, SILENT, bad_runs
 from browser import CHROMIUM, Browser
-from made_runs import config, distance, losses, sweep, write_run
+from made_runs import config, distance, losses, png, sweep, write_run
 from real_runs import BOUND, WITH_ERROR, real_run
 
 from diffusion.dashboard import Pictures, Reader, contents, html
@@ -43,9 +44,9 @@ def opened(browser, tmp_path):
     """`opened(folder)`: the page of the runs in `folder`, open; after the test nothing may have been said or asked for."""
 
     def show(folder):
-        runs = Reader(folder)()
-        file = tmp_path / "page.html"
-        file.write_text(html(contents(runs, Pictures(runs, 10**6), "runs")))
+        reader = Reader(folder)
+        runs, file = reader(), tmp_path / "page.html"
+        file.write_text(html(contents(runs, Pictures(runs, 10**6), "runs", warnings=reader.warnings)))
         browser.requests.clear()
         browser.complaints.clear()
         browser.open(file.as_uri())
@@ -88,9 +89,10 @@ def test_a_button_writes_the_filter(four):
 
 
 def test_the_table_is_sorted_and_holds_what_differs(four):
-    assert four.js(ROWS) == ["Cosine-0.002", "Cosine-0.001", "Linear-0.002", "Linear-0.001"]
+    """Best first; the smallest number of all has another passport than the others, and comes last."""
+    assert four.js(ROWS) == ["Cosine-0.001", "Linear-0.002", "Linear-0.001", "Cosine-0.002"]
     best = four.js("[...document.querySelectorAll('#table tbody tr')].map(row => +row.cells[3].textContent)")
-    assert best == [20, 30, 40, 50]
+    assert best == [30, 40, 50, 20] and "come last" in four.js("$('ranking').textContent")
     assert four.js("[...document.querySelectorAll('#table th')].map(cell => cell.textContent)")[-2:] == ["schedule", "lr"]
 
 
@@ -109,7 +111,9 @@ def test_another_passport_is_marked(four):
 def test_a_number_without_a_passport_is_marked_among_those_with_one(opened, tmp_path):
     write_run(tmp_path / "runs" / "a", [distance(0, 3), distance(5, 2)])
     write_run(tmp_path / "runs" / "b", [{"step": 0, "fd-digits@100": 1}, distance(5, 2)])
+    write_run(tmp_path / "runs" / "c", [{"step": 0, "fd-digits@100": 1}])
     page = opened(tmp_path / "runs")
+    assert page.js(ROWS) == ["a", "b", "c"] and page.js("ranked[1].best.value") == 2  # what can be compared goes first, of a run too
     assert "dot (none)" in page.js(f"{CURVE}.previousElementSibling.textContent")
     assert page.js("[...document.querySelectorAll('#table .mark')].map(mark => mark.textContent)") == ["⚠ none"]
 
@@ -139,7 +143,7 @@ def test_the_slider_moves(four):
 
 
 def test_axes_smoothing_and_groups(four):
-    four.js("$('logy').click()")
+    four.js(change("y", "log"))
     four.js(change("x", "images"))
     assert four.js(f"[{CURVE}.layout.yaxis.type, {CURVE}.layout.xaxis.title.text]") == ["log", "images seen"]
     assert four.js(f"Math.max(...{CURVE}.data[0].x)") == 800
@@ -164,6 +168,96 @@ def test_the_sections_below_are_drawn_when_seen(four):
         four.js(f"document.querySelector('[data-draw={name}]').scrollIntoView()")
         four.until(f"document.querySelectorAll('[data-draw={name}] .js-line').length >= 4")
     assert four.js("$('profiles').hidden")
+
+
+def test_the_words_of_the_command_line_filter(opened, tmp_path):
+    """Those that were recorded, typed or not, and in runs without them the names of the classes."""
+    for name in ("Linear", "Cosine"):
+        said = {"typed": {"optimizer.lr": "1e-3"}, "choices": {"schedule": name.lower(), "network": "digits", "metric": "[fd_digits,kid]"}}
+        write_run(tmp_path / "runs" / f"new-{name}", [losses(10, 1)], config(name), words=said)
+        write_run(tmp_path / "runs" / f"old-{name}", [losses(10, 1)], config(name, lr=0.002))
+    page = opened(tmp_path / "runs")
+    found = {
+        "schedule=cosine": ["new-Cosine", "old-Cosine"],
+        "schedule=Linear": ["new-Linear", "old-Linear"],
+        "network=digits lr=1e-3": ["new-Cosine", "new-Linear"],
+        "metric=[fd_digits,kid] schedule=linear": ["new-Linear"],
+        "lr=0.002 schedule=linear,cosine": ["old-Cosine", "old-Linear"],
+    }
+    for words, names in found.items():
+        page.js(change("filter", words, "input"))
+        page.until(f"state.filter === {json.dumps(words)} && shown.map(run => run.name).sort().join() === {json.dumps(','.join(names))}")
+
+
+def test_after_a_filter_only_what_is_left_is_there(opened, tmp_path):
+    """Curves, legend, pictures and sections of the runs that were filtered out go away, and come back."""
+    write_run(tmp_path / "runs" / "a", [distance(0, 3), distance(5, 2)], config(), pictures=(5,))
+    write_run(tmp_path / "runs" / "b", [losses(10, 1), losses(20, 0.5), {"step": 20, "own": 1}], config("Linear"), pictures=(10, 20))
+    page = opened(tmp_path / "runs")
+    names = "[...document.querySelectorAll('#legend > span')].map(entry => entry.textContent)"
+    chips = "[...document.querySelectorAll('#charts button')].map(button => button.textContent)"
+    assert page.js(names) == ["a", "b"] and page.js(chips) == ["fd-digits@100", "loss", "own"]
+    page.js(change("filter", "schedule=cosine", "input"))
+    page.until(f"{chips}.join() === 'fd-digits@100'")
+    assert page.js(names) == ["a"] and page.js("$('quarters').hidden && $('when').hidden && $('parallel').hidden")
+    assert page.js("document.querySelectorAll('.chart').length") == 1
+    page.js(change("filter", "", "input"))
+    page.until(f"{chips}.length === 3 && !$('quarters').hidden && !$('when').hidden")
+
+
+def test_the_best_or_the_last_step_that_all_measured(opened, tmp_path):
+    """A longer run wins by its best, and not at the step that both reached."""
+    write_run(tmp_path / "runs" / "long", [distance(step, value) for step, value in ((0, 99), (10, 50), (20, 9))])
+    write_run(tmp_path / "runs" / "short", [distance(step, value) for step, value in ((0, 98), (5, 20), (10, 30))])
+    page = opened(tmp_path / "runs")
+    assert page.js(ROWS) == ["long", "short"] and "whichever step" in page.js("$('ranking').textContent")
+    page.js(change("at_step", "same"))
+    assert page.js(ROWS) == ["short", "long"] and "at step 10, " in page.js("$('ranking').textContent")
+    assert page.js("ranked.map(run => run.best.value)") == [30, 50]
+
+
+def test_an_axis_is_logarithmic_where_the_numbers_ask_for_it(opened, tmp_path):
+    write_run(
+        tmp_path / "runs" / "a",
+        [distance(0, 487), distance(5, 3), losses(5, 1), losses(6, 0.5), {"step": 1, "negative": -1}, {"step": 2, "negative": 99}],
+    )
+    page = opened(tmp_path / "runs")
+    page.js("[...document.querySelectorAll('#charts button')].find(button => button.textContent === 'negative').click()")
+    kinds = "['fd-digits@100', 'loss', 'negative'].map(key => document.querySelector(`[data-key='${key}']`).layout?.yaxis.type)"
+    page.until(f"{kinds}.join() === 'log,linear,linear'")
+    page.js(change("y", "linear"))
+    page.until(f"{kinds}.join() === 'linear,linear,linear'")
+
+
+def test_any_key_may_group(opened, tmp_path):
+    folder = sweep(tmp_path / "runs")
+    page = opened(folder)
+    assert page.js("[...$('group').options].map(option => option.value)") == ["", "schedule", "optimizer.lr"]
+    page.js(change("other", "betas"))
+    assert page.js("state.group") == "optimizer.betas" and page.js("$('legend').textContent") == "betas [0.9,0.999]"
+
+
+def test_the_rows_of_a_grid_are_named(opened, tmp_path):
+    own = config() | {"conditions": {"_target_": "a.Classes", "num_classes": 3, "frequencies": None}, "callbacks": {"samples": {"rows": 2}}}
+    folder = write_run(tmp_path / "runs" / "a", [losses(10, 1)], own, pictures=(10,))
+    (folder / "samples" / "nll-vlb@4-step=00000010.png").write_bytes(png(3))
+    page = opened(tmp_path / "runs")
+    named = "[...document.querySelectorAll('.rows span')].map(label => label.textContent)"
+    assert page.js(named) == ["0", "1"]
+    page.js(change("recipe", "nll-vlb@4"))
+    assert page.js(named) == [] and page.js("document.querySelectorAll('.grids img').length") == 1
+
+
+def test_bad_runs_are_named_on_the_page_and_their_keys_harm_nothing(opened, tmp_path):
+    page = opened(bad_runs(tmp_path / "runs"))
+    said = page.js("$('warnings').textContent")
+    assert "Not all that is in this folder is shown" in said and "brackets is left out" in said and "more." in said
+    assert page.js("shown.length") == 1 + len(SHOWN_IN_PART) + len(SILENT)
+    for key in ("__proto__", "constructor"):
+        page.js(f"[...document.querySelectorAll('#charts button')].find(button => button.textContent === '{key}').click()")
+        page.js(f"document.querySelector('[data-key={key}]').scrollIntoView()")
+        owners = f"document.querySelector('[data-key={key}]').data?.flatMap(trace => trace.owner ?? [])"
+        page.until(f"{owners}.filter(Boolean).map(piece => piece.run.name).join() === 'prototype'")
 
 
 def test_bands_and_terms_over_t(opened, tmp_path):
@@ -200,6 +294,7 @@ def test_real_metrics_have_bands_and_the_terms_their_passport(opened, tmp_path):
 def test_empty_states(opened, tmp_path):
     page = opened(tmp_path)
     assert "has recorded a number yet" in page.js("$('empty').textContent") and page.js("$('sections').hidden")
+    assert "make train" in page.js("document.querySelector('#empty pre').textContent")
     write_run(tmp_path / "begun", [])
     page = opened(tmp_path)
     assert page.js(ROWS) == ["begun"]

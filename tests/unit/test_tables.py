@@ -2,6 +2,7 @@
 
 import csv
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -147,3 +148,16 @@ def test_the_csv_and_the_plot(saved):
     assert [(row["label"], row["calls"], row["value"]) for row in rows][:2] == [("ddim", "5", "9.0"), ("the data set itself", "0", "1.25")]
     assert len(rows) == 5
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_lines_are_few_in_colour_and_named_apart():
+    """In colour are those that no other beats with as few calls; of equal names the grid tells; names keep their order and a distance."""
+    lines = {"best at 5": [(5, 2.0), (10, 1.9)], "best later": [(5, 9.0), (10, 1.0)], "never": [(5, 8.0), (10, 3.0)], "dear": [(20, 1.5)]}
+    assert table.leading(lines) == ["best later", "best at 5"]
+    curves = {
+        ("a", "Karras"): {5: {"calls": 5, "value": 2.0}},
+        ("a", "EDM"): {5: {"calls": 5, "value": None}, 9: {"calls": 9, "value": 1.0}},
+    }
+    assert table.points(curves | {("b", "EDM"): {5: {"calls": 5, "value": None}}}) == {"a, Karras": [(5, 2.0)], "a, EDM": [(9, 1.0)]}
+    places = table.spread_out([0.0, 0.1, 0.2, 9.0], 1.0)
+    assert all(b - a >= 1 - 1e-12 for a, b in pairwise(places)) and places[3] == 9 and places[1] == pytest.approx(0.1)
