@@ -16,7 +16,9 @@ def real_run(folder, name="real", *words):
     metrics = "metric=[fd,fid_infinity,kid,inception_score,memorization,accuracy,nll_vlb]"
     small = ["metric.n=70", "metric.extractor=DigitsClassifier", "metric.groups=5", "metric.kid.subset_size=20", "metric.kid.subsets=3"]
     digits = ["dataset.num_classes=10", "metric.nll_vlb.images=4", f"schedule.num_timesteps={T}", "+samplers.second={}"]
-    config = composed(*TINY, "steps=4", "eval_every=2", f"paths.cache={folder / 'cache'}", metrics, *small, *digits, *words)
+    config = composed(
+        *TINY, "steps=4", "eval_every=2", "eval_at_start=true", f"paths.cache={folder / 'cache'}", metrics, *small, *digits, *words
+    )
     (folder / "runs" / name).mkdir(parents=True)
     train(config, folder / "runs" / name)
     return folder / "runs" / name
