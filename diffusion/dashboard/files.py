@@ -44,6 +44,21 @@ def picture_of(path: Path) -> bytes | None:
         return None
 
 
+def locked(path: Path) -> bool | None:
+    """Whether a process holds the lock `path` of a run's folder; None where there is none to ask. A shared lock is taken for an instant,
+    which no reader and no writer waits for."""
+    try:
+        import fcntl
+
+        with opened(path, path.parent, SETTINGS) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError, UserError):
+        return None
+    return False
+
+
 def lines_of(path: Path, folder: Path) -> Iterator[bytes]:
     """The lines of `path`; raises as `opened` does, and UserError for one that is too long to be read at once."""
     with opened(path, folder, NUMBERS) as file:

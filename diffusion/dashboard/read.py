@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffusion.dashboard.files import SETTINGS, content, lines_of, within
+from diffusion.dashboard.files import SETTINGS, content, lines_of, locked, within
 from diffusion.support.errors import UserError
 from diffusion.support.trust import parsed
 
@@ -80,9 +80,11 @@ class Reader:
 
     def entry(self, path: Path) -> tuple[list, Run | None, list[str]] | None:
         """The signature of a run's files, the run, and what is to be said of it; None for a run that was removed while we read."""
-        name, signature = path.parent.name, []
+        name = path.parent.name
+        signature: list[Any] = []
         try:
             signature = [signed(path.parent / file) for file in ("metrics.jsonl", "config.yaml", "words.yaml", "samples")]
+            signature.append(locked(path.parent / ".lock"))
             if (old := self.known.get(path)) and old[0] == signature:
                 return old
             run = read_run(path.parent)
@@ -179,6 +181,7 @@ def read_run(folder: Path) -> Run:
         profiles=profiles,
         samples=pictures(folder / "samples"),
         modified=(folder / "metrics.jsonl").stat().st_mtime,
+        running=locked(folder / ".lock"),
         warnings=warnings,
     )
 

@@ -4,6 +4,7 @@ Skipped where there is no Chromium (Debian: `apt-get install chromium`); what th
 """
 
 import json
+import os
 import time
 from threading import Thread
 
@@ -227,6 +228,15 @@ def test_an_axis_is_logarithmic_where_the_numbers_ask_for_it(opened, tmp_path):
     page.until(f"{kinds}.join() === 'log,linear,linear'")
     page.js(change("y", "linear"))
     page.until(f"{kinds}.join() === 'linear,linear,linear'")
+
+
+def test_a_run_that_is_silent_for_long_has_stopped(opened, tmp_path):
+    """Without a lock to ask: longer than three times its longest silence, and half a minute."""
+    for name, age in (("now", 0), ("dead", 200)):
+        folder = write_run(tmp_path / "runs" / name, [losses(step, 1) for step in range(1, 9)], config(steps=100))
+        os.utime(folder / "metrics.jsonl", (time.time() - age,) * 2)
+    page = opened(tmp_path / "runs")
+    assert page.js("Object.fromEntries(data.runs.map(run => [run.name, progress(run)]))") == {"now": "running", "dead": "stopped"}
 
 
 def test_any_key_may_group(opened, tmp_path):

@@ -1,13 +1,18 @@
 """Runs as they lie on the disk, half written, resumed and many, become plain data."""
 
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from made_runs import config, distance, losses, passport, write_run
 
 from diffusion.dashboard.read import Reader, flat, read_run
 from diffusion.support.errors import UserError
+
+ROOT = Path(__file__).parents[2]
 
 
 def values(run, key):
@@ -92,6 +97,19 @@ def test_only_what_changed_is_read_again(tmp_path):
     assert second[0] is first[0] and second[1].steps == [10, 20]
     os.remove(tmp_path / "a" / "metrics.jsonl")
     assert [run.name for run in reader()] == ["b"]
+
+
+def test_a_run_runs_as_long_as_its_process(tmp_path):
+    """Killed outright, it has stopped at once; one without a lock cannot be asked."""
+    folder, reader = write_run(tmp_path / "a", [losses(10, 1)]), Reader(tmp_path)
+    assert reader()[0].running is None
+    holding = "import sys, time; from diffusion.support.files import lock\nwith lock(sys.argv[1]): print(1, flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", holding, str(folder / ".lock")], stdout=subprocess.PIPE, cwd=ROOT) as process:
+        try:
+            assert process.stdout.readline() and [run.running for run in reader()] == [True]
+        finally:
+            process.kill()
+    assert [run.running for run in reader()] == [False]
 
 
 def test_a_missing_folder_is_named(tmp_path):
