@@ -86,6 +86,7 @@ class Device(TorchDispatchMode):
         if not torch.cuda.is_available():  # to name cuda:0 starts the driver, which is not there
             torch._C._ensureCUDADeviceGuardSet()  # a guard that does nothing, as torch's own fake tensors have
             self.driver.enter_context(patch("torch.cuda._lazy_init", lambda: None))
+            self.driver.enter_context(patch("torch.Event"))  # of a queue that there is not
         self.driver.enter_context(patch("torch.Generator", self.generator_class()))
         self.driver.callback(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor makes its tensor on the CPU, and only then moves it

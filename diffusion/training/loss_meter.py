@@ -1,4 +1,7 @@
-"""Running sums of a training run's losses, kept on the device and read all at once."""
+"""Running sums of a training run's losses, kept on the device and read all at once, and whether they are still finite."""
+
+from collections import deque
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -6,57 +9,90 @@ from torch import Tensor
 from diffusion.support.ranks import rank_and_world, sum_over_ranks
 
 QUARTERS = 4
+LATE = 4  # steps after which a value has come from the device, since that cannot be so far behind
+
+
+class Arriving:
+    """A number on its way from the device to the host, which nobody waits for unless it is asked for too soon."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value.to("cpu", non_blocking=True)
+        self.event = None if value.device.type == "cpu" else torch.Event(value.device)
+        if self.event is not None:
+            self.event.record()
+
+    def get(self) -> float:
+        if self.event is not None:
+            self.event.synchronize()
+        return self.value.item()
 
 
 class Meter:
     """Means since the last reading, over the samples of all ranks: each term of the loss, all and in each quarter of t, and the gradient's
-    norm. Updating never waits for the device; reading waits once."""
+    norm. They end with the last step before the first whose loss is not finite.
+
+    Updating never waits for the device; reading waits once. All ranks, which make as many steps of as many samples, must call each method
+    at once, but for `update`."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-        self.quarters: Tensor | None = None
-        self.first_bad: Tensor | None = None  # the first step whose loss is not finite, -1 for none
+        self.names: list[str] = []
+        self.step: Tensor | None = None  # sums over this rank's batches of the step in progress: losses, by quarters, and how many batches
+        self.sums: Tensor | None = None  # the same of the steps since the last reading, the gradient's norm, and how many steps
+        self.bad: Tensor | None = None  # whether a loss was not finite
+        self.first_bad: int | None = None  # in which step, as far as has arrived
+        self.arriving: deque[tuple[int, Arriving]] = deque()
 
     @torch.no_grad()
-    def update(self, losses: dict[str, Tensor], t: Tensor, step: int, weight: Tensor | None = None) -> None:
+    def update(self, losses: dict[str, Tensor], t: Tensor, weight: Tensor | None = None) -> None:
         """Add one batch's per-sample losses [b] at times t [b], each of `weight` [b] (1 if None), the importance weights of a t that is not
-        drawn uniformly: so the means are those over uniform t. `step` is the number of its step."""
+        drawn uniformly: so the means are those over uniform t."""
+        self.names = [f"loss/{name}" if name != "loss" else "loss" for name in losses]
         weight = torch.ones_like(t) if weight is None else weight.to(t)
-        for name, value in losses.items():
-            self._add(f"loss/{name}" if name != "loss" else "loss", (weight.float() * value.detach().float()).mean())
         terms = torch.stack([value.detach().double() for value in losses.values()])
-        loss = losses["loss"].detach()
-        if self.quarters is None:
-            self.names = [f"loss/{name}" if name != "loss" else "loss" for name in losses]
-            self.quarters = torch.zeros(len(losses) + 1, QUARTERS, dtype=torch.float64, device=t.device)
         quarter = (t * QUARTERS).ceil().long().clamp(1, QUARTERS) - 1
-        self.quarters.index_add_(1, quarter, weight.double() * torch.cat([terms, torch.ones_like(terms[:1])]))
-        before = torch.full((), -1, device=t.device) if self.first_bad is None else self.first_bad
-        self.first_bad = torch.where(loss.isfinite().all() | (before >= 0), before, step)
+        quarters = terms.new_zeros(len(terms) + 1, QUARTERS)
+        quarters.index_add_(1, quarter, weight.double() * torch.cat([terms, torch.ones_like(terms[:1])]))
+        sums = torch.cat([(weight.double() * terms).mean(1), quarters.flatten(), terms.new_ones(1)])
+        bad = ~losses["loss"].detach().isfinite().all()
+        self.step = sums if self.step is None else self.step + sums
+        self.bad = bad if self.bad is None else self.bad | bad
 
-    def gradient_norm(self, norm: Tensor) -> None:
-        """Add one optimizer step's gradient norm."""
-        self._add("gradient_norm", norm.detach().float())
+    @torch.no_grad()
+    def end_step(self, number: int, norm: Tensor) -> None:
+        """After the batches of the optimizer step `number`: its gradient's norm, and what the ranks know of each other's losses."""
+        if self.step is None or self.bad is None:
+            return
+        self.bad = sum_over_ranks(self.bad.float()) > 0
+        sums = torch.cat([self.step, torch.stack([norm.detach().double(), torch.ones_like(self.step[0])])])
+        before = torch.zeros_like(sums) if self.sums is None else self.sums
+        self.sums, self.step = torch.where(self.bad, before, before + sums), None
+        self.arriving.append((number, Arriving(self.bad)))
 
-    def _add(self, name: str, value: Tensor) -> None:
-        self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.counts[name] = self.counts.get(name, 0) + 1
-
-    def bad_step(self) -> int | None:
-        """The number of the first step with a loss that is not finite, or None."""
-        first = -1 if self.first_bad is None else int(self.first_bad)
-        return None if first < 0 else first
+    def bad_step(self, wait: bool = False) -> int | None:
+        """The first step with a loss that is not finite, or None. Without `wait` the last LATE steps are not looked at where the device is
+        not the host, the same on all ranks."""
+        while self.first_bad is None and self.arriving and (wait or len(self.arriving) > LATE or self.arriving[0][1].event is None):
+            number, bad = self.arriving.popleft()
+            self.first_bad = number if bad.get() else None
+        return self.first_bad
 
     def read(self) -> dict[str, float]:
-        """The means by name, and start again. All ranks, which have made as many steps of as many samples, must call it."""
-        if self.quarters is None or not self.sums:
+        """The means by name, and start again."""
+        if self.sums is None:
             return {}
-        names = [*self.sums, *(f"{name}/t{i + 1}of{QUARTERS}" for name in self.names for i in range(QUARTERS))]
-        means = torch.stack([value.double() / self.counts[name] for name, value in self.sums.items()])
-        sums = sum_over_ranks(torch.cat([means, self.quarters.flatten()]))  # one message, whatever there is to say
-        quarters = sums[len(means) :].reshape(self.quarters.shape)
-        values = torch.cat([sums[: len(means)] / rank_and_world()[1], (quarters[:-1] / quarters[-1]).flatten()]).tolist()
-        self.sums, self.counts = {}, {}
-        self.quarters.zero_()
-        return {name: value for name, value in zip(names, values, strict=True) if value == value}
+        sums, k = sum_over_ranks(self.sums).cpu(), len(self.names)  # one message, whatever there is to say
+        self.sums = None
+        quarters = sums[k:-3].reshape(k + 1, QUARTERS)
+        names = [*self.names, "gradient_norm", *(f"{name}/t{i + 1}of{QUARTERS}" for name in self.names for i in range(QUARTERS))]
+        means = torch.cat([sums[:k] / sums[-3], sums[-2:-1] / sums[-1], (quarters[:-1] / quarters[-1]).flatten()])
+        return {name: value for name, value in zip(names, means.tolist(), strict=True) if value == value}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What all ranks have summed since the last reading."""
+        return {"names": self.names, "sums": None if self.sums is None else sum_over_ranks(self.sums).cpu()}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device | str) -> None:
+        """See state_dict; the first rank goes on with the sums of all."""
+        self.names = list(state["names"])
+        if state["sums"] is not None and rank_and_world()[0] == 0:
+            self.sums = state["sums"].to(device)

@@ -14,7 +14,6 @@ from diffusion.denoiser import null
 from diffusion.generate import Recipe
 from diffusion.model import Model
 from diffusion.objectives import Objective, check
-from diffusion.support.errors import UserError
 from diffusion.times import Times
 from diffusion.training.ema import EMA
 from diffusion.training.loss_meter import Meter
@@ -71,7 +70,7 @@ class DiffusionModule(LightningModule):
         share.end(self.seed, step)
         losses = self.objective(self.denoiser, x0, t, noises[0], cond, *noises[1:])
         self.seen.append((t, losses["loss"].detach()))
-        self.meter.update(losses, t, step, weight)
+        self.meter.update(losses, t, weight)
         return (weight * losses["loss"]).mean()
 
     def drop(self, cond: Tensor | None, share: Share) -> Tensor | None:
@@ -83,7 +82,7 @@ class DiffusionModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """The gradient's norm, and clipping to it."""
-        self.meter.gradient_norm(torch.nn.utils.clip_grad_norm_(self.parameters(), self.grad_clip))
+        self.meter.end_step(self.global_step, torch.nn.utils.clip_grad_norm_(self.parameters(), self.grad_clip))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One step of the weights, then what follows it."""
@@ -112,20 +111,10 @@ class DiffusionModule(LightningModule):
             yield
         self.denoiser.train(training)
 
-    def require_finite(self, weights: bool = False) -> None:
-        """Raises UserError, on every rank, if a loss of any rank (with `weights`, or a weight) is not finite. All ranks must call it."""
-        step = self.meter.bad_step()
-        bad = step is not None or (weights and not all(p.isfinite().all() for p in self.denoiser.parameters()))
-        if self.trainer.strategy.reduce_boolean_decision(bad, all=False):
-            at = f"the loss at step {step + 1}" if step is not None else "a loss or a weight"
-            raise UserError(
-                f"Training stopped before step {self.trainer.global_step + 1}: {at} is not finite; checkpoints/last.ckpt is the last good "
-                "one. Try a smaller optimizer.lr, a longer warmup, or precision=32-true."
-            )
-
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """The average travels with the weights, and the time spent on evaluation with both."""
+        """The average travels with the weights, the losses that are not logged yet, and the time spent on evaluation."""
         checkpoint["ema"] = self.ema.state_dict()
+        checkpoint["meter"] = self.meter.state_dict()
         checkpoint["evaluation_seconds"] = self.evaluation_seconds
 
     def on_train_start(self) -> None:
@@ -143,4 +132,5 @@ class DiffusionModule(LightningModule):
         for scheduler in checkpoint["lr_schedulers"]:
             scheduler["lr_lambdas"] = [None] * len(scheduler["lr_lambdas"])
         self.ema.load_state_dict(checkpoint["ema"])
+        self.meter.load_state_dict(checkpoint.get("meter", self.meter.state_dict()), self.device)
         self.evaluation_seconds = checkpoint.get("evaluation_seconds", 0.0)

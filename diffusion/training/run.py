@@ -25,6 +25,7 @@ from diffusion.support.progress import doing
 from diffusion.support.seeds import mixed
 from diffusion.support.trust import trusting, vet
 from diffusion.training.callbacks.checkpoints import SealedIO
+from diffusion.training.callbacks.divergence import Divergence
 from diffusion.training.callbacks.interruption import Interruption, owed
 from diffusion.training.callbacks.record import Record
 from diffusion.training.fitting import require_fit
@@ -70,7 +71,7 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
     trainer: Trainer = build(
         trainer_settings(config),
         "trainer",
-        callbacks=[Record(config, sources), Unscale(), *callbacks.values(), interruption],
+        callbacks=[Record(config, sources), Divergence(), Unscale(), *callbacks.values(), interruption],
         logger=list(build_stages(config["logger"], "logger").values()),
         plugins=[SealedIO()],
         default_root_dir=folder,

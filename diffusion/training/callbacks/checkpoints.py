@@ -8,6 +8,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from diffusion.checkpoint import LAST, PREVIOUS, read_checkpoint, write_checkpoint
 from diffusion.support.ranges import Count
+from diffusion.training.callbacks.divergence import require_finite
 from diffusion.training.callbacks.periodic import Periodic
 
 
@@ -43,7 +44,7 @@ class Checkpoints(Periodic):
         """last.ckpt as things are now, unless it is."""
         state = trainer.global_step, module.evaluation_seconds
         if state != self.saved:
-            module.require_finite(weights=True)
+            require_finite(trainer, module)
             folder = Path(trainer.default_root_dir) / "checkpoints"
             trainer.save_checkpoint(folder / LAST, storage_options=None if state[0] == self.saved[0] else folder / PREVIOUS)
             self.saved = state

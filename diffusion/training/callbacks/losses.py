@@ -13,8 +13,7 @@ class Losses(Periodic):
     images/s, EMA decay.
 
     Means over the steps since the last reading, and over all ranks; the learning rate is that of the last step. The device is waited for
-    here and nowhere else.
-    Raises UserError, naming the step, if a loss was not finite."""
+    here and nowhere else."""
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Start the clock."""
@@ -34,7 +33,6 @@ class Losses(Periodic):
         return step == 1 or super().due(step)
 
     def act(self, trainer: Trainer, module: LightningModule) -> None:
-        module.require_finite()
         values = module.meter.read()
         now, evaluation, step = time.perf_counter(), module.evaluation_seconds, trainer.global_step
         seconds = now - self.since[0] - (evaluation - self.since[1])

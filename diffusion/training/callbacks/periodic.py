@@ -49,13 +49,15 @@ class Periodic(Callback, ABC):
         self.done = trainer.global_step
 
 
-def record(trainer: Trainer, values: dict[str, float], **facts: Any) -> None:
-    """Write numbers to every logger and, with the facts about them, as one line of the run's metrics.jsonl; on the first rank."""
+def record(trainer: Trainer, values: dict[str, float], step: int | None = None, **facts: Any) -> None:
+    """Write numbers, of this step if it is not another, to every logger and, with the facts about them, as one line of the run's
+    metrics.jsonl; on the first rank."""
     trainer.lightning_module.latest.update(values)
     if not trainer.is_global_zero:
         return
+    step = trainer.global_step if step is None else step
     for logger in trainer.loggers:
-        logger.log_metrics(values, step=trainer.global_step)
-    images = trainer.global_step * trainer.datamodule.per_step
-    line = {"step": trainer.global_step, "images": images, "time": time.time(), **values, **facts}
+        logger.log_metrics(values, step=step)
+    images = step * trainer.datamodule.per_step
+    line = {"step": step, "images": images, "time": time.time(), **values, **facts}
     write_metrics(Path(trainer.default_root_dir) / "metrics.jsonl", line)

@@ -5,6 +5,7 @@ from pathlib import Path
 from pytorch_lightning import LightningModule, Trainer
 
 from diffusion.checkpoint import write_checkpoint
+from diffusion.training.callbacks.divergence import require_finite
 from diffusion.training.callbacks.periodic import Periodic
 
 
@@ -13,7 +14,7 @@ class Snapshots(Periodic):
     which `diffusion.average` makes an average of any length. Raises UserError in place of keeping what is not finite."""
 
     def act(self, trainer: Trainer, module: LightningModule) -> None:
-        module.require_finite(weights=True)
+        require_finite(trainer, module)
         if not trainer.is_global_zero:
             return
         averages = [{name: w.half().cpu() for name, w in average.shadow.items()} for average in module.ema.averages]
