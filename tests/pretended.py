@@ -170,6 +170,16 @@ def _put(value: Any, inputs: Mapping[int, Pretended]) -> Any:
     return type(value)(_put(item, inputs) for item in value) if type(value) in (list, tuple) else value
 
 
+@contextmanager
+def a_gpu_without_waiting() -> Iterator[None]:
+    """The same of a real GPU: within the context torch raises an error where the host would wait for it."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def _is_here(device: object) -> bool:
     return device is not None and torch.device(device).type in (HERE.type, "meta")
 

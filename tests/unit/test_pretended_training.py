@@ -9,7 +9,7 @@ import pytest
 import torch
 from composing import TINY, composed
 from covering import choices, covering, file, meaningless, pairs
-from pretended import HERE, Device
+from pretended import HERE, Device, a_gpu_without_waiting
 from pytorch_lightning.accelerators import Accelerator, AcceleratorRegistry
 from pytorch_lightning.strategies import SingleDeviceStrategy, StrategyRegistry
 from torch import nn
@@ -108,6 +108,15 @@ def check(case):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(case.values()))
 def test_pairwise(case):
     check(case)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(case.values()))
+def test_pairwise_on_a_gpu(case):
+    """Its random numbers are others than the CPU's: that they are numbers, and that torch sees nothing wait."""
+    weights, averages, numbers = (found := trained(case, "cuda", a_gpu_without_waiting))[0][0], found[0][1], found[1]
+    assert all(tensor.isfinite().all() for tensor in (*weights.values(), *averages.values()))
+    assert torch.tensor(list(numbers.values())).isfinite().all()
 
 
 @pytest.mark.slow
