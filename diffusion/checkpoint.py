@@ -19,6 +19,7 @@ from diffusion.support.errors import UserError
 from diffusion.support.files import PLACES, atomic, broken, seal, writing_in
 from diffusion.support.hashes import tensors_hash
 from diffusion.support.moved import brought_up
+from diffusion.support.ranges import Images, refused
 from diffusion.support.trust import parsed, trusting, vet, vet_source
 
 # The groups of a run's configuration from which its model and its ways to sample are built.
@@ -106,7 +107,7 @@ def checked(config: dict[str, Any], where: str) -> dict[str, Any]:
     found = {group: built(config.get(group)) for group in (*MODEL, "sampler", "grid")}
     for group in ("guidance", "metric"):
         found[group] = isinstance(config.get(group), dict) and all(built(stage) for stage in config[group].values())
-    found |= {key: type(config.get(key)) is int for key in ("batch_size", "accumulate", "sample_batch_size")}
+    found |= {key: not refused(config.get(key), Images) for key in ("batch_size", "accumulate", "sample_batch_size")}
     found |= {key: isinstance(config.get(key, {}), dict) for key in ("ema", "samplers")}
     for key, well in found.items():
         if not well:

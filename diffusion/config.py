@@ -65,7 +65,13 @@ def register() -> None:
     OmegaConf.register_new_resolver("started", started, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("gpu_or_cpu", lambda with_gpu, without: with_gpu if has_gpu() else without, replace=True)
     OmegaConf.register_new_resolver("basename", lambda path: Path(path).name, replace=True)
-    OmegaConf.register_new_resolver("run_dir", lambda runs, name, resume: resume or f"{runs}/{name}", replace=True)
+    OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
+
+
+def run_dir(runs: str, name: str, resume: str | None) -> str:
+    """The folder of a run; where a file of it is to be resumed, which is refused, the folder all the same."""
+    file = bool(resume) and Path(str(resume)).is_file()
+    return str(Path(str(resume)).resolve().parent.parent) if file else resume or f"{runs}/{name}"
 
 
 def words() -> dict[str, str]:
@@ -137,6 +143,8 @@ def words_said(before: Path | None = None) -> dict[str, dict[str, str]]:
 
 
 def _resumed(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    if Path(cfg.resume).is_file():
+        raise UserError(f"resume={cfg.resume} is a file; a run goes on from its last checkpoint by its folder: resume={folder}.")
     if not (folder / "source.yaml").is_file():
         raise UserError(f"resume={cfg.resume} is not a run's folder: it has no source.yaml.")
     source = parsed((folder / "source.yaml").read_text(), str(folder / "source.yaml"))

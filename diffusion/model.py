@@ -70,6 +70,10 @@ class Model:
         for key, value in (("sampler", sampler), ("grid", grid)):
             if not callable(value):
                 raise ValueError(f"{key}={value} is not a {key}: give an object of diffusion.{key}s, or its configuration.")
+        if getattr(sampler, "needs_variance", False) and not getattr(self.denoiser, "learned_variance", False):
+            raise ValueError(
+                "sampler.variance=learned needs a model with a learned variance: say sampler.variance=auto, or objective=hybrid."
+            )
         denoiser = self.guided(own["guidance"] if guidance is None else guidance, {"grid": grid, "codec": codec})
         conditions = denoiser.asks(self.conditions) if isinstance(denoiser, Guidance) else self.conditions
         run = {"sample_batch_size": 64, "precision": "32-true", "matmul_precision": "high", **self.config}

@@ -1,12 +1,14 @@
 """The plain keys of the commands: their types, and of numbers their ranges. The groups are checked when they are built."""
 
 from dataclasses import dataclass, field, fields, make_dataclass
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from diffusion.support.errors import UserError, did_you_mean
 from diffusion.support.ranges import Count, Decay, Few, Images, Limit, Natural, Seed, Several, Share, plain_type, refused
+
+MatMul = Literal["highest", "high", "medium"]  # torch's words
 
 
 def open_node() -> Any:
@@ -38,7 +40,7 @@ class TrainSchema:
     milestone_n: Several = MISSING
     checkpoint_every: Count = MISSING
     sample_batch_size: Images = MISSING
-    matmul_precision: str = MISSING
+    matmul_precision: MatMul = MISSING
     data: Any = MISSING
     trust: Any = field(default_factory=list)  # a package or several
     samplers: Any = field(default_factory=open_node)

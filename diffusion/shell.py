@@ -26,8 +26,12 @@ def shell(main: Callable[[], None]) -> None:
     if TRACEBACK:
         return main()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them; see `begin`
-    with one_sentence(HydraException, OmegaConfBaseException, say=plainly):
-        main()
+    try:
+        with one_sentence(HydraException, OmegaConfBaseException, say=plainly):
+            main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # of `--help | head`: who reads has enough, and Python would say so once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def quoted(word: str) -> str:

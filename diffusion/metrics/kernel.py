@@ -94,7 +94,7 @@ class KernelDistance(FeatureMetric[GroupSums]):
     def require_room(self, count: int, which: str) -> None:
         """Raises ValueError if `count` images are fewer than a subset."""
         if count < self.size:
-            raise ValueError(f"{self.name} draws subsets of {self.size} images from {count} {which} ones: lower metric.subset_size.")
+            raise ValueError(f"{self.name} draws subsets of {self.size} images from {count} {which} ones: say metric.subset_size={count}.")
 
     def refer(self, imageset: RealImages) -> int:
         self.reference = reference_features(imageset, self.extractor, self.cache, self.real)

@@ -219,6 +219,8 @@ def _up_path(blocks: _Blocks, levels: list[tuple[int, int]], res_blocks: int, sk
 
 def _resolutions(image_size: int | Sequence[int], levels: int, attention: Sequence[int]) -> list[int]:
     """The resolution of each level along the shorter side, or a ValueError that says what does not fit."""
+    if not levels:
+        raise ValueError("network.multipliers is empty: say one number for each level, such as [1,2].")
     halvings, sides = levels - 1, height_and_width(image_size)
     if any(side % 2**halvings for side in sides):
         raise ValueError(
@@ -229,7 +231,8 @@ def _resolutions(image_size: int | Sequence[int], levels: int, attention: Sequen
     unreached = sorted(set(attention) - set(resolutions))
     if unreached:
         raise ValueError(
-            f"attention at {unreached} is never reached: the resolutions are {resolutions}; network.attention is some of them."
+            f"network.attention={list(attention)}: attention at {unreached} is never reached; say some of the resolutions {resolutions}, "
+            f"such as network.attention=[{resolutions[-1]}]."
         )
     return resolutions
 

@@ -54,6 +54,11 @@ class DDPM(Checked):
         if self.variance not in self.choices:
             raise ValueError(f"sampler.variance={self.variance} is not one of {', '.join(self.choices)}.")
 
+    @property
+    def needs_variance(self) -> bool:
+        """Whether it samples only models with a learned variance."""
+        return self.variance == "learned"
+
     def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         for t, s in pairwise(times):
             estimate = denoise(x, t)

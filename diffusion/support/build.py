@@ -51,8 +51,29 @@ def build(node: Any, key: str = "", offered: Mapping[str, Any] | None = None, **
         raise ValueError(f"{name} is to be a class of yours, and none is named: add {key}._target_=package.Class.")
     target = locate(node["_target_"])
     settings |= {k: v for k, v in wanted(target, offered or {}).items() if settings.get(k) is None}
-    _check_arguments(target, settings, given, key, complete=not node.get("_partial_"))
-    return partial(target, **settings, **given) if node.get("_partial_") else target(**settings, **given)
+    return construct(target, settings, key, partly=bool(node.get("_partial_")), given=given)
+
+
+def construct(target: Callable, settings: Mapping[str, Any], key: str, *, partly: bool = False, given: Mapping[str, Any] = {}) -> Any:
+    """What `target` makes of these settings, which a configuration has under `key`, and of what is `given`; with `partly` a
+    functools.partial of it. Raises ValueError as `build` does."""
+    _check_arguments(target, settings, given, key, complete=not partly)
+    return partial(target, **settings, **given) if partly else target(**settings, **given)
+
+
+def review(node: Any, key: str = "") -> Any:
+    """The configuration with a stand-in for each object, of which none is made: every setting of every class that it names is checked.
+
+    Raises ValueError as `build` does; what is missing may still be given."""
+    if isinstance(node, list):
+        return [review(value, f"{key}[{i}]") for i, value in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    settings = {k: review(v, f"{key}.{k}".lstrip(".")) for k, v in node.items() if k not in WORDS}
+    if node.get("_target_", "???") == "???":
+        return settings
+    _check_arguments(locate(node["_target_"]), settings, {}, key, complete=False)
+    return object()
 
 
 def wanted(target: Callable, offered: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,7 +183,9 @@ def _places(node: dict[str, Any], setting: str, path: str) -> list[tuple[str, di
     return found + [place for k, v in node.items() if isinstance(v, dict) for place in _places(v, setting, f"{path}.{k}")]
 
 
-def _check_arguments(target: Callable, settings: dict, given: dict, key: str, complete: bool) -> None:
+def _check_arguments(target: Callable, settings: Mapping[str, Any], given: Mapping[str, Any], key: str, complete: bool) -> None:
+    if missing := sorted(getattr(target, "__abstractmethods__", ())):
+        raise ValueError(f"{key}._target_ is {target.__name__}, which has no {' and no '.join(missing)}.".lstrip("."))
     signature = inspect.signature(target)
     name, names = getattr(target, "__name__", str(target)), signature.parameters
     anything, kinds = any(p.kind is p.VAR_KEYWORD for p in names.values()), annotations(target, names)

@@ -1,11 +1,14 @@
 """The one exception whose message is written for the user, and how such messages reach the user."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # the user's wish, as it was at the start
+
+FULL = re.compile("out of memory|allocate memory", re.I)  # how torch says it
 
 
 class UserError(Exception):
@@ -32,4 +35,9 @@ def one_sentence(*kinds: type[Exception], say: Callable[[Exception], str] = str)
         if TRACEBACK:
             raise
         print(f"error: {' '.join(say(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if TRACEBACK or not (isinstance(error, MemoryError) or FULL.search(str(error))):
+            raise
+        print("error: There is not enough memory for this: say a smaller batch_size, sample_batch_size, n or network.", file=sys.stderr)
         sys.exit(1)

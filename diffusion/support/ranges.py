@@ -89,6 +89,8 @@ def annotations(target: Callable, parameters: Mapping[str, Any]) -> dict[str, An
 def refused(value: object, annotation: Any) -> str | None:
     """What is wrong with the value of a setting, as the rest of a sentence that begins with its key: "=0 must be above 0". None for a value
     of the annotation's type and range."""
+    if typing.get_origin(annotation) is Literal and value not in typing.get_args(annotation):
+        return f"={value} is not one of {', '.join(map(str, typing.get_args(annotation)))}"
     if not fits(value, annotation):
         return f"={value} should be of type {spelled(annotation)}"
     if (found := outside(value, annotation)) is not None:
@@ -161,12 +163,14 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
 
 
 def plain_type(annotation: Any) -> Any:
-    """The annotation without its ranges, and with lists for tuples."""
+    """The annotation without its ranges and choices, and with lists for tuples."""
     if choices := _choices(annotation):
         return typing.Union[tuple(map(plain_type, choices))]  # noqa: UP007 (of members that are not known here)
     origin, inside = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         return plain_type(inside[0])
+    if origin is Literal:
+        return type(inside[0])
     return list[plain_type(inside[0])] if origin in (list, tuple) else annotation  # type: ignore[misc]
 
 

@@ -111,7 +111,7 @@ def parsed(text: str, where: str = "the configuration") -> Any:
 
 def packages(trust: str | Iterable[str] | None) -> tuple[str, ...]:
     """The packages named in `trust`. Raises UserError for what cannot be a package's name."""
-    names = (trust,) if isinstance(trust, str) else tuple(trust or ())
+    names = tuple(trust or ()) if isinstance(trust, Iterable | None) and not isinstance(trust, str) else (trust,)
     for name in names:
         if not _named(name):
             raise UserError(f"trust={_shown(name)} is not the name of a package; say trust=my_package, or trust=[my_package,another].")

@@ -1,16 +1,56 @@
 """What of an experiment goes with its schedule. All that does not is said at once, with the words that would do."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from inspect import isclass, isfunction
 from typing import Any
 
 import torch
 
+from diffusion.data import Dataset
+from diffusion.metrics import Metric
 from diffusion.objectives import Objective, Simple
 from diffusion.parameterization import Parameterization
+from diffusion.samplers.base import Sampler
 from diffusion.schedules import Schedule
 from diffusion.support.build import asks_for, build, locate
 from diffusion.support.errors import UserError
 from diffusion.times import Times
+from diffusion.training.ema import EMA
+from diffusion.typing import Codec, Conditions
+
+# What the classes of a group are called with.
+CONTRACTS: dict[str, Any] = {
+    "codec": Codec,
+    "conditions": Conditions,
+    "dataset": Dataset,
+    "ema": EMA,
+    "grid": Callable,
+    "guidance": Callable,
+    "lr_schedule": Callable,
+    "metric": Metric,
+    "objective": Objective,
+    "parameterization": Parameterization,
+    "sampler": Sampler,
+    "schedule": Schedule,
+    "times": Times,
+}
+
+
+def require_methods(config: Mapping[str, Any]) -> None:
+    """Raises UserError for a class of a configuration without a method that its group's classes have."""
+    for group, contract in CONTRACTS.items():
+        stages = {group: config[group]} if "_target_" in config[group] else {f"{group}.{k}": v for k, v in config[group].items()}
+        for key, node in stages.items():
+            made = locate(node["_target_"]) if isinstance(node, Mapping) and node.get("_target_", "???") != "???" else None
+            if isclass(made) and (missing := [name for name in methods(contract) if not any(name in vars(base) for base in made.__mro__)]):
+                raise UserError(f"{key}._target_={node['_target_']} has no {' and no '.join(missing)}, as {contract.__name__} says.")
+
+
+def methods(contract: Any) -> list[str]:
+    """The names of the methods of a Protocol or a base class."""
+    bases = [base for base in contract.__mro__ if base.__module__.startswith(("diffusion", "collections"))]
+    own = [item for base in bases for item in vars(base).items()]
+    return sorted({name for name, value in own if isfunction(value) and (name == "__call__" or not name.startswith("_"))})
 
 
 def require_fit(config: Mapping[str, Any]) -> None:

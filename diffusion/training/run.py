@@ -18,7 +18,7 @@ from diffusion.checkpoint import find, read, read_config
 from diffusion.data.module import DataModule
 from diffusion.metrics import Metric
 from diffusion.model import Model, assemble, completed
-from diffusion.support.build import build, build_stages, ways
+from diffusion.support.build import build, build_stages, construct, review, ways
 from diffusion.support.errors import UserError, one_sentence
 from diffusion.support.files import writable
 from diffusion.support.progress import doing
@@ -28,7 +28,7 @@ from diffusion.training.callbacks.checkpoints import SealedIO
 from diffusion.training.callbacks.divergence import Divergence
 from diffusion.training.callbacks.interruption import Interruption, owed
 from diffusion.training.callbacks.record import Record
-from diffusion.training.fitting import require_fit
+from diffusion.training.fitting import require_fit, require_methods
 from diffusion.training.launch import follow, job, parting
 from diffusion.training.loggers import quiet, run_of_its_own
 from diffusion.training.machine import Unscale, compiled, trainer_settings
@@ -53,6 +53,8 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
         vet(config, where=f"resume={config['resume']}")
     elif (folder / "checkpoints" / "last.ckpt").exists():
         raise UserError(f"{folder} holds a run already; give another name=..., or go on with it by resume={folder}.")
+    review(config)
+    require_methods(config)
     require_fit(config)
     dataset = build(config["dataset"], "dataset")
     with doing(f"reading {dataset.name}"):
@@ -81,7 +83,8 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
     )
     for place in (place for logger in trainer.loggers for place in (logger.save_dir, logger.log_dir) if place):
         writable(place)  # a resumed run's file may name any
-    data = DataModule(dataset, config["batch_size"], config["seed"], **config["data"])
+    given = {"dataset": dataset, "batch_size": config["batch_size"], "seed": config["seed"]}
+    data = construct(DataModule, config["data"], "data", given=given)
     with job(config, folder, trust), run_of_its_own(), interruption.heeded(trainer, trust):
         if not resume:  # before Lightning writes the loggers' files; of a resumed run they are there, and `Record` tells what changed
             for logger in trainer.loggers:

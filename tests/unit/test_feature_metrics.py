@@ -150,7 +150,7 @@ def test_few_images_give_a_finite_number_and_a_warning(cache, real):
         assert np.isfinite(metric.compute())
     with pytest.raises(ValueError, match="needs more than k=5 generated images"):
         DensityCoverage(DigitsClassifier(cache=cache), 5, cache)
-    with pytest.raises(ValueError, match=r"subsets of 1000 images from 20 generated ones: lower metric\.subset_size"):
+    with pytest.raises(ValueError, match=r"subsets of 1000 images from 20 generated ones: say metric\.subset_size=20"):
         KernelDistance(DigitsClassifier(cache=cache), 20, cache)
     with pytest.raises(ValueError, match=r"metric\.groups=3 .* 2 to 2"):
         FrechetDistance(DigitsClassifier(cache=cache), 4, cache, groups=3)

@@ -223,9 +223,9 @@ def test_groups_have_four_channels_or_more(channels, groups):
     [
         (dict(image_size=28), r"image_size 28 is not divisible by 8, which 4 levels"),
         (dict(image_size=[32, 28]), r"image_size \[32, 28\] is not divisible by 8, which 4 levels"),
-        (dict(image_size=[32, 64], attention=(64,)), r"attention at \[64\] is never reached: .* \[32, 16, 8, 4\]"),
-        (dict(image_size=0), r"image_size=0 is no size"),
-        (dict(attention=(16, 7)), r"attention at \[7\] is never reached: .* \[32, 16, 8, 4\]"),
+        (dict(image_size=[32, 64], attention=(64,)), r"attention at \[64\] is never reached; .* \[32, 16, 8, 4\]"),
+        (dict(image_size=0), "image_size=0 of UNet must be between 1 and"),
+        (dict(attention=(16, 7)), r"attention at \[7\] is never reached; .* \[32, 16, 8, 4\]"),
         (dict(heads=3), r"256 channels do not divide into 3 heads"),
         (dict(head_channels=48), r"256 channels do not divide into heads of 48 channels"),
         (dict(channels=33), r"channels must be even and at least 4.*33"),
