@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from diffusion import config
 from diffusion.support import progress
-from diffusion.training.callbacks.progress import Progress, spoken
+from diffusion.training.callbacks.progress import Progress, duration
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def test_words_appear_when_something_takes_long_and_not_before(caplog):
     [(40, "about 40 seconds"), (89, "about 89 seconds"), (720, "about 12 minutes"), (19800, "about 5.5 hours"), (1036800, "about 12 days")],
 )
 def test_a_time_is_said_as_people_say_it(seconds, words):
-    assert spoken(seconds) == words
+    assert duration(seconds) == words
 
 
 def test_the_time_to_the_end_leaves_out_the_first_step_and_evaluations(monkeypatch, caplog):

@@ -47,7 +47,7 @@ class Progress(Callback):
         if steps and seconds > 3:  # by then an accelerator's queue is full, and the host goes at its pace
             self.said = True
             if left * seconds / steps > 10:
-                log.info("%s steps to go: %s and the evaluations", f"{left:,}", spoken(left * seconds / steps))
+                log.info("%s steps to go: %s and the evaluations", f"{left:,}", duration(left * seconds / steps))
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Close the bar."""
@@ -64,7 +64,7 @@ def shown(latest: dict[str, float]) -> dict[str, str]:
     return {word: f"{latest[key]:.4g}" for key, word in words.items() if key in latest}
 
 
-def spoken(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A time as people say it: 40 seconds, 12 minutes, 5.5 hours, 12 days."""
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 1.5 * size:
