@@ -12,6 +12,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion.mistyped import CONF
 from diffusion.schemas import EvaluateSchema, SampleSchema, TrainSchema, bare, container, known
 from diffusion.support.build import spread, ways
 from diffusion.support.errors import UserError
@@ -151,7 +152,7 @@ def _resumed(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     vet_source(source, str(folder / "source.yaml"))
     before, typed = OmegaConf.create(brought_up(source, str(folder / "source.yaml"))), words()
     for key in typed:
-        whole = key != "trust" and OmegaConf.is_config(OmegaConf.select(before, key))
+        whole = (CONF / key).is_dir() or (key != "trust" and OmegaConf.is_config(OmegaConf.select(before, key)))
         if whole or "_target_" in key or (key not in PLACES and any(f"{key}.".startswith(f"{word}.") for word in MEANING)):
             raise UserError(
                 f"{key}={typed[key]} would change what the run {folder} is; a resumed run keeps its groups, start a new one instead."

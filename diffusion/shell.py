@@ -13,10 +13,13 @@ from pathlib import Path
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion.mistyped import plainly
+from diffusion.mistyped import CONF, plainly
 from diffusion.support.errors import TRACEBACK, UserError, one_sentence
 from diffusion.support.files import writing_in
 from diffusion.support.trust import trusting
+
+GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} if CONF.is_dir() else set()
+NUMBER = re.compile(r"(?<![^\[,])[-+]?(\d[\d_.]*(e[-+]?\d*)?|\.\d+|nan|inf)(?![^\],])", re.I)  # the whole of a value or of a list's element
 
 
 def shell(main: Callable[[], None]) -> None:
@@ -35,8 +38,11 @@ def shell(main: Callable[[], None]) -> None:
 
 
 def quoted(word: str) -> str:
-    """KEY=VALUE as Hydra reads it where the value holds a `=` of its own, as a file's name may: quoted, each of several apart."""
+    """KEY=VALUE as Hydra reads it where the value holds a `=` of its own, as a file's name may: quoted, each of several apart. A number is
+    quoted where a group's choice is to be, which Hydra, if it is not among the choices, answers with an empty message or a traceback."""
     key, equals, value = word.partition("=")
+    if key in GROUPS:
+        return key + equals + NUMBER.sub(r'"\g<0>"', value)
     if "=" not in value or not re.fullmatch(r"[+~]*[\w./@:]+", key) or re.match(r"['\"\[{]|\w+\(", value):
         return word
     parts = (f'"{part}"' if "=" in part and '"' not in part else part for part in value.split(","))

@@ -26,7 +26,7 @@ def locate(target: str) -> Callable:
     module, _, name = target.rpartition(".")
     try:
         return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # TypeError: of a relative name
         raise ValueError(f"_target_={target} cannot be imported: {error}.") from error
 
 
@@ -150,7 +150,10 @@ def ways(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     only its differences from `main`. Raises UserError for what is no difference."""
     main = {group: config[group] for group in ("sampler", "grid", "guidance")}
     found = {"main": main}
-    for name, way in config.get("samplers", {}).items():
+    others = config.get("samplers", {})
+    if not isinstance(others, Mapping):
+        raise UserError(f"samplers={others} names no ways to sample: say +samplers.NAME.grid.steps=10, or another setting of one.")
+    for name, way in others.items():
         for group, value in way.items() if isinstance(way, Mapping) else [("", way)]:
             if group not in main or not isinstance(value, Mapping):
                 said = f"samplers.{name}.{group}".rstrip(".")

@@ -144,6 +144,7 @@ def test_a_run_that_is_at_its_end_stays_as_it_is(tiny, tmp_path, monkeypatch):
         "schedule.s=0.5",
         "dataset.split=test",
         "trainer.accumulate_grad_batches=2",
+        "debug=default",
     ],
 )
 def test_what_the_weights_mean_stays(typed, tmp_path, monkeypatch):

@@ -10,7 +10,8 @@ from diffusion.guidance import ClassifierFree
 from diffusion.objectives import Hybrid
 from diffusion.samplers import DDIM
 from diffusion.schedules import VE, Cosine
-from diffusion.support.build import build, build_stages, locate
+from diffusion.support.build import build, build_stages, locate, ways
+from diffusion.support.errors import UserError
 
 HERE = f"{__name__}."
 
@@ -113,10 +114,16 @@ def test_missing_settings_are_named():
         build({"_target_": "diffusion.denoiser.Denoiser"}, "d")
 
 
-@pytest.mark.parametrize("target", ["diffusion.samplers.DDMI", "diffusion.sampelrs.DDIM", "nowhere", "", "no.such.thing"])
+@pytest.mark.parametrize("target", ["diffusion.samplers.DDMI", "diffusion.sampelrs.DDIM", "nowhere", "", "no.such.thing", "../x"])
 def test_bad_targets_are_named(target):
     with pytest.raises(ValueError, match=rf"^_target_={target} cannot be imported"):
         build({"_target_": target})
+
+
+@pytest.mark.parametrize("samplers", ["foo", 3, ["a"]])
+def test_ways_that_are_none_are_named(samplers):
+    with pytest.raises(UserError, match=r"^samplers=.* names no ways to sample: say \+samplers\.NAME\.grid\.steps=10, "):
+        ways({"sampler": {}, "grid": {}, "guidance": {}, "samplers": samplers})
 
 
 @pytest.mark.parametrize("target", [3, 1e11, None, True, ["diffusion.schedules.Cosine"], {"a": 1}])

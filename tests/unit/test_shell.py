@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion.shell import begin
+from diffusion.shell import begin, quoted
 
 
 def too_much_of_numpy():
@@ -31,3 +31,22 @@ def test_too_little_memory_is_a_sentence(take, capsys):
 def test_other_errors_keep_their_traceback():
     with pytest.raises(RuntimeError, match="shapes"), begin():
         raise RuntimeError("shapes differ")
+
+
+@pytest.mark.parametrize(
+    "word, read",
+    [
+        ("grid=1e11", 'grid="1e11"'),
+        ("dataset=[1,2.5,-3]", 'dataset=["1","2.5","-3"]'),
+        ("schedule=nan", 'schedule="nan"'),
+        ("guidance=[cfg,clip]", "guidance=[cfg,clip]"),
+        ("sampler=dpm2,heun", "sampler=dpm2,heun"),
+        ("dataset=cifar10", "dataset=cifar10"),
+        ("network=null", "network=null"),
+        ("grid.steps=5,10", "grid.steps=5,10"),
+        ("optimizer.lr=1e-3", "optimizer.lr=1e-3"),
+        ("ckpt=runs/lr=1e-3", 'ckpt="runs/lr=1e-3"'),
+    ],
+)
+def test_a_group_s_choice_is_a_word(word, read):
+    assert quoted(word) == read
