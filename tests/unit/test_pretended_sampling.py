@@ -1,20 +1,27 @@
 """Sampling on a device that is pretended: every sampler and guidance makes its images there, those of the CPU, and how often it waits."""
 
+from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import pytest
 import torch
-from covering import CLASSES, MORE, choices, recipe
-from pretended import HERE, Device
+from covering import CLASSES, MORE, SHAPE, choices, recipe
+from pretended import HERE, Device, a_gpu_without_waiting
 
-from diffusion.schedules import discrete
+from diffusion.editing import FromImage, Inpaint, Reconstruct, interpolated
+from diffusion.generate import trajectories
+from diffusion.oracles import EmpiricalDistribution
+from diffusion.samplers import last
+from diffusion.schedules import Cosine, discrete
 
 CHOICES = choices("sampler", "guidance", "schedule")
 USUAL = {"sampler": "ddpm", "guidance": "cfg", "grid": "trailing", "schedule": "cosine", "parameterization": "epsilon", "learned": True}
 
-
 ADAPTIVE = {"rk45", "dpm_adaptive"}  # each image's error decides of its next step: the device is asked whether all are there
+GUIDED = [("guidance", name) for name in CHOICES["guidance"]]
 SEEDS, LABELS = range(3), torch.arange(3) % CLASSES
+PICTURE = torch.linspace(0, 1, 18).reshape(SHAPE)
 
 
 def check(case, monkeypatch):
@@ -44,6 +51,52 @@ def test_guidances(guidance, monkeypatch):
 def test_a_negative_condition(monkeypatch):
     monkeypatch.setitem(MORE, "negative", 2)
     check(USUAL, monkeypatch)
+
+
+def alike(make):
+    """make(device) is the same on the device as on the CPU."""
+    discrete._table.cache_clear()
+    with Device():
+        found = make(HERE)
+    discrete._table.cache_clear()
+    assert torch.equal(found, make("cpu"))
+
+
+@pytest.mark.parametrize(
+    "edit", [FromImage, partial(Inpaint, mask=PICTURE.round(), resample=2), Reconstruct], ids=["img2img", "inpaint", "rec"]
+)
+def test_edits(edit, monkeypatch):
+    def make(device):
+        made = recipe(USUAL, monkeypatch, device)
+        return replace(made, sampler=edit(made.sampler, image=PICTURE))(SEEDS, LABELS).images
+
+    alike(make)
+
+
+def test_interpolation(monkeypatch):
+    alike(lambda device: interpolated(recipe(USUAL, monkeypatch, device), [3, 8], 3, LABELS))
+
+
+def test_the_exact_denoiser(monkeypatch):
+    """As `ckpt=exact` is measured."""
+
+    def make(device):
+        made = recipe(USUAL, monkeypatch)
+        data = torch.linspace(-1, 1, 6 * PICTURE.numel()).reshape(6, *PICTURE.shape).to(device)
+        return replace(made, denoiser=EmpiricalDistribution(data, Cosine(), LABELS.repeat(2).to(device)))(SEEDS, LABELS).images
+
+    alike(make)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("choice", [("sampler", name) for name in CHOICES["sampler"] if name not in ADAPTIVE] + GUIDED, ids="-".join)
+def test_on_a_gpu(choice, monkeypatch):
+    made = recipe(USUAL | dict([choice]), monkeypatch, "cuda")
+    parts = made.denoiser, made.sampler, made.grid, made.shape, SEEDS, LABELS
+    expected = last(trajectories(*parts)).x
+    with a_gpu_without_waiting():
+        state = last(trajectories(*parts))
+    assert torch.equal(state.x, expected) and expected.isfinite().all()
 
 
 @pytest.mark.slow
