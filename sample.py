@@ -1,6 +1,7 @@
 """python sample.py ckpt=runs/NAME n=64 sampler=ddim grid.steps=50 seed=0 — images, grid.png and samples.npz from a run."""
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def main(cfg: DictConfig) -> None:
         known(cfg, SampleSchema)
         if OmegaConf.is_missing(cfg, "ckpt"):
             raise UserError("Say what to sample from: ckpt=runs/NAME, or a checkpoint of a run.")
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise UserError("sample.py is one process: start it once for each GPU, with a device=cuda:0, seed, n and out of its own.")
         if along := brought(cfg, ("grid",)):
             log.info("brought along: %s", ", ".join(along))
         sample(cfg, words())
@@ -31,17 +34,16 @@ def main(cfg: DictConfig) -> None:
 def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
     """Load, generate, write. Image i has seed SEED + i, and has the condition that it has in the run's own grids unless `classes` is
     given."""
-    import numpy as np  # these are slow to import, so that --help and a mistyped word have been answered by now
-    import torch
+    import torch  # these are slow to import, so that --help and a mistyped word have been answered by now
 
+    from diffusion import album
     from diffusion.checkpoint import load
-    from diffusion.editing import edited, interpolated
-    from diffusion.generate import trajectories
-    from diffusion.pictures import save_gif, save_images, show
+    from diffusion.editing import between, edited
+    from diffusion.metrics.passport import code_version
     from diffusion.support.devices import device
 
-    if cfg.trajectory and cfg.between:
-        raise UserError("trajectory=true shows how images of seeds come out of noise, not those between two seeds; leave one of both out.")
+    if cfg.out:
+        album.require_own(Path(cfg.out), "out")
     model = load(cfg.ckpt, cfg.averaged).to(device(cfg.device))
     recipe = model.recipe(
         **own(model.config, cfg, typed),
@@ -50,20 +52,19 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
         size=model.size(cfg.height, cfg.width),
     )
     recipe = edited(recipe, OmegaConf.to_container(cfg.edit, resolve=True))
-    seeds, numbers = range(cfg.seed, cfg.seed + cfg.n), torch.arange(cfg.n)
-    cond = recipe.conditions.ask(numbers)
-    if cfg.classes is not None:
-        classes = recipe.conditions.parse(OmegaConf.to_object(cfg.classes) if OmegaConf.is_config(cfg.classes) else cfg.classes, "classes")
-        cond = classes[numbers % len(classes)]
-    images = interpolated(recipe, cfg.between, cfg.n, cond) if cfg.between else recipe(seeds, cond).images
-    folder = Path(cfg.out or model.path.parent.parent / "samples" / f"{model.path.stem}-seed={cfg.seed}")
-    columns = cfg.columns or max(1, round(cfg.n**0.5))
-    save_images(images, folder, columns, seeds=None if cfg.between else np.array(seeds), labels=None if cond is None else cond.numpy())
-    if cfg.trajectory:
-        with recipe.computing():
-            states = trajectories(recipe.denoiser, recipe.sampler, recipe.grid, recipe.shape, seeds, cond)
-            save_gif([show(recipe.codec.decode(state.x).cpu(), columns) for state in states], folder / "trajectory.gif")
-    log.info("%d images, grid.png and samples.npz in %s", len(images), folder)
+    seeds = between(cfg.between, cfg.n) if cfg.between else range(cfg.seed, cfg.seed + cfg.n)
+    numbers = torch.arange(cfg.n)
+    cond, classes = recipe.conditions.ask(numbers), OmegaConf.to_object(cfg.classes) if OmegaConf.is_config(cfg.classes) else cfg.classes
+    if classes is not None:
+        chosen = recipe.conditions.parse(classes, "classes")
+        cond = chosen[numbers % len(chosen)]
+    drawn = {"classes": classes, "shape": list(recipe.shape), "columns": cfg.columns, "trajectory": cfg.trajectory}
+    made_by = {**model.describe(), **recipe.describe(), "seeds": album.seeds_as_data(seeds), **drawn}
+    folder = Path(cfg.out or model.path.parent.parent / "samples" / album.folder_name(made_by)).absolute()
+    album.require_own(folder, "out")
+    command = " ".join(["python sample.py", *(f"{key}={value}" for key, value in typed.items())])
+    album.write(recipe, seeds, cond, folder, {"command": command, "code": code_version(), **made_by}, cfg.columns, cfg.trajectory)
+    log.info("%d images, grid.png%s and samples.npz in %s", cfg.n, f" of the first {album.PICTURES}" * (cfg.n > album.PICTURES), folder)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion.generate import Asked, Recipe, SeededNoise
+from diffusion.generate import Between, Recipe
 from diffusion.pictures import MODES, read_image
 from diffusion.posterior import shrink
 from diffusion.samplers import DDIMInversion, State, last
@@ -20,7 +20,7 @@ from diffusion.schedules import Schedule
 from diffusion.support.build import build
 from diffusion.support.errors import UserError
 from diffusion.support.ranges import Checked, Count, Fraction
-from diffusion.typing import Denoise, Noise, device_of
+from diffusion.typing import Denoise, Noise
 
 
 def noised(x_s: Tensor, s: Tensor, t: Tensor, schedule: Schedule, z: Tensor) -> Tensor:
@@ -89,41 +89,16 @@ class Reconstruct:
         yield from self.sampler(denoise, encoded, times, noise)
 
 
-def slerp(a: Tensor, b: Tensor, weight: Tensor | float) -> Tensor:
-    """Spherical interpolation of two noises of the same shape (DDIM eq. 67), theta the angle between them:
-    sin((1 - w) theta)/sin(theta) a + sin(w theta)/sin(theta) b. `weight` is a number or broadcasts."""
-    theta = torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0).clamp(-1, 1).acos()
-    if theta.sin() < 1e-4:  # the same noise, or its opposite
-        return torch.lerp(a, b, torch.as_tensor(weight).to(a))
-    return (((1 - weight) * theta).sin() * a + (weight * theta).sin() * b) / theta.sin()
-
-
-@dataclass(frozen=True)
-class SlerpNoise:
-    """Noise for a row of images between two seeds: row i is the slerp, at weight i/(n - 1), of the two seeds' noises."""
-
-    first: SeededNoise
-    second: SeededNoise
-
-    def __call__(self, x: Tensor) -> Tensor:
-        a, b = self.first(x[:1])[0], self.second(x[:1])[0]
-        weights = torch.linspace(0, 1, len(x), dtype=torch.float64).tolist()
-        return torch.stack([slerp(a, b, weight) for weight in weights])
-
-
-@torch.no_grad()
-def interpolated(recipe: Recipe, seeds: Sequence[int], n: int, cond: Tensor | None = None) -> Tensor:
-    """Images [n, h, w, c] on the way from one seed to another; the first and the last are the seeds' own images. cond [n, ...] or None.
-
-    Raises UserError unless there are two seeds."""
+def between(seeds: Sequence[int], n: int) -> list[Between]:
+    """n noises on the way from one seed to another; the first and the last are the seeds' own. Raises UserError unless there are two."""
     if len(seeds) != 2:
         raise UserError(f"between={list(seeds)} should be two seeds, such as between=[3,8].")
-    device, schedule = device_of(recipe.denoiser), recipe.denoiser.schedule
-    noise, times = SlerpNoise(*(SeededNoise([seed], device) for seed in seeds)), recipe.grid(schedule)
-    x = schedule(times[0])[1] * noise(torch.empty(n, *recipe.shape, device=device))
-    denoise = Asked(recipe.denoiser, None if cond is None else cond.to(device))
-    with recipe.computing():
-        return recipe.codec.decode(last(recipe.sampler(denoise, x, times, noise)).x).cpu()
+    return [Between(seeds[0], seeds[1], weight) for weight in torch.linspace(0, 1, n, dtype=torch.float64).tolist()]
+
+
+def interpolated(recipe: Recipe, seeds: Sequence[int], n: int, cond: Tensor | None = None) -> Tensor:
+    """Images [n, h, w, c] on the way from one seed to another, cond [n, ...] or None. Raises UserError unless there are two seeds."""
+    return recipe(between(seeds, n), cond).images
 
 
 def edited(recipe: Recipe, edit: Mapping[str, Any]) -> Recipe:

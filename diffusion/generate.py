@@ -14,26 +14,56 @@ from torch import Tensor
 from diffusion.codecs import Pixels
 from diffusion.conditions import Unconditional
 from diffusion.denoiser import Estimate
-from diffusion.samplers import State
+from diffusion.samplers import State, last
+from diffusion.support.hashes import tensors_hash
 from diffusion.typing import Codec, Conditions, Denoise, device_of
 
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # what autocast computes in
 
 
-class SeededNoise:
-    """Standard normal noise like torch.randn_like, where row i comes from a generator seeded with seeds[i].
+class Between(NamedTuple):
+    """In the place of a seed, what lies between two: its noise is the `slerp` of theirs."""
+
+    first: int
+    second: int
+    weight: float
+
+
+Seed = int | Between
+
+
+def slerp(a: Tensor, b: Tensor, weight: Tensor | float) -> Tensor:
+    """Spherical interpolation of two noises of the same shape (DDIM eq. 67), theta the angle between them:
+    sin((1 - w) theta)/sin(theta) a + sin(w theta)/sin(theta) b. `weight` is a number or broadcasts."""
+    theta = torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0).clamp(-1, 1).acos()
+    if theta.sin() < 1e-4:  # the same noise, or its opposite
+        return torch.lerp(a, b, torch.as_tensor(weight).to(a))
+    return (((1 - weight) * theta).sin() * a + (weight * theta).sin() * b) / theta.sin()
+
+
+def drawing(seed: Seed, device: torch.device | str) -> Callable[[Tensor], Tensor]:
+    """What fills an image's tensor with the noise of its seed, other noise each time; in place, and returned.
 
     Raises ValueError for a seed outside 0 .. 2^32 - 1: the CPU's generator reads 32 bits, so that 2^32 would be 0 again."""
+    if isinstance(seed, Between):
+        first, second = drawing(seed.first, device), drawing(seed.second, device)
+        return lambda z: z.copy_(slerp(first(torch.empty_like(z)), second(torch.empty_like(z)), seed.weight))
+    if not 0 <= seed < 2**32:
+        raise ValueError("An image's seed is outside 0 .. 4294967295, where two seeds would make one image; use a smaller seed.")
+    generator = torch.Generator(device).manual_seed(int(seed))
+    return lambda z: z.normal_(generator=generator)
 
-    def __init__(self, seeds: Sequence[int], device: torch.device | str) -> None:
-        if not all(0 <= seed < 2**32 for seed in seeds):
-            raise ValueError("An image's seed is outside 0 .. 4294967295, where two seeds would make one image; use a smaller seed.")
-        self.generators = [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
+
+class SeededNoise:
+    """Standard normal noise like torch.randn_like, where row i is drawn from seeds[i] alone. Raises ValueError as `drawing` does."""
+
+    def __init__(self, seeds: Sequence[Seed], device: torch.device | str) -> None:
+        self.rows = [drawing(seed, device) for seed in seeds]
 
     def __call__(self, x: Tensor) -> Tensor:
         z = torch.empty_like(x, memory_format=torch.contiguous_format)
-        for row, generator in zip(z, self.generators, strict=True):
-            row.normal_(generator=generator)
+        for row, draw in zip(z, self.rows, strict=True):
+            draw(row)
         return z
 
 
@@ -59,7 +89,7 @@ def trajectories(
     sampler: Callable,
     grid: Callable,
     shape: Sequence[int],
-    seeds: Sequence[int],
+    seeds: Sequence[Seed],
     cond: Tensor | None = None,
 ) -> Iterator[State]:
     """Every state of one batch, from x_1 = sigma_1 z at the grid's first time; shape is (c, h, w), cond [n, ...] or None."""
@@ -70,24 +100,35 @@ def trajectories(
     yield from sampler(denoise, x, times, noise)
 
 
+def walks(
+    denoiser: Denoise,
+    sampler: Callable,
+    grid: Callable,
+    shape: Sequence[int],
+    seeds: Sequence[Seed],
+    cond: Tensor | None = None,
+    batch_size: int = 64,
+) -> Iterator[Iterator[State]]:
+    """The `trajectories` of one batch of the seeds after the other."""
+    for i in range(0, len(seeds), batch_size):
+        chunk = slice(i, i + batch_size)
+        yield trajectories(denoiser, sampler, grid, shape, seeds[chunk], None if cond is None else cond[chunk])
+
+
 def generate(
     denoiser: Denoise,
     sampler: Callable,
     grid: Callable,
     shape: Sequence[int],
-    seeds: Sequence[int],
+    seeds: Sequence[Seed],
     cond: Tensor | None = None,
     batch_size: int = 64,
     codec: Codec = Pixels(),  # noqa: B008 (frozen)
 ) -> Tensor:
     """One image for each seed, as the codec decodes it (uint8 [n, h, w, c] by default), on the CPU; n may be 0, as a rank's share may.
     shape is (c, h, w) in the model's space; cond [n, ...] or None."""
-    images = []
-    for i in range(0, len(seeds), batch_size):
-        chunk = slice(i, i + batch_size)
-        for state in trajectories(denoiser, sampler, grid, shape, seeds[chunk], None if cond is None else cond[chunk]):  # noqa: B007
-            pass
-        images.append(codec.decode(state.x).cpu())
+    batches = walks(denoiser, sampler, grid, shape, seeds, cond, batch_size)
+    images = [codec.decode(last(states).x).cpu() for states in batches]
     return torch.cat(images) if images else codec.decode(torch.empty(0, *shape))
 
 
@@ -126,7 +167,7 @@ class Recipe:
             raise ValueError(f"precision={self.precision} is not one that images are made in: use {', '.join(PRECISIONS)}.")
         self.grid(self.denoiser.schedule)
 
-    def __call__(self, seeds: Sequence[int], cond: Tensor | None = None) -> Made:
+    def __call__(self, seeds: Sequence[Seed], cond: Tensor | None = None) -> Made:
         """An image for each seed, with these conditions, such as `conditions.ask(torch.arange(n))`; None asks for none."""
         asked = Asked(self.denoiser)
         with self.computing():
@@ -159,7 +200,7 @@ class Recipe:
 
 def described(thing: Any) -> dict[str, Any]:
     """An object as plain data: its name and, of a dataclass, its fields, nested ones too. A model is given by its name and, if it is a
-    second one, the hash of its weights; a tensor by its values; anything else that is not plain by the name of its type."""
+    second one, the hash of its weights; a tensor by its values, or their hash; anything else that is not plain by the name of its type."""
     if not is_dataclass(thing):
         return {"name": getattr(thing, "__qualname__", type(thing).__name__)}
     plain = {f.name: _plain(getattr(thing, f.name)) for f in fields(thing) if f.repr}
@@ -173,8 +214,8 @@ def _plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, bool | int | float | str | None):
         return value
-    if isinstance(value, Tensor):
-        return value.tolist()
+    if isinstance(value, Tensor):  # a condition, or a picture
+        return value.tolist() if value.numel() <= 64 else {"shape": list(value.shape), "hash": tensors_hash({"": value})}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     weights = getattr(value, "weights_hash", None)

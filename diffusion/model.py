@@ -31,6 +31,11 @@ class Model:
     weights: str | None = None
     ema: Mapping[str, Any] | None = None
 
+    def describe(self) -> dict[str, Any]:
+        """What the weights are, as plain data for a passport: the run's folder, the step, their hash, which average they are."""
+        run = None if self.path is None else self.path.parent.parent.name
+        return {"run": run, "step": self.step, "weights": self.weights, "ema": self.ema}
+
     def to(self, device: torch.device | str) -> Self:
         """Move the denoiser; returns this model."""
         self.denoiser.to(device)

@@ -141,19 +141,6 @@ def save_gif(pictures: Sequence[Tensor], path: str | Path, seconds: float = 4.0)
     return Path(path)
 
 
-def save_images(images: Tensor, folder: str | Path, columns: int, **beside: np.ndarray | None) -> None:
-    """What was made, in `folder`: samples.npz with `images` and the arrays `beside` them by name (None: left out), grid.png, and of
-    pictures each as a PNG of its own."""
-    folder = Path(folder)
-    if images.ndim == 4:
-        bounds = None if images.dtype == torch.uint8 else limits(images)
-        for i, image in enumerate(images):
-            save_png(tile(image[None] if bounds is None else levels(image[None], bounds), 1, gap=0, cell=1), folder / f"{i:06d}.png")
-    save_png(show(images, columns), folder / "grid.png")
-    with atomic(folder / "samples.npz") as temporary, open(temporary, "wb") as file:
-        np.savez(file, images=images.numpy(), **{name: array for name, array in beside.items() if array is not None})
-
-
 def read_image(path: str | Path, channels: int) -> Image.Image:
     """The picture (the first one of an animation) of 8 bits, grey (channels=1) or RGB (channels=3), turned upright by its EXIF tag.
 

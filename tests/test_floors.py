@@ -18,19 +18,20 @@ FLOORS = {
     3: ["classifier", "denoiser", "posterior"],
     4: ["grids", "guidance", "likelihood", "objectives", "oracles", "samplers", "times", "weightings"],
     5: ["codecs", "conditions"],
-    6: ["dashboard", "data", "editing", "generate", "metrics", "pictures"],
+    6: ["album", "dashboard", "data", "editing", "generate", "metrics", "pictures"],
     7: ["checkpoint", "model"],
     8: ["evaluation", "training"],
     9: ["average", "config", "evaluate", "mistyped", "schemas", "shell"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 # The bound's terms are the objective's and the ODE's solver the sampler's; a likelihood draws noise as samples do, and pairs are pictures;
-# an edit is a recipe whose sampler is another; a file's picture is read for edits as for data sets; a checkpoint's weights go into an
-# assembled model; a training measures as evaluate does.
+# an edit is a recipe whose sampler is another, an album what a recipe made; a file's picture is read for edits as for data sets; a
+# checkpoint's weights go into an assembled model; a training measures as evaluate does.
 MAY_READ = {
     "likelihood": {"objectives", "samplers"},
     "objectives": {"weightings"},
     "metrics": {"generate", "pictures"},
+    "album": {"generate", "pictures"},
     "data": {"pictures"},
     "editing": {"generate", "pictures"},
     "checkpoint": {"model"},

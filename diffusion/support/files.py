@@ -48,27 +48,55 @@ def atomic(path: str | Path) -> Iterator[Path]:
     The caller makes a file or a folder at the yielded path. On success it is fsynced and takes the target's name with
     os.replace, so a reader sees the old content or the new, never a part. On any exception it is removed and `path`
     stays as it was. A process that is killed outright leaves only the temporary, whose name `temporaries` knows.
-    A folder can only take the name of a target that does not exist.
+    A folder that had the name moves into the temporary first and goes with it, so that only a kill between the two moves leaves none.
     """
     path = writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # mkdtemp claims a name no other process has; the content goes inside it, so it may be a file or a folder.
     claim = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    held = os.open(claim, os.O_RDONLY)
+    _locked(held)
     try:
         temporary = claim / path.name
         yield temporary
-        for written in [*temporary.rglob("*"), temporary]:
-            _fsync(written)
+        written = [*temporary.rglob("*"), temporary]
+        if len(written) > 100:
+            os.sync()  # once, where thousands of pictures would each wait for the disk
+        else:
+            for file in written:
+                _fsync(file)
+        if temporary.is_dir() and path.is_dir():
+            os.replace(path, claim / f"{path.name}.before")
         os.replace(temporary, path)
         _fsync(path.parent)
     finally:
         shutil.rmtree(claim, ignore_errors=True)
+        os.close(held)
 
 
 def temporaries(path: str | Path) -> list[Path]:
     """What killed writers of `path` left behind; only the holder of the target's lock may remove it."""
     path = Path(path)
     return [entry for entry in path.parent.glob(".*.tmp") if entry.name.startswith(f".{path.name}.")]
+
+
+def sweep(path: str | Path) -> None:
+    """Remove what killed writers of `path` left behind: a writer that is at work holds its temporary."""
+    for entry in temporaries(path):
+        handle = os.open(entry, os.O_RDONLY)
+        if _locked(handle):
+            shutil.rmtree(entry, ignore_errors=True)
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    """Take the lock of an open file or folder; False where another process has it, or where there are no locks."""
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def seal(path: str | Path) -> None:

@@ -28,17 +28,18 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def sampled(run: Path, out: Path, *words: str) -> np.lib.npyio.NpzFile:
-    """The samples.npz of `python sample.py ckpt=RUN out=OUT WORDS`."""
+def sampled(run: Path, out: Path | None, *words: str) -> np.lib.npyio.NpzFile:
+    """The samples.npz of `python sample.py ckpt=RUN out=OUT WORDS`; of that in the folder by default, the newest of the run's."""
     spec = importlib.util.spec_from_file_location("sample_command", ROOT / "sample.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    words = (f"ckpt={run}", f"out={out}", "device=cpu", *words)
+    words = (f"ckpt={run}", f"out={out or 'null'}", "device=cpu", *words)
     cfg = composition(*words, name="sample")
     known(cfg, SampleSchema)
     with trusting(cfg.trust), writing_in(told(cfg, typed(*words))):
         module.sample(cfg, typed(*words))
-    return np.load(out / "samples.npz")
+    folders = [path.parent for path in (run / "samples").glob("*/samples.npz")]
+    return np.load((out or max(folders, key=lambda folder: folder.stat().st_mtime_ns)) / "samples.npz")
 
 
 def measured(run: Path, out: Path, *words: str) -> dict:

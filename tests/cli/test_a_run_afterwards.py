@@ -1,5 +1,6 @@
 """A run sampled and measured afterwards is the run that was trained: its sampler, grid, guidance and precision, unless others are typed."""
 
+import json
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from inside import lines, measured, sampled, trained
 from diffusion import grids, samplers
 from diffusion.checkpoint import load
 from diffusion.support.build import build
+from diffusion.support.errors import UserError
 
 WORDS = ["guidance.scale=2", "sampler=ddim", "grid.steps=4", "metric=fd_digits", "metric.n=50", "metric.groups=0", "parameterization=v"]
 QUICK = ["lr_schedule=constant", "optimizer.lr=0.01"]  # so that four steps leave a network in which precision and guidance tell
@@ -85,6 +87,28 @@ print("loaded", [name for name in sys.modules if name.startswith(heavy)])
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert succeeded(result).splitlines()[-1] == "loaded []"
     assert np.load(tmp_path / "a=b/samples.npz")["images"].shape == (2, 8, 8, 1)
+
+
+def test_each_call_has_a_folder_that_says_what_made_it(runs, tmp_path):
+    run = runs["32-true"]
+    first = sampled(run, None, "n=3")
+    (folder,) = (path.parent for path in (run / "samples").glob("*/recipe.json"))
+    assert folder.name.startswith("step4-ddim-4-n3-seed0-")
+    record = json.loads(str(first["recipe"]))
+    (passport,) = [line["passport"] for line in lines(run / "metrics.jsonl") if "passport" in line]
+    for key in ("sampler", "nfe", "guidance", "ema", "weights", "step", "code", "precision", "device", "conditions"):
+        assert record[key] == passport[key], key
+    assert record["command"].startswith("python sample.py ckpt=") and record["run"] == run.name
+    others = ("n=2", "sampler.eta=0.5", "classes=[1]", "averaged=false", "between=[1,2]", "precision=bf16-mixed")
+    for word in others:
+        sampled(run, None, *([] if word == "n=2" else ["n=3"]), word)
+    again = sampled(run, None, "n=3", "sample_batch_size=1")
+    assert np.array_equal(again["seeds"], first["seeds"])
+    assert len(list((run / "samples").glob("*/recipe.json"))) == 1 + len(others)
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds mine\.txt"):
+        sampled(run, tmp_path, "n=3")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 @pytest.mark.parametrize("name", ["train.py", "sample.py", "diffusion.evaluate"])
