@@ -109,6 +109,7 @@ def checked(config: dict[str, Any], where: str) -> dict[str, Any]:
         found[group] = isinstance(config.get(group), dict) and all(built(stage) for stage in config[group].values())
     found |= {key: not refused(config.get(key), Images) for key in ("batch_size", "accumulate", "sample_batch_size")}
     found |= {key: isinstance(config.get(key, {}), dict) for key in ("ema", "samplers")}
+    found["matmul_precision"] = config.get("matmul_precision", "high") in ("highest", "high", "medium")
     for key, well in found.items():
         if not well:
             raise UserError(f"{where} does not say what {key} is; the file is damaged, or it is not the configuration of a run.")

@@ -33,7 +33,9 @@ class NoisyClassifier(nn.Module):
 
 
 def of_unet(network: UNet, schedule: Schedule, num_classes: Few) -> NoisyClassifier:
-    """A classifier of `num_classes` classes, made of a U-Net's way down. Raises ValueError as `Encoder` does."""
+    """A classifier of `num_classes` classes, made of a U-Net's way down. Raises ValueError for no classes, and as `Encoder` does."""
+    if not num_classes:
+        raise ValueError("task=classifier needs a data set with classes, and this one has none.")
     return NoisyClassifier(Encoder(network, num_classes), schedule)
 
 

@@ -4,7 +4,7 @@ import pytest
 from commands import SMALL, command
 
 CASES = {
-    "unknown group": (["schedule=cosin"], ["schedule/cosin", "cosine", "linear"]),
+    "unknown group": (["schedule=cosin"], ["schedule=cosin", "cosine", "linear", "did you mean schedule=cosine"]),
     "unknown key": (["stepz=3"], ["stepz", "--help"]),
     "unknown key of a group": (["sampler.etta=1"], ["sampler.etta"]),
     "added key that its class lacks": (["+sampler.etta=1"], ["sampler.etta", "variance"]),

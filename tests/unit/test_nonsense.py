@@ -6,11 +6,12 @@ from functools import cache
 import pytest
 from composing import TINY, composed
 
+from diffusion.classifier import of_unet
 from diffusion.codecs import Pixels
 from diffusion.conditions import Unconditional
 from diffusion.denoiser import Denoiser
 from diffusion.model import Model
-from diffusion.networks import MLP
+from diffusion.networks import MLP, UNet
 from diffusion.parameterization import Epsilon
 from diffusion.samplers import DDPM
 from diffusion.schedules import Cosine, Schedule
@@ -100,6 +101,12 @@ def test_the_contracts_hold_of_what_there_is():
     """And each asks for something."""
     require_methods(tiny())
     assert all(methods(contract) for contract in CONTRACTS.values())
+
+
+def test_a_classifier_of_no_classes_is_refused_when_it_is_made():
+    """It was at the first step, when the run's folder had been written."""
+    with pytest.raises(ValueError, match="task=classifier needs a data set with classes"):
+        of_unet(UNet(image_size=8, channels=4, multipliers=(1,), attention=()), Cosine(), 0)
 
 
 def test_a_variance_that_was_not_learned_is_refused_when_the_recipe_is_made():
