@@ -78,7 +78,8 @@ def write_checkpoint(content: Mapping[str, Any], file: Path, keep: Path | None =
             second_name(file, before)
             return write_checkpoint(content, file)
     with atomic(file) as temporary:
-        torch.save(dict(content), temporary)
+        with open(temporary, "wb") as opened:  # of a path torch does not say why it cannot be written
+            torch.save(dict(content), opened)
         seal(temporary)
 
 

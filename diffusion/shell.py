@@ -30,7 +30,7 @@ def shell(main: Callable[[], None]) -> None:
         return main()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them; see `begin`
     try:
-        with one_sentence(HydraException, OmegaConfBaseException, say=plainly):
+        with one_sentence(HydraException, OmegaConfBaseException, say=plainly), disk_s_end():
             main()
         sys.stdout.flush()
     except BrokenPipeError:  # of `--help | head`: who reads has enough, and Python would say so once more at its end
@@ -62,6 +62,7 @@ def begin(folder: Path | None = None, trust: Sequence[str] = (), places: Sequenc
             one_sentence(ModuleNotFoundError),
             lightning_s_errors(),
             memory_s_end(),
+            disk_s_end(),
             trusting(trust),
             writing_in(places),
         ):
@@ -70,6 +71,18 @@ def begin(folder: Path | None = None, trust: Sequence[str] = (), places: Sequenc
         if folder is not None:
             with suppress(OSError):  # it has something in it
                 folder.rmdir()
+
+
+@contextmanager
+def disk_s_end() -> Iterator[None]:
+    """A file that cannot be written or read, as on a full disk, as a UserError."""
+    try:
+        yield
+    except BrokenPipeError:  # of standard output, whose reader has enough
+        raise
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        raise UserError(f"{name}{error.strerror or error}; what was written before is whole.") from error
 
 
 @contextmanager

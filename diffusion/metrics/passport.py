@@ -1,5 +1,6 @@
 """What made a number, and the file the numbers are kept in."""
 
+import errno
 import hashlib
 import json
 import math
@@ -11,6 +12,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar
+
+from diffusion.support.files import appending
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,9 @@ def code_version() -> str:
 def write_metrics(path: str | Path, record: Mapping[str, Any]) -> None:
     """Append `record` to `path` as one line of JSON, on the disk when this returns.
 
-    The line is written in one call. If a killed run left half a line at the end, that half is cut off first; a whole
-    line that only lacks its newline is kept. Numbers that are not finite become null, since JSON has no word for them.
+    The line is written in one call, and taken back where only a part of it fits on the disk. If a killed run left half a line at the
+    end, that half is cut off first; a whole line that only lacks its newline is kept. Numbers that are not finite become null, since JSON
+    has no word for them.
     One process writes at a time. Raises TypeError for values that are not plain data, OSError if the disk is full.
     """
     line = (json.dumps(finite(record), allow_nan=False) + "\n").encode()
@@ -109,9 +113,10 @@ def write_metrics(path: str | Path, record: Mapping[str, Any]) -> None:
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         mend(file)
-        if os.write(file, line) != len(line):
-            raise OSError(f"Only a part of a line could be written to {path}: is the disk full?")
-        os.fsync(file)
+        with appending(path):
+            if os.write(file, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            os.fsync(file)
     finally:
         os.close(file)
 

@@ -120,6 +120,18 @@ def broken(path: str | Path) -> bool:
                 return hashlib.sha256(sealed).digest() != content[-SEAL:]
 
 
+@contextmanager
+def appending(path: str | Path) -> Iterator[None]:
+    """What is written at the end of a file inside is taken back if the disk does not take all of it."""
+    size = os.path.getsize(path) if os.path.exists(path) else 0
+    try:
+        yield
+    except OSError:
+        with suppress(OSError):
+            os.truncate(path, size)
+        raise
+
+
 def lines(path: str | Path) -> int:
     """How many whole lines a file has; none if there is no file."""
     return Path(path).read_bytes().count(b"\n") if Path(path).exists() else 0

@@ -24,7 +24,7 @@ from diffusion.support.files import writable
 from diffusion.support.progress import doing
 from diffusion.support.seeds import mixed
 from diffusion.support.trust import trusting, vet
-from diffusion.training.callbacks.checkpoints import SealedIO
+from diffusion.training.callbacks.checkpoints import SealedIO, kept
 from diffusion.training.callbacks.divergence import Divergence
 from diffusion.training.callbacks.interruption import Interruption, owed
 from diffusion.training.callbacks.record import Record
@@ -85,7 +85,7 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
         writable(place)  # a resumed run's file may name any
     given = {"dataset": dataset, "batch_size": config["batch_size"], "seed": config["seed"]}
     data = construct(DataModule, config["data"], "data", given=given)
-    with job(config, folder, trust), run_of_its_own(), interruption.heeded(trainer, trust):
+    with job(config, folder, trust), run_of_its_own(), interruption.heeded(trainer, trust), kept(folder):
         if not resume:  # before Lightning writes the loggers' files; of a resumed run they are there, and `Record` tells what changed
             for logger in trainer.loggers:
                 logger.log_hyperparams(dict(config))

@@ -1,5 +1,7 @@
 """Checkpoints that are whole or absent, and never of a run gone wrong."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from diffusion.checkpoint import LAST, PREVIOUS, read_checkpoint, write_checkpoint
+from diffusion.support.errors import UserError
 from diffusion.support.ranges import Count
 from diffusion.training.callbacks.divergence import require_finite
 from diffusion.training.callbacks.periodic import Periodic
@@ -48,6 +51,21 @@ class Checkpoints(Periodic):
             folder = Path(trainer.default_root_dir) / "checkpoints"
             trainer.save_checkpoint(folder / LAST, storage_options=None if state[0] == self.saved[0] else folder / PREVIOUS)
             self.saved = state
+
+
+@contextmanager
+def kept(folder: Path) -> Iterator[None]:
+    """A disk that is full, or a folder that cannot be written, as a sentence that says with what the training goes on. Raises UserError."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:  # torch and loggers put it in other words
+        found = [e for e in (error, error.__cause__, error.__context__) if isinstance(e, OSError)]
+        if not found:
+            raise
+        saved = (folder / "checkpoints" / LAST).exists()
+        on = f"what was saved is whole, and resume={folder} goes on with it" if saved else "nothing had been saved yet"
+        what = f"{found[0].strerror or found[0]}{f': {found[0].filename}' if found[0].filename else ''}"
+        raise UserError(f"The training in {folder} stopped, since the disk did not take what it wrote ({what}); {on}.") from error
 
 
 def save_last(trainer: Trainer, module: LightningModule) -> None:
