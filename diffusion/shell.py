@@ -82,7 +82,7 @@ def disk_s_end() -> Iterator[None]:
         raise
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
-        raise UserError(f"{name}{error.strerror or error}; what was written before is whole.") from error
+        raise UserError(f"{name}{error.strerror or error}; what was written before is whole.") from None
 
 
 @contextmanager
