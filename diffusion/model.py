@@ -1,6 +1,7 @@
 """A model that can be sampled: a denoiser, the codec of its space, and the conditions it knows. `assemble` makes it, for training and for
 loading."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any, Self
 import torch
 
 from diffusion.generate import Recipe
-from diffusion.guidance import Guidance
+from diffusion.guidance import Guidance, doubts
 from diffusion.support.build import asks_for, build, wanted, ways
 from diffusion.support.errors import UserError
 from diffusion.typing import Codec, Conditions, Denoise
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class Model:
                 "sampler.variance=learned needs a model with a learned variance: say sampler.variance=auto, or objective=hybrid."
             )
         denoiser = self.guided(own["guidance"] if guidance is None else guidance, {"grid": grid, "codec": codec})
+        for doubt in doubts(denoiser, codec):
+            log.warning(doubt)
         conditions = denoiser.asks(self.conditions) if isinstance(denoiser, Guidance) else self.conditions
         run = {"sample_batch_size": 64, "precision": "32-true", "matmul_precision": "high", **self.config}
         return Recipe(

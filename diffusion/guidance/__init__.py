@@ -7,6 +7,7 @@ from diffusion.guidance.base import Guidance
 from diffusion.guidance.classifier import Classifier
 from diffusion.guidance.contrast import Autoguidance, CFGPlusPlus, ClassifierFree, Unconditional
 from diffusion.guidance.correct import Clip, DynamicThreshold, Interval, Rescale
+from diffusion.guidance.doubts import doubts
 
 __all__ = [
     "Autoguidance",
@@ -19,4 +20,5 @@ __all__ = [
     "Interval",
     "Rescale",
     "Unconditional",
+    "doubts",
 ]

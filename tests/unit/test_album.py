@@ -18,7 +18,7 @@ from PIL import Image
 from diffusion import album
 from diffusion.conditions import Classes
 from diffusion.denoiser import Estimate
-from diffusion.editing import between
+from diffusion.editing import FromImage, between
 from diffusion.generate import Recipe
 from diffusion.grids import Trailing
 from diffusion.samplers import DDIM, DDPM, DPMAdaptive
@@ -134,6 +134,7 @@ def test_a_name_says_what_made_it():
         made_by(way, seeds) | {"weights": "cd"},
         made_by(way, seeds, classes=[3]),
         made_by(way, seeds, columns=3),
+        *(made_by(replace(way, sampler=FromImage(DDIM(), image)), seeds) for image in torch.eye(256).split(1)[:2]),  # two pictures
     ]
     assert len({name, *map(album.folder_name, others)}) == 1 + len(others)
 
