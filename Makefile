@@ -7,7 +7,7 @@ ARGS ?=
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help train sample test test-slow lint types format notebooks benchmark clean
+.PHONY: help train sample test test-slow fuzz lint types format notebooks benchmark clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -23,6 +23,9 @@ test: .venv/.dev lint types  ## lint, types and the fast tests (under 15 minutes
 
 test-slow: .venv/.dev  ## the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadgroup $(ARGS)
+
+fuzz: .venv/.dev  ## commands drawn by a seed, each of which must end well or in one sentence; ARGS="400 SEED [build] [say]"
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz $(or $(ARGS),400)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
