@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 import diffusion.metrics.extractors.foreign as foreign
-from diffusion.config import register
+from diffusion.config import register, settled
 from diffusion.support import trust as under_test
 from diffusion.support.build import build
 from diffusion.support.errors import UserError
@@ -43,7 +43,7 @@ def test_what_is_published_passes(group, choice):
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose(command, [*([] if command == "train" else ["ckpt=x"]), f"{group}={choice}"])
-        vet_source(OmegaConf.to_yaml(cfg))
+        vet_source(settled(OmegaConf.to_container(cfg)))
         if command == "train":  # the name of a run and its loggers ask where the running command writes
             if (group, choice) != ("logger", "custom"):
                 vet(OmegaConf.to_container(cfg.logger))
