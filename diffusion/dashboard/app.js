@@ -2,8 +2,8 @@
 // ---- table and pictures -----------------------------------------------------------------------------------------------------------
 
 function drawTable() {
-  const keys = data.telling, same = state.at === "same", other = run => run.best && id(run.best.passport) !== data.usual;
-  const head = ["run", "state", "step", `${same ? "" : "best "}${state.rank}`, "at step", "last", "passport", ...keys.map(short)];
+  const keys = data.telling, other = run => run.best && id(run.best.passport) !== data.usual;
+  const head = ["run", "state", "step", `${data.same ? "" : "best "}${state.rank}`, "at step", "last", "passport", ...keys.map(short)];
   const cell = (tag, ...inside) => { const node = document.createElement(tag); node.append(...inside); return node; };
   const rows = ranked.slice(0, allRows ? Infinity : TABLE_ROWS).map(run => {
     const s = series(run, state.rank), dot = cell("span"), made = run.best?.passport, stamp = cell("span", made?.id ?? "none");
@@ -20,7 +20,7 @@ function drawTable() {
   });
   $("table").replaceChildren(cell("thead", cell("tr", ...head.map(name => cell("th", name)))), cell("tbody", ...rows));
   $("ranking").textContent = (ranked.some(other) ? `⚠ marked rows have another passport than most: their ${state.rank} is not comparable, and they come last. ` : "")
-    + (same ? `Ranked by ${state.rank} at step ${data.shared.toLocaleString("en")}, the last that all of these runs measured.`
+    + (data.same ? `Ranked by ${state.rank} at step ${data.shared.toLocaleString("en")}, the last that all of these runs measured.`
       : `Ranked by each run's best ${state.rank}, at whichever step that was: a longer run has had more tries.`)
     + " Shown with the settings that differ. A click on a row or a curve picks a run out."
     + (ranked.length > rows.length ? ` The first ${rows.length} of ${ranked.length}; click here for all.` : "");
@@ -85,7 +85,8 @@ function chip(text, on, act) {
 
 // The side's words: what there is to choose.
 function controls() {
-  const same = names => names.map(name => [name, name]), ids = [...new Set(data.passports.map(id))];
+  const same = names => names.map(name => [name, name]), made = shown.flatMap(run => Object.values(run.series).flatMap(([, , numbers]) => numbers));
+  const ids = [...new Set(made.filter(number => number !== null))].map(number => id(data.passports[number])).filter((name, i, all) => all.indexOf(name) === i);
   options($("rank"), same(data.scalars), state.rank);
   options($("at_step"), [["best", "the best of each run"], ...(data.shared >= 0 ? [["same", `step ${data.shared.toLocaleString("en")}, which all measured`]] : [])], state.at);
   const groups = data.telling.includes(state.group) ? data.telling : [...data.telling, state.group].filter(Boolean);

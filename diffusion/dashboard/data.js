@@ -73,8 +73,9 @@ function rank() {
   data.usual = [...runs].sort((a, b) => b[1] - a[1] || (a[0] === "") - (b[0] === ""))[0]?.[0];
   const steps = some.map(values => new Set(values.map(v => v.step)));
   data.shared = steps.length > 1 ? Math.max(...[...steps[0]].filter(step => steps.every(of => of.has(step)))) : -Infinity;
+  data.same = state.at === "same" && data.shared >= 0;
   shown.forEach((run, i) => {
-    const here = state.at === "same" && data.shared >= 0 ? all[i].filter(v => v.step === data.shared) : all[i];
+    const here = data.same ? all[i].filter(v => v.step === data.shared) : all[i];
     run.best = here.reduce((best, v) => !best || before(worth(v), worth(best)) < 0 ? v : best, null);
   });
   const place = run => run.best ? worth(run.best) : [2, 0];

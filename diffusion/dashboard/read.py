@@ -92,7 +92,7 @@ class Reader:
         except FileNotFoundError:
             return None
         except Exception as error:  # whatever is wrong with one run, the others are shown
-            why = str(error) if isinstance(error, UserError) else f"metrics.jsonl cannot be read ({type(error).__name__}: {error!s:.200})"
+            why = str(error) if isinstance(error, UserError) else f"it cannot be read ({type(error).__name__}: {error!s:.200})"
             return signature, None, [f"{name} is left out: {why}."]
 
 

@@ -31,7 +31,7 @@ def instead(name, make):
 
     def write(folder):
         write_run(folder, GOOD, config(), pictures=(10,))
-        (folder / name).unlink()
+        (folder / name).unlink(missing_ok=True)
         make(folder / name)
 
     return write
@@ -59,14 +59,14 @@ LEFT_OUT = {
     "pipe": instead("metrics.jsonl", os.mkfifo),
     "directory": instead("metrics.jsonl", os.mkdir),
     "device": instead("metrics.jsonl", lambda path: path.symlink_to("/dev/zero")),
-    "link-out": instead("metrics.jsonl", lambda path: path.symlink_to("/etc/hostname")),
+    "link-out": instead("metrics.jsonl", lambda path: path.symlink_to(path.parents[1] / "secret.png")),
     "many-keys": numbers({"step": 20} | {f"key {i}": i for i in range(10_001)}),
 }
 SHOWN_IN_PART = {
     "not-utf-8": numbers({"step": 20, "loss": 1}),  # and a line of other bytes, below
     "config-is-a-pipe": instead("config.yaml", os.mkfifo),
     "config-is-a-directory": instead("config.yaml", os.mkdir),
-    "config-is-a-link": instead("config.yaml", lambda path: path.symlink_to("/etc/hostname")),
+    "config-is-a-link": instead("config.yaml", lambda path: path.symlink_to(path.parents[1] / "secret.png")),
     "config-brackets": settings("a: " + DEEP),
     "config-aliases": settings(BOMB),
     "config-not-utf-8": settings(b"a: \xff\xfe\n"),
@@ -74,6 +74,8 @@ SHOWN_IN_PART = {
 }
 SILENT = {
     "huge-setting": settings("steps: 0x" + "f" * 6000 + "\nlr: .nan\n"),
+    "odd-settings": settings("{steps: many, codec: {data_shape: '[['}, conditions: {num_classes: -5}, callbacks: {samples: {rows: 1e9}}}"),
+    "odd-words": instead("words.yaml", lambda path: path.write_text("{typed: [a], choices: {schedule: {a: [1]}, 5: null}}")),
     "prototype": numbers({"step": 20} | {key: 1.0 for key in ("__proto__", "constructor", "toString", "hasOwnProperty", "@")}),
     "nan-and-infinity": numbers('{"step": 20, "loss": NaN, "a": Infinity, "b": 1e999, "c": -Infinity}\n'),
     "picture-out": instead("samples/main-step=00000010.png", lambda path: path.symlink_to(path.parents[2] / "secret.png")),

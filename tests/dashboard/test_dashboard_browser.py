@@ -6,6 +6,7 @@ Skipped where there is no Chromium (Debian: `apt-get install chromium`); what th
 import json
 import os
 import time
+from itertools import pairwise
 from threading import Thread
 
 import pytest
@@ -228,6 +229,20 @@ def test_an_axis_is_logarithmic_where_the_numbers_ask_for_it(opened, tmp_path):
     page.until(f"{kinds}.join() === 'log,linear,linear'")
     page.js(change("y", "linear"))
     page.until(f"{kinds}.join() === 'linear,linear,linear'")
+
+
+def test_the_names_of_a_sweep_s_axes_do_not_overlap(opened, tmp_path):
+    """Eight settings whose names are longer than the axes are apart."""
+    keys = [f"a_group_{i}.its_stage.its_extraordinarily_long_setting_{i}" for i in range(8)]
+    for n in range(9):
+        parts = {f"a_group_{i}": {"its_stage": {f"its_extraordinarily_long_setting_{i}": int(i == n)}} for i in range(8)}
+        write_run(tmp_path / "runs" / str(n), [losses(10, n + 1)], parts, words={"typed": dict.fromkeys(keys, "0"), "choices": {}})
+    page = opened(tmp_path / "runs")
+    page.js("document.querySelector('[data-draw=sweep]').scrollIntoView()")
+    page.until("document.querySelectorAll('[data-draw=sweep] .annotation-text').length > 9")
+    boxes = "[...document.querySelectorAll('[data-draw=sweep] .annotation-text')].slice(0, 9).map(n => n.getBoundingClientRect())"
+    found = page.js(f"{boxes}.map(box => [box.left, box.right])")
+    assert len(found) == 9 and all(right < left for (_, right), (left, _) in pairwise(found))
 
 
 def test_a_run_that_is_silent_for_long_has_stopped(opened, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from made_runs import config, distance, losses, png, sweep, write_run
 
 from diffusion.dashboard import Pictures, Reader, contents, html
-from diffusion.dashboard.page import CURVES, coarse_to_fine, compared, telling
+from diffusion.dashboard.page import CURVES, coarse_to_fine, compared, row_labels, telling
 from diffusion.dashboard.read import flat
 
 PLOTLY = pytest.importorskip("plotly", reason="the dashboard draws with plotly: pip install -e .[dashboard]")
@@ -82,6 +82,25 @@ def test_a_word_that_not_all_runs_recorded_does_not_hide_the_classes(tmp_path):
     write_run(tmp_path / "old", [losses(10, 1)], config("Linear"))
     write_run(tmp_path / "new", [losses(10, 1)], config(), words={"typed": {}, "choices": {"schedule": "cosine"}})
     assert [run["config"]["schedule"] for run in data_of(tmp_path)["runs"]] == ["Cosine", "Linear"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "recipe", "labels"),
+    [
+        ({}, "main", ["0", "1", "2"]),
+        ({"callbacks.samples.rows": 2}, "main", ["0", "1"]),
+        ({"samplers.fast.grid.steps": 3}, "fast", ["0", "1", "2"]),
+        ({}, "memorized-digits@70", []),
+        ({"conditions.frequencies": "[0.5, 0.25, 0.25]"}, "main", []),
+        ({"codec.data_shape": "[2]"}, "main", []),
+        ({"conditions.num_classes": 0}, "main", []),
+        ({"conditions.num_classes": "many"}, "main", []),
+    ],
+)
+def test_the_rows_of_a_grid(changed, recipe, labels):
+    """As Samples draws them: a row for each class, unless classes are left to chance or the items are points."""
+    known = {"conditions.num_classes": 3, "conditions.frequencies": None, "callbacks.samples.rows": 10, "codec.data_shape": "[8, 8, 1]"}
+    assert row_labels(known | changed, recipe) == labels
 
 
 def test_one_run_and_none(tmp_path):
