@@ -103,7 +103,7 @@ def row_labels(config: dict[str, Any], recipe: str) -> list[str]:
     where they are left to chance, and in pictures of metrics."""
     classes, rows = config.get("conditions.num_classes"), config.get("callbacks.samples.rows")
     vectors = "," not in str(config.get("codec.data_shape", ","))  # [2]: points, which are drawn as a scatter
-    own = recipe == "main" or any(key.startswith(f"samplers.{recipe}") for key in config)
+    own = recipe == "main" or any(key.startswith(f"samplers.{recipe}.") for key in config)
     if vectors or not own or config.get("conditions.frequencies") or type(classes) is not int or type(rows) is not int:
         return []
     return [str(i) for i in range(min(classes, rows, 1000))]
