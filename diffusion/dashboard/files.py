@@ -45,7 +45,7 @@ def picture_of(path: Path) -> bytes | None:
 
 
 def locked(path: Path) -> bool | None:
-    """Whether a process holds the lock `path` of a run's folder; None where there is none to ask. It is asked for by a shared lock, held for
+    """Whether a process holds the lock `path` of a run's folder; None where there is none to ask. The question is a shared lock, held for
     some microseconds, which a training that is at work never notices."""
     try:
         import fcntl
