@@ -38,7 +38,9 @@ class Range:
         if isfinite(self.least) and isfinite(self.most):
             return f"between {self.least} and {self.most}"
         said = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
-        return " and ".join(f"{word} {bound}" for word, bound in said.items() if isfinite(bound)) or "finite"
+        return " and ".join(f"{word} {bound}" for word, bound in said.items() if isfinite(bound)) or (
+            "a number" if self.endless else "finite"
+        )
 
 
 Finite = Annotated[float, Range()]  # any number but NaN and infinity
@@ -102,7 +104,7 @@ def refused(value: object, annotation: Any) -> str | None:
 
 def outside(value: object, annotation: Any) -> tuple[str, object, Range] | None:
     """(its place, "" or "[i]", the number, the range that it is outside of) of the first number outside of its declared range, or None. A
-    float that declares none is to be finite."""
+    float that declares none, as one of a class of the user's, may be anything but NaN."""
     if choices := _choices(annotation):
         problems = [outside(value, choice) for choice in choices if fits(value, choice)]
         return None if None in problems or not problems else problems[0]
@@ -112,7 +114,7 @@ def outside(value: object, annotation: Any) -> tuple[str, object, Range] | None:
     if isinstance(value, bool) or not isinstance(value, Real):
         return None
     declared = [said for said in getattr(annotation, "__metadata__", ()) if isinstance(said, Range)]
-    limits = declared or ([Range()] if annotation is float else [])
+    limits = declared or ([Range(endless=True)] if annotation is float else [])
     return next((("", value, limit) for limit in limits if float(value) not in limit), None)
 
 

@@ -148,6 +148,7 @@ class Thing(Checked):
     many: list[Positive] | Count = 1
     level: Level = inf
     share: Share | None = None
+    undeclared: float = inf
 
 
 def test_lists_unions_and_infinity():
@@ -158,6 +159,7 @@ def test_lists_unions_and_infinity():
         ((1, -1.0), "level=-1.0"),
         ((1, nan), "level=nan"),
         ((1, 1.0, 1.5), "share=1.5"),
+        ((1, 1.0, 0.5, nan), "undeclared=nan of Thing must be a number"),
     ):
         with pytest.raises(ValueError, match=said):
             Thing(*given)
