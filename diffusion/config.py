@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
-from diffusion.mistyped import CONF
+from diffusion.mistyped import CONF, unknown_choice
 from diffusion.schemas import EvaluateSchema, SampleSchema, TrainSchema, bare, container, known
 from diffusion.support.build import spread, ways
 from diffusion.support.errors import UserError
@@ -126,6 +126,8 @@ def configuration(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], dict[s
 
     Raises UserError if a resumed run is asked to change a group."""
     content = _resumed(cfg, folder) if cfg.resume else settled(plain(cfg, words()))
+    for group in (key for key, value in content.items() if value == MISSING and (CONF / key).is_dir()):  # of GROUP=[]
+        raise UserError(f"{unknown_choice(group, words().get(group, MISSING))}.")
     content.pop("trust", None)  # permission is given each time, and never recorded
     said = {"source.yaml": content, "words.yaml": words_said(folder / "words.yaml" if cfg.resume else None)}
     return resolved(content), {name: yaml.safe_dump(data, sort_keys=False) for name, data in said.items()}

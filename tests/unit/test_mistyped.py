@@ -2,11 +2,13 @@
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
-from composing import composed
+from composing import composed, composition
 from hydra.errors import HydraException
 
+from diffusion.config import configuration
 from diffusion.mistyped import plainly
 from diffusion.support.errors import UserError
 
@@ -36,3 +38,11 @@ def test_what_was_meant_is_named(command, words, said, monkeypatch):
     sentence = plainly(error.value)
     assert re.search(said, sentence), sentence
     assert "struct" not in sentence and "Schema" not in sentence and "\n" not in sentence
+
+
+def test_a_group_without_a_choice_is_named(monkeypatch):
+    """Hydra takes an empty list, and leaves the group out."""
+    monkeypatch.setattr(sys, "argv", ["train.py", "codec=[]"])
+    monkeypatch.setattr("diffusion.config.words", lambda: {"codec": "[]"})
+    with pytest.raises(UserError, match=r"^codec=\[\] is not one of the choices custom, pixels, standardised"):
+        configuration(composition("codec=[]"), Path("nowhere"))
