@@ -57,8 +57,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
     held = os.open(claim, os.O_RDONLY)
     _locked(held)
     try:
-        temporary = claim / path.name
-        yield temporary
+        temporary, places = claim / path.name, PLACES.get()
+        with writing_in(None if places is None else [*places, claim]):  # what may be written may be written in parts
+            yield temporary
         written = [*temporary.rglob("*"), temporary]
         if len(written) > 100:
             os.sync()  # once, where thousands of pictures would each wait for the disk

@@ -24,7 +24,7 @@ from diffusion.grids import Trailing
 from diffusion.samplers import DDIM, DDPM, DPMAdaptive
 from diffusion.schedules import Cosine
 from diffusion.support.errors import UserError
-from diffusion.support.files import temporaries
+from diffusion.support.files import temporaries, writing_in
 from diffusion.typing import expand
 
 ROOT = Path(__file__).parents[2]
@@ -115,6 +115,13 @@ def test_the_same_call_again_gives_the_same_files_and_another_leaves_nothing(tmp
     assert content(tmp_path / "a") == before
     written(tmp_path / "a", recipe(), range(4))
     assert len(list((tmp_path / "a").glob("0*.png"))) == 4 and not (tmp_path / "a/trajectory.gif").exists()
+
+
+def test_it_is_written_where_the_command_may_write(tmp_path):
+    with writing_in([tmp_path / "a"]):
+        written(tmp_path / "a", recipe(), range(2), trajectory=True)
+        with pytest.raises(UserError, match="not told to write"):
+            written(tmp_path / "b", recipe(), range(2))
 
 
 def test_a_name_says_what_made_it():
