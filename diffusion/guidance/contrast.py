@@ -106,7 +106,7 @@ class CFGPlusPlus(ClassifierFree):
 
     def strength(self, x_t: Tensor, t: Tensor) -> Tensor:
         assert self.grid is not None  # see __post_init__
-        times = self.grid(self.schedule).flip(0).to(t.device)
+        times = self.grid(self.schedule).flip(0).to(t.device, non_blocking=True)
         i = torch.searchsorted(times, t.contiguous() * (1 - 1e-9)).clamp(1, len(times) - 1)  # rounding keeps a grid time on the grid
         start, end = self.schedule.log_snr(times[i]), self.schedule.log_snr(times[i - 1])
         return expand(self.scale / -torch.expm1((start - end) / 2), x_t)

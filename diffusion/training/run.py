@@ -56,11 +56,14 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
     review(config)
     require_methods(config)
     require_fit(config)
+    settings = trainer_settings(config)
     dataset = build(config["dataset"], "dataset")
     with doing(f"reading {dataset.name}"):
         config = completed(config, dataset.load())  # on every rank: one makes the cache, and all refuse with the same sentence
     torch.manual_seed(mixed(config["seed"]))  # of the network's first weights, the same on every rank
     module = training_module(config, assemble(config), dataset.flip)
+    if config["compile"]:
+        compiled(module)
     resume, done, left = resumable(config) if config["resume"] else (None, 0, False)
     if resume and done >= config["steps"] and not left:
         log.warning("The run %s is at step %d already, so that steps=%d leaves nothing to do; say more.", folder, done, config["steps"])
@@ -68,10 +71,8 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
     metrics = partial(measured, build_stages(config["metric"], "metric"))
     callbacks = build_stages(config["callbacks"], "callbacks", {"metrics": metrics})
     interruption = Interruption(callbacks)
-    if config["compile"]:
-        compiled(module)
     trainer: Trainer = build(
-        trainer_settings(config),
+        settings,
         "trainer",
         callbacks=[Record(config, sources), Divergence(), Unscale(), *callbacks.values(), interruption],
         logger=list(build_stages(config["logger"], "logger").values()),
