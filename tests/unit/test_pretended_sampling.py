@@ -19,9 +19,6 @@ CHOICES = choices("sampler", "guidance", "schedule")
 USUAL = {"sampler": "ddpm", "guidance": "cfg", "grid": "trailing", "schedule": "cosine", "parameterization": "epsilon", "learned": True}
 
 ADAPTIVE = {"rk45", "dpm_adaptive"}  # each image has its own error and time: the device is asked which go on, and which `interval` guides
-    "rk45",
-    "dpm_adaptive",
-}  # each image has its own error and time: the device is asked which images go on, and `interval` which are in it
 GUIDED = [("guidance", name) for name in CHOICES["guidance"]]
 SEEDS, LABELS = range(3), torch.arange(3) % CLASSES
 PICTURE = torch.linspace(0, 1, 18).reshape(SHAPE)
