@@ -26,7 +26,7 @@ from diffusion.support.trust import parsed, trusting, vet, vet_source
 MODEL = ("dataset", "codec", "conditions", "task", "network", "schedule", "parameterization", "objective")
 LOADING: ContextVar[tuple[str, ...]] = ContextVar("second runs that are being loaded", default=())
 WAYS = ("sampler", "grid", "guidance", "samplers")
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 log = logging.getLogger(__name__)
 
 

@@ -39,6 +39,7 @@ class TrainSchema:
     milestone_every: Count | None = None
     milestone_n: Several = MISSING
     checkpoint_every: Count = MISSING
+    keep_best: str | None = None
     sample_batch_size: Images = MISSING
     matmul_precision: MatMul = MISSING
     data: Any = MISSING

@@ -16,7 +16,7 @@ class ClassAccuracy(RowMetric):
 
     Raises UserError for a data set whose classes are not the classifier's, and for images without labels."""
 
-    words = ("accuracy",)
+    words, higher = ("accuracy",), True
     layer = "logits"
 
     def refer(self, imageset: RealImages) -> int:

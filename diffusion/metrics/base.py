@@ -36,6 +36,7 @@ class Metric(ABC):
 
     name: str
     n: Several
+    higher: ClassVar[bool] = False  # is better
 
     @abstractmethod
     def setup(self, imageset: RealImages, device: torch.device | str, conditions: Conditions = UNCONDITIONAL) -> None:

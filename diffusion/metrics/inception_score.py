@@ -34,7 +34,7 @@ class InceptionScore(RowMetric):
 
     It looks at generated images only, through the classes of an extractor that has them. Raises ValueError for more splits than images."""
 
-    words = ("is",)
+    words, higher = ("is",), True
     standard = ("is",)
     layer = "logits"
 

@@ -100,7 +100,7 @@ class Neighbours(RowMetric):
 class PrecisionRecall(Neighbours):
     """`precision_recall` under precision-EXTRACTOR@n and recall-EXTRACTOR@n."""
 
-    words, default_k = ("precision", "recall"), 3
+    words, default_k, higher = ("precision", "recall"), 3, True
 
     def shares(self, made: Tensor) -> Tensor:
         return precision_recall(made, self.reference, self.k, self.radius)
@@ -109,7 +109,7 @@ class PrecisionRecall(Neighbours):
 class DensityCoverage(Neighbours):
     """`density_coverage` under density-EXTRACTOR@n and coverage-EXTRACTOR@n."""
 
-    words, default_k = ("density", "coverage"), 5
+    words, default_k, higher = ("density", "coverage"), 5, True
 
     def shares(self, made: Tensor) -> Tensor:
         return density_coverage(made, self.reference, self.k, self.radius)

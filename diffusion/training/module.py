@@ -56,6 +56,7 @@ class DiffusionModule(LightningModule):
         self.seen: list[tuple[Tensor, Tensor]] = []  # t and loss of the step's batches so far
         self.recipes: dict[str, Recipe] = {}  # what callbacks sample with, by name
         self.latest: dict[str, float] = {}  # the last value of each recorded number
+        self.latest_step: dict[str, int] = {}  # and of which step it is
         self.evaluation_seconds = 0.0
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> Tensor:

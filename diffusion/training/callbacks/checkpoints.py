@@ -1,5 +1,6 @@
 """Checkpoints that are whole or absent, and never of a run gone wrong."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from diffusion.checkpoint import LAST, PREVIOUS, read_checkpoint, write_checkpoint
+from diffusion.checkpoint import BEST, LAST, PREVIOUS, read_checkpoint, write_checkpoint
 from diffusion.support.errors import UserError
 from diffusion.support.ranges import Count
 from diffusion.training.callbacks.divergence import require_finite
@@ -29,13 +30,35 @@ class SealedIO(TorchCheckpointIO):
 
 class Checkpoints(Periodic):
     """checkpoints/last.ckpt every `every` steps, before and after each evaluation, when the run is stopped and at the end, and
-    previous.ckpt, that of an earlier step; with `keep_every`, also step=N.ckpt that stay.
+    previous.ckpt, that of an earlier step; with `keep_every`, also step=N.ckpt that stay; with `keep_best`,
+    also best.ckpt, of the step at which that number was best.
 
     Raises UserError in place of saving weights or losses that are not finite, so that last.ckpt is the last good one."""
 
-    def __init__(self, every: Count, keep_every: Count | None = None) -> None:
+    def __init__(self, every: Count, keep_every: Count | None = None, keep_best: str | None = None) -> None:
         super().__init__(every)
-        self.keep_every, self.saved = keep_every, (-1, 0.0)
+        self.keep_every, self.keep_best, self.saved = keep_every, keep_best, (-1, 0.0)
+        self.best, self.higher = math.nan, False
+
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Raises UserError for a number that the run does not measure."""
+        if self.keep_best is None:
+            return
+        metrics = [metric for callback in trainer.callbacks for metric in getattr(callback, "metrics", ())]  # type: ignore[attr-defined]
+        known = {key: metric.higher for metric in metrics for key in getattr(metric, "keys", [metric.name])}
+        if self.keep_best not in known:
+            measured = f"it measures {', '.join(known)}" if known else "it measures none: say metric=..."
+            raise UserError(f"keep_best={self.keep_best} is no number that this run measures; {measured}.")
+        self.higher = known[self.keep_best]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far, and of what."""
+        return {"keep_best": self.keep_best, "best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See state_dict; another number begins anew."""
+        if state_dict["keep_best"] == self.keep_best:
+            self.best = state_dict["best"]
 
     def act(self, trainer: Trainer, module: LightningModule) -> None:
         self.save(trainer, module)
@@ -49,8 +72,20 @@ class Checkpoints(Periodic):
         if state != self.saved:
             require_finite(trainer, module)
             folder = Path(trainer.default_root_dir) / "checkpoints"
+            if self.improved(trainer, module):
+                trainer.save_checkpoint(folder / BEST)
             trainer.save_checkpoint(folder / LAST, storage_options=None if state[0] == self.saved[0] else folder / PREVIOUS)
             self.saved = state
+
+    def improved(self, trainer: Trainer, module: LightningModule) -> bool:
+        """Whether this step's value of `keep_best` is the best so far, which it then is."""
+        if self.keep_best is None or module.latest_step.get(self.keep_best) != trainer.global_step:
+            return False
+        value = module.latest[self.keep_best]
+        if not math.isfinite(value) or (value <= self.best if self.higher else value >= self.best):
+            return False
+        self.best = value
+        return True
 
 
 @contextmanager

@@ -52,10 +52,11 @@ class Periodic(Callback, ABC):
 def record(trainer: Trainer, values: dict[str, float], step: int | None = None, **facts: Any) -> None:
     """Write numbers, of this step if it is not another, to every logger and, with the facts about them, as one line of the run's
     metrics.jsonl; on the first rank."""
+    step = trainer.global_step if step is None else step
     trainer.lightning_module.latest.update(values)
+    trainer.lightning_module.latest_step.update(dict.fromkeys(values, step))
     if not trainer.is_global_zero:
         return
-    step = trainer.global_step if step is None else step
     for logger in trainer.loggers:
         logger.log_metrics(values, step=step)
     images = step * trainer.datamodule.per_step
