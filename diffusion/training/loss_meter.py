@@ -36,8 +36,10 @@ class Meter:
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self.step: Tensor | None = None  # sums over this rank's batches of the step in progress: losses, by quarters, and how many batches
-        self.sums: Tensor | None = None  # the same of the steps since the last reading, the gradient's norm, and how many steps
+        self.step: Tensor | None = None  # sums of this rank's batches of the step in progress, of means: losses, by quarters, and 1
+        self.sums: Tensor | None = (
+            None  # sums of the steps since the last reading, of means: losses, by quarters, the gradient's norm, and 1
+        )
         self.bad: Tensor | None = None  # whether a loss was not finite
         self.first_bad: int | None = None  # in which step, as far as has arrived
         self.arriving: deque[tuple[int, Arriving]] = deque()
@@ -52,7 +54,7 @@ class Meter:
         quarter = (t * QUARTERS).ceil().long().clamp(1, QUARTERS) - 1
         quarters = terms.new_zeros(len(terms) + 1, QUARTERS)
         quarters.index_add_(1, quarter, weight.double() * torch.cat([terms, torch.ones_like(terms[:1])]))
-        sums = torch.cat([(weight.double() * terms).mean(1), quarters.flatten(), terms.new_ones(1)])
+        sums = torch.cat([(weight.double() * terms).mean(1), quarters.flatten() / len(t), terms.new_ones(1)])
         bad = ~losses["loss"].detach().isfinite().all()
         self.step = sums if self.step is None else self.step + sums
         self.bad = bad if self.bad is None else self.bad | bad
@@ -63,7 +65,8 @@ class Meter:
         if self.step is None or self.bad is None:
             return
         self.bad = sum_over_ranks(self.bad.float()) > 0
-        sums = torch.cat([self.step, torch.stack([norm.detach().double(), torch.ones_like(self.step[0])])])
+        step = self.step / self.step[-1]
+        sums = torch.cat([step[:-1], norm.detach().double().reshape(1), step[-1:]])
         before = torch.zeros_like(sums) if self.sums is None else self.sums
         self.sums, self.step = torch.where(self.bad, before, before + sums), None
         self.arriving.append((number, Arriving(self.bad)))
@@ -82,17 +85,17 @@ class Meter:
             return {}
         sums, k = sum_over_ranks(self.sums).cpu(), len(self.names)  # one message, whatever there is to say
         self.sums = None
-        quarters = sums[k:-3].reshape(k + 1, QUARTERS)
+        quarters = sums[k:-2].reshape(k + 1, QUARTERS)
         names = [*self.names, "gradient_norm", *(f"{name}/t{i + 1}of{QUARTERS}" for name in self.names for i in range(QUARTERS))]
-        means = torch.cat([sums[:k] / sums[-3], sums[-2:-1] / sums[-1], (quarters[:-1] / quarters[-1]).flatten()])
+        means = torch.cat([sums[:k] / sums[-1], sums[-2:-1] / sums[-1], (quarters[:-1] / quarters[-1]).flatten()])
         return {name: value for name, value in zip(names, means.tolist(), strict=True) if value == value}
 
     def state_dict(self) -> dict[str, Any]:
-        """What all ranks have summed since the last reading."""
-        return {"names": self.names, "sums": None if self.sums is None else sum_over_ranks(self.sums).cpu()}
+        """What the ranks have summed since the last reading, in the mean."""
+        return {"names": self.names, "sums": None if self.sums is None else sum_over_ranks(self.sums).cpu() / rank_and_world()[1]}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device | str) -> None:
-        """See state_dict; the first rank goes on with the sums of all."""
+        """See state_dict; every rank goes on with the mean, so that a step counts the same however many made it."""
         self.names = list(state["names"])
-        if state["sums"] is not None and rank_and_world()[0] == 0:
+        if state["sums"] is not None:
             self.sums = state["sums"].to(device)

@@ -6,11 +6,13 @@ import random
 import pytest
 import torch
 import yaml
-from composing import composed, composition
+from commands import command, succeeded
+from composing import TINY, composed, composition, typed
 from pytorch_lightning import Callback
 
 import diffusion.config
 import diffusion.training.run
+from diffusion.config import plain, resolved
 from diffusion.support.errors import UserError
 from diffusion.training.lr_schedules import Cosine
 from diffusion.training.run import train
@@ -127,6 +129,24 @@ def test_what_is_changed_on_resume_is_changed(tiny, tmp_path, monkeypatch):
     after = content(tmp_path / "run")
     assert after["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.01
     assert any(not torch.equal(before[key], value) for key, value in after["state_dict"].items())
+
+
+def test_a_run_of_one_process_goes_on_on_two(tmp_path):
+    """In float32, by the command, in other batches: what is trained and recorded is the same; steps of more images are refused."""
+    words = (*TINY, f"paths.cache={tmp_path / 'cache'}", "log_every=1", "eval_every=100", "metric=none", "warmup=2", "times=stratified")
+    for name, steps in (("whole", "steps=6"), ("parts", "steps=3")):
+        source = plain(composition(*words, steps), typed(*words, steps))
+        source.pop("trust")
+        train(resolved(source), tmp_path / name, {"source.yaml": yaml.safe_dump(source)})
+    succeeded(command("train.py", f"resume={tmp_path / 'parts'}", "steps=6", "batch_size=4", "accumulate=2", "trainer.devices=2"))
+    weights = [content(tmp_path / name)["state_dict"] for name in ("whole", "parts")]
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-4)
+    whole, parts = losses(tmp_path / "whole"), losses(tmp_path / "parts")
+    assert whole.keys() == parts.keys() == set(range(1, 7))
+    for step, numbers in whole.items():
+        assert parts[step] == pytest.approx(numbers, rel=1e-4)
+    with pytest.raises(UserError, match="is of batch_size=4 x accumulate=2 = 8 items, and batch_size=8 x accumulate=2 is not"):
+        train(composed(*words, "accumulate=2", "steps=9") | {"resume": str(tmp_path / "parts")}, tmp_path / "parts")
 
 
 def test_a_run_that_is_at_its_end_stays_as_it_is(tiny, tmp_path, monkeypatch):

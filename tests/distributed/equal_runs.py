@@ -33,9 +33,8 @@ def fit(config: dict[str, Any], folder: Path, accumulate: int = 1, world: int = 
     config = completed(config, dataset.load())
     config["codec"]["_target_"] = "equal_runs.Double"
     torch.manual_seed(mixed(config["seed"]))
-    model = assemble(config)
-    model.denoiser.double()
-    module = training_module(config, model, dataset.flip)
+    module = training_module(config, assemble(config), dataset.flip).double()
+    module.ema.start(module.denoiser)
     trainer = Trainer(
         max_steps=until or config["steps"],
         accumulate_grad_batches=accumulate,

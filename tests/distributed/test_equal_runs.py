@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from composing import TINY, composed
+from composing import ROOT, TINY, composed
 from equal_runs import fit, kept, log
 from processes import two_ranks
 
@@ -52,7 +52,7 @@ def together(config: dict, folder: Path, begun: Path, world: int, *jobs: dict) -
         name.mkdir()
     shutil.copytree(begun, names[-1])
     words = json.dumps([config, [(str(name), job) for name, job in zip(names, [*jobs, {"accumulate": 2}], strict=True)]])
-    two_ranks(WORKER, folder, str(world), words, world=world)
+    two_ranks(WORKER, folder, str(world), words, world=world, timeout=600)
     return names
 
 
@@ -86,6 +86,25 @@ def test_two_processes(config, alone, begun, tmp_path):
     """One batch to a step and two; and a run begun on one process that is resumed on two, in other batches."""
     for folder in together(config, tmp_path, begun, 2, {}, {"accumulate": 2}):
         assert_equal(folder, alone)
+
+
+OBJECTIVES = {path.stem: [] for path in sorted((ROOT / "conf/objective").glob("*.yaml")) if path.stem != "custom"} | {
+    "edm": ["schedule=edm", "parameterization=edm"],
+    "edm2": ["schedule=edm", "parameterization=edm"],
+    "cross_entropy": ["task=classifier"],
+    "ssm": ["objective.projections=2"],
+}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective(objective, tmp_path):
+    """Its own draws too are those of a sample's place."""
+    words = [f"paths.cache={tmp_path}", f"objective={objective}", *OBJECTIVES[objective], "steps=3", "optimizer.lr=0.01", "warmup=1"]
+    config = composed(*(word for word in TINY if not word.startswith("callbacks")), *words)
+    for accumulate in (1, 2):
+        (tmp_path / str(accumulate)).mkdir()
+        fit(config, tmp_path / str(accumulate), accumulate)
+    torch.testing.assert_close(kept(tmp_path / "2"), kept(tmp_path / "1"), rtol=1e-10, atol=1e-11)  # Adam divides by small gradients
 
 
 @pytest.mark.slow

@@ -16,10 +16,10 @@ def stepped(meter, number, *batches, norm=1.0):
 
 def test_means_by_term_and_by_quarter_of_time():
     meter = Meter()
-    first, second = torch.tensor([1.0, 2.0, 3.0, 6.0]), torch.tensor([5.0, 7.0])
+    first, second = torch.tensor([1.0, 2.0, 3.0, 6.0]), torch.tensor([5.0, 7.0, 5.0, 7.0])
     batches = (
         ({"loss": first, "simple": first * 2}, torch.tensor([0.1, 0.3, 0.25, 1.0])),
-        ({"loss": second, "simple": second * 2}, torch.tensor([0.74, 0.76])),
+        ({"loss": second, "simple": second * 2}, torch.tensor([0.74, 0.76] * 2)),
     )
     stepped(meter, 0, *batches, norm=2.0)
     means = meter.read()
@@ -31,11 +31,11 @@ def test_means_by_term_and_by_quarter_of_time():
             "loss/t1of4": (1.0 + 3.0) / 2,  # 0.25 belongs to the first quarter, (0, 1/4]
             "loss/t2of4": 2.0,
             "loss/t3of4": 5.0,
-            "loss/t4of4": (6.0 + 7.0) / 2,
+            "loss/t4of4": (6.0 + 7.0 + 7.0) / 3,
             "loss/simple/t1of4": 4.0,
             "loss/simple/t2of4": 4.0,
             "loss/simple/t3of4": 10.0,
-            "loss/simple/t4of4": 13.0,
+            "loss/simple/t4of4": 40.0 / 3,
         }
     )
     assert all(isinstance(value, float) for value in means.values())
@@ -51,6 +51,20 @@ def test_importance_weights_make_the_means_those_over_uniform_t():
 
 def one(value, t=0.5):
     return {"loss": torch.tensor([value])}, torch.tensor([t])
+
+
+def test_a_step_counts_the_same_in_however_many_batches():
+    """As in a run that is resumed with another accumulate between two readings."""
+    losses, t, weight = torch.rand(3, 8), torch.rand(3, 8), torch.rand(3, 8)
+    found = []
+    for batches in ((1, 1, 1), (1, 2, 4)):
+        meter = Meter()
+        for number, parts in enumerate(batches):
+            for value, time, by in zip(*(x[number].chunk(parts) for x in (losses, t, weight)), strict=True):
+                meter.update({"loss": value}, time, by)
+            meter.end_step(number, torch.tensor(1.0))
+        found.append(meter.read())
+    assert found[0] == pytest.approx(found[1])
 
 
 def test_reading_starts_again():
