@@ -7,7 +7,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from diffusion.config import brought, configuration, register, told, words
+from diffusion.config import brought, configuration, register, resumes, told, words
 from diffusion.shell import begin, shell
 from diffusion.support.progress import doing
 from diffusion.support.trust import packages
@@ -20,7 +20,7 @@ register()
 def main(cfg: DictConfig) -> None:
     """One run; under -m, each of the sweep's."""
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with begin(folder, cfg.trust, [folder, *told(cfg, words())] if cfg.resume else None):
+    with begin(folder, cfg.trust, [folder, *told(cfg, words())] if resumes(cfg, folder) else None):
         config, sources = configuration(cfg, folder)
         log.info("run folder %s", folder)
         if along := brought(cfg):

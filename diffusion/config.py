@@ -27,6 +27,7 @@ STAGED = {
 
 # What a run's weights mean, and what they were trained on and for: settled when it begins. Its data may have moved.
 MEANING = (
+    "name",
     "task",
     "dataset",
     "codec",
@@ -41,6 +42,7 @@ MEANING = (
     "trainer.accumulate_grad_batches",  # which is said by accumulate
 )
 PLACES = ("dataset.root", "dataset.cache")
+AUTO = "auto"  # resume=auto
 
 
 def started() -> str:
@@ -66,13 +68,24 @@ def register() -> None:
     OmegaConf.register_new_resolver("started", started, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("gpu_or_cpu", lambda with_gpu, without: with_gpu if has_gpu() else without, replace=True)
     OmegaConf.register_new_resolver("basename", lambda path: Path(path).name, replace=True)
+    OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
 
 
+def run_name(name: str) -> str:
+    """`name` as that of one file or folder. Raises UserError if it is none."""
+    if not name.strip() or name in (".", "..") or "/" in name or not name.isprintable() or len(name.encode()) > 200:
+        raise UserError(f"name={name:.50} cannot be the name of a folder: say one word without a /, of at most 200 letters.")
+    return name
+
+
 def run_dir(runs: str, name: str, resume: str | None) -> str:
-    """The folder of a run; where a file of it is to be resumed, which is refused, the folder all the same."""
-    file = bool(resume) and Path(str(resume)).is_file()
-    return str(Path(str(resume)).resolve().parent.parent) if file else resume or f"{runs}/{name}"
+    """The run's folder. Raises UserError for a file in the place of a folder to resume, before a folder is made of its name."""
+    if resume in (None, AUTO):
+        return f"{runs}/{run_name(name)}"
+    if (file := Path(str(resume))).is_file():
+        raise UserError(f"resume={resume} is a file; a run goes on from its last checkpoint by its folder: resume={file.parent.parent}.")
+    return str(resume)
 
 
 def words() -> dict[str, str]:
@@ -118,18 +131,27 @@ def resolved(content: Mapping[str, Any]) -> dict[str, Any]:
     return container(OmegaConf.create(dict(content)), resolve=True)
 
 
+def resumes(cfg: DictConfig, folder: Path) -> bool:
+    """Whether this command goes on with the run in `folder`: with resume=auto, if there is a checkpoint."""
+    return any((folder / "checkpoints").glob("*.ckpt")) if cfg.resume == AUTO else cfg.resume is not None
+
+
 def configuration(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The configuration of the training in `folder` as plain data, and where it came from, a text for each file: source.yaml, in which
     one key still refers to another, and words.yaml, the words of the command line.
 
-    A resumed run's is its own source.yaml, with the plain values typed now.
+    A resumed run's is its own source.yaml, with the plain values typed now; resume=auto resumes what has a checkpoint.
 
-    Raises UserError if a resumed run is asked to change a group."""
-    content = _resumed(cfg, folder) if cfg.resume else settled(plain(cfg, words()))
+    Raises UserError if a resumed run is asked to change what it is, and for resume=auto of a name that is another each time."""
+    if cfg.resume == AUTO and "started" in str(container(cfg, resolve=False)["name"]):
+        raise UserError("resume=auto goes on with the run of a name, if there is one: say name=NAME too.")
+    goes_on = resumes(cfg, folder)
+    content = _resumed(cfg, folder) if goes_on else settled(plain(cfg, words()))
+    content["resume"] = str(folder) if goes_on else None
     for group in (key for key, value in content.items() if value == MISSING and (CONF / key).is_dir()):  # of GROUP=[]
         raise UserError(f"{unknown_choice(group, words().get(group, MISSING))}.")
     content.pop("trust", None)  # permission is given each time, and never recorded
-    said = {"source.yaml": content, "words.yaml": words_said(folder / "words.yaml" if cfg.resume else None)}
+    said = {"source.yaml": content, "words.yaml": words_said(folder / "words.yaml" if goes_on else None)}
     return resolved(content), {name: yaml.safe_dump(data, sort_keys=False) for name, data in said.items()}
 
 
@@ -140,21 +162,27 @@ def words_said(before: Path | None = None) -> dict[str, dict[str, str]]:
     if before is None:
         choices = HydraConfig.get().runtime.choices
         return {"typed": typed, "choices": {group: str(word) for group, word in choices.items() if word and "/" not in group}}
-    old = parsed(before.read_text(), str(before)) if before.is_file() else {}
+    kept = _words_before(before)
+    return {"typed": {**kept["typed"], **typed}, "choices": kept["choices"]}
+
+
+def _words_before(file: Path) -> dict[str, dict[str, str]]:
+    """What a run's words.yaml says; a run of an older version has none."""
+    old = parsed(file.read_text(), str(file)) if file.is_file() else {}
     kept = {name: part for name, part in old.items() if isinstance(part, dict)} if isinstance(old, dict) else {}
-    return {"typed": {**kept.get("typed", {}), **typed}, "choices": kept.get("choices", {})}
+    return {"typed": {}, "choices": {}} | kept
 
 
 def _resumed(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    if Path(cfg.resume).is_file():
-        raise UserError(f"resume={cfg.resume} is a file; a run goes on from its last checkpoint by its folder: resume={folder}.")
     if not (folder / "source.yaml").is_file():
         raise UserError(f"resume={cfg.resume} is not a run's folder: it has no source.yaml.")
     source = parsed((folder / "source.yaml").read_text(), str(folder / "source.yaml"))
     vet_source(source, str(folder / "source.yaml"))
-    before, typed = OmegaConf.create(brought_up(source, str(folder / "source.yaml"))), words()
+    before, own_words = OmegaConf.create(brought_up(source, str(folder / "source.yaml"))), _words_before(folder / "words.yaml")
+    said = {"name": folder.name, **own_words["choices"], **own_words["typed"]}
+    typed = {key: value for key, value in words().items() if key not in ("resume", "trust") and value != said.get(key)}
     for key in typed:
-        whole = (CONF / key).is_dir() or (key != "trust" and OmegaConf.is_config(OmegaConf.select(before, key)))
+        whole = (CONF / key).is_dir() or OmegaConf.is_config(OmegaConf.select(before, key))
         if whole or "_target_" in key or (key not in PLACES and any(f"{key}.".startswith(f"{word}.") for word in MEANING)):
             raise UserError(
                 f"{key}={typed[key]} would change what the run {folder} is; a resumed run keeps its groups, start a new one instead."
@@ -204,7 +232,7 @@ def _changed_by(typed: Collection[str], group: str, settings: Mapping[str, Any],
 def brought(cfg: DictConfig, among: Collection[str] = ()) -> list[str]:
     """The choices, of these groups or of all, that those on the command line brought along, as group=choice: a data set its network, a
     sampler its grid. None in a resumed run, which keeps its own."""
-    if cfg.get("resume"):
+    if cfg.get("resume") not in (None, AUTO):
         return []
     hydra, typed = HydraConfig.get(), words()
     conf = next(source.path for source in hydra.runtime.config_sources if source.provider == "main")

@@ -10,12 +10,13 @@ import hydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.config import brought, own, register, told, words
+from diffusion.config import brought, own, register, run_name, told, words
 from diffusion.evaluation import EXACT
 from diffusion.schemas import EvaluateSchema, known
 from diffusion.shell import begin, shell
 from diffusion.support.build import build
 from diffusion.support.errors import UserError
+from diffusion.support.files import require_writable
 
 OWN = ("ckpt", "averaged", "seed", "precision", "sample_batch_size", "device", "floor", "name", "out", "paths")
 CHANGED = ("sampler", "grid", "guidance", "metric", "dataset", "sweep", "way", "trust")
@@ -37,6 +38,7 @@ def main(cfg: DictConfig) -> None:
 def measured_cell(cfg: DictConfig, typed: dict[str, str]) -> None:
     """Measure what was typed, unless it is in the file already."""
     config = settings(cfg)
+    file = where(config)
     from diffusion.checkpoint import load  # these are slow to import, so that --help and a mistyped word have been answered by now
     from diffusion.evaluation import cells, subjects
 
@@ -48,7 +50,7 @@ def measured_cell(cfg: DictConfig, typed: dict[str, str]) -> None:
         model = load(config["ckpt"], config["averaged"]).to(device)
         way = own_way(model, cfg, typed)
         subject = subjects.trained(model, way["dataset"], device)
-    cells.evaluate(subject, way, config, typed, where(config))
+    cells.evaluate(subject, way, config, typed, file)
 
 
 def own_way(model: Any, cfg: DictConfig, typed: dict[str, str]) -> dict[str, Any]:
@@ -75,16 +77,21 @@ def settings(cfg: DictConfig) -> dict[str, Any]:
 
 
 def where(config: dict[str, Any]) -> Path:
-    """The file that the lines are written to."""
-    if config["out"]:
-        return Path(config["out"])
-    if config["ckpt"] == EXACT:
-        folder = Path(config["paths"]["runs"]) / f"exact-{build(config['dataset'], 'dataset').name}"
-    else:
-        from diffusion.checkpoint import find
+    """The file that the lines are written to. Raises UserError if it cannot be written."""
+    file = Path(config["out"]) if config["out"] else folder_of(config) / f"{run_name(config['name'])}.jsonl"
+    require_writable(file.parent, "out")
+    if file.is_dir():
+        raise UserError(f"out={file} is a folder; say a file in it, as out={file / 'metrics.jsonl'}.")
+    return file
 
-        folder = find(config["ckpt"])[0]
-    return folder / f"{config['name']}.jsonl"
+
+def folder_of(config: dict[str, Any]) -> Path:
+    """The run's folder, or that of a data set's exact denoiser."""
+    if config["ckpt"] == EXACT:
+        return Path(config["paths"]["runs"]) / f"exact-{build(config['dataset'], 'dataset').name}"
+    from diffusion.checkpoint import find
+
+    return find(config["ckpt"])[0]
 
 
 class Table(Callback):

@@ -31,6 +31,8 @@ def plainly(error: Exception) -> str:
     """A composition error with its cause, without Hydra's advice and search path."""
     text, cause = str(error).split("Config search path")[0], error.__cause__
     text = text.split("To append to your")[0].strip().rstrip(".")
+    if (said := text.removeprefix("UserError raised while resolving interpolation: ")) != text:  # by a resolver of `config`
+        return said.split("full_key: ")[0].strip()
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         text = unknown_choice(*error.missing_cfg_file.rpartition("/")[::2])
     elif isinstance(cause, ConfigKeyError | ConfigAttributeError):

@@ -149,19 +149,34 @@ def cut(path: str | Path, count: int) -> None:
 
 
 @contextmanager
-def lock(path: str | Path) -> Iterator[None]:
+def lock(path: str | Path, wait: bool = True) -> Iterator[None]:
     """Hold the exclusive lock `path` between processes, waiting for it; the kernel frees it if the holder dies.
 
     Where there is no flock (Windows, some network file systems) nothing is locked: several processes may then make the guarded file, which
-    is never torn, since `atomic` writes it."""
+    is never torn, since `atomic` writes it. Raises BlockingIOError, without `wait`, if another process holds it."""
     path = writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as handle:
-        with suppress(ImportError, OSError):
+        try:
             import fcntl
 
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except (ImportError, OSError):
+            pass
         yield  # closing the file frees the lock
+
+
+def require_writable(folder: str | Path, key: str) -> None:
+    """Raises UserError, which names `key`, unless files can be made in `folder` or, where it is not there yet, a folder of its name. It
+    leaves nothing behind."""
+    folder = Path(folder).absolute()
+    try:
+        with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=next(p for p in (folder, *folder.parents) if p.exists())):
+            pass
+    except OSError as error:
+        raise UserError(f"{key}={folder} cannot be written to ({error.strerror}); say another place.") from None
 
 
 def _fsync(path: Path) -> None:

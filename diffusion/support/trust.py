@@ -28,7 +28,7 @@ CLASSES = (
     *(f"pytorch_lightning.loggers.{name}Logger" for name in ("CSV", "MLFlow", "TensorBoard", "Wandb")),
 )  # the words in their settings (strategy, accelerator, plugins) name what Lightning has registered, and never a module
 FUNCTION, TORCHSCRIPT = (f"diffusion.metrics.extractors.foreign.{name}" for name in ("Function", "TorchScript"))
-RESOLVERS = ("basename", "oc.select", "out_channels", "run_dir", "started")  # which conf/ uses, and which only see the configuration
+RESOLVERS = ("basename", "oc.select", "out_channels", "run_dir", "run_name", "started")  # of conf/, which only see the configuration
 HYDRA = ("runtime.output_dir", "runtime.choices.", "job.num")  # what conf/ asks of ${hydra:...}
 
 DOTTED = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*", re.ASCII)  # no empty part, and none that begins with an underscore

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +17,9 @@ import torch.distributed as dist
 import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.strategies.launchers import subprocess_script
+
+from diffusion.support.errors import UserError
+from diffusion.support.files import lock
 
 PATIENCE = 10.0  # seconds in which a rank that is to end may do so by itself; a cluster gives all of them about thirty
 ENVIRONMENT = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED")
@@ -47,6 +50,24 @@ def job(config: Mapping[str, Any], folder: Path, trust: Sequence[str] = ()) -> I
                 os.environ.pop(name, None)
                 if value is not None:
                     os.environ[name] = value
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """The lock of a run's folder, for a training; it dies with its process, and who only reads does not ask for it.
+
+    Raises UserError if another training has it. A folder in which nothing was written has no lock's file afterwards."""
+    file = folder / ".lock"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock(file, wait=False))
+        except BlockingIOError:
+            raise UserError(f"Another process is training in {folder}: wait for its end, or give another name=NAME.") from None
+        try:
+            yield
+        finally:
+            if not (folder / "config.yaml").exists():
+                file.unlink(missing_ok=True)
 
 
 def end_ranks(trainer: Trainer) -> None:

@@ -4,8 +4,10 @@
 """
 
 import logging
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import torch
 import yaml
 from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import Logger
 
 from diffusion.checkpoint import find, read, read_config
 from diffusion.data.module import DataModule
@@ -29,7 +32,7 @@ from diffusion.training.callbacks.divergence import Divergence
 from diffusion.training.callbacks.interruption import Interruption, owed
 from diffusion.training.callbacks.record import Record
 from diffusion.training.fitting import require_fit, require_methods
-from diffusion.training.launch import follow, job, parting
+from diffusion.training.launch import alone_in, follow, job, parting
 from diffusion.training.loggers import quiet, run_of_its_own
 from diffusion.training.machine import Unscale, compiled, trainer_settings
 from diffusion.training.module import DiffusionModule
@@ -51,7 +54,7 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
     torch.set_float32_matmul_precision(config["matmul_precision"])
     if config["resume"]:
         vet(config, where=f"resume={config['resume']}")
-    elif (folder / "checkpoints" / "last.ckpt").exists():
+    elif any((folder / "checkpoints").glob("*.ckpt")):
         raise UserError(f"{folder} holds a run already; give another name=..., or go on with it by resume={folder}.")
     review(config)
     require_methods(config)
@@ -65,7 +68,7 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
     if config["compile"]:
         compiled(module)
     resume, done, left = resumable(config) if config["resume"] else (None, 0, False)
-    if resume and done >= config["steps"] and not left:
+    if resume and done >= config["steps"] and not (left and done == config["steps"]):
         log.warning("The run %s is at step %d already, so that steps=%d leaves nothing to do; say more.", folder, done, config["steps"])
         return {}
     metrics = partial(measured, build_stages(config["metric"], "metric"))
@@ -86,12 +89,24 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
         writable(place)  # a resumed run's file may name any
     given = {"dataset": dataset, "batch_size": config["batch_size"], "seed": config["seed"]}
     data = construct(DataModule, config["data"], "data", given=given)
-    with job(config, folder, trust), run_of_its_own(), interruption.heeded(trainer, trust), kept(folder):
+    alone = alone_in(folder) if trainer.is_global_zero else nullcontext()
+    with alone, job(config, folder, trust), run_of_its_own(), interruption.heeded(trainer, trust), kept(folder):
+        if not resume and trainer.is_global_zero:
+            begin_anew(folder, trainer.loggers)
         if not resume:  # before Lightning writes the loggers' files; of a resumed run they are there, and `Record` tells what changed
             for logger in trainer.loggers:
                 logger.log_hyperparams(dict(config))
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     return module.latest
+
+
+def begin_anew(folder: Path, loggers: Sequence[Logger]) -> None:
+    """Remove what a run of this name has written that died before its first checkpoint: its pictures and its loggers' files; its numbers
+    see to themselves, in `Record`."""
+    written = [folder / "samples", *(Path(logger.log_dir) for logger in loggers if logger.log_dir)]
+    for place in written if (folder / "config.yaml").exists() else ():
+        if folder in place.parents:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def resumable(config: Mapping[str, Any]) -> tuple[Path, int, bool]:
