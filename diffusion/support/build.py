@@ -192,7 +192,11 @@ def _check_arguments(target: Callable, settings: Mapping[str, Any], given: Mappi
     signature = inspect.signature(target)
     name, names = getattr(target, "__name__", str(target)), signature.parameters
     anything, kinds = any(p.kind is p.VAR_KEYWORD for p in names.values()), annotations(target, names)
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"{key}={settings} is not a mapping of settings, which are {', '.join(names)}.")
     for setting, value in settings.items():
+        if setting in given:
+            raise ValueError(f"{key}.{setting} is given to {name} by the command itself; leave it out.".lstrip("."))
         if setting not in names and not anything:
             hint = did_you_mean(setting, names, f"{key}.".lstrip("."))
             raise ValueError(f"{key}.{setting} is not a setting of {name}, which has {', '.join(names) or 'none'}{hint}.".lstrip("."))

@@ -134,7 +134,8 @@ def fits(value: object, annotation: Any) -> bool:
     if isclass(origin) and issubclass(origin, Sequence):
         return _of_sequence(value, annotation)
     if origin is Callable or (isclass(annotation) and annotation not in OPEN):
-        return not isinstance(value, PLAIN) or (isclass(annotation) and isinstance(value, annotation))
+        protocol = getattr(annotation, "_is_protocol", False)  # what is called or has methods, as no plain value has
+        return not isinstance(value, PLAIN) or (isclass(annotation) and not protocol and isinstance(value, annotation))
     return True
 
 

@@ -79,7 +79,8 @@ def judged(code: int | None, said: str, err: str, changed: list[str]) -> str:
         return f"Python's words: {found.group()}"
     if len(last) > 1200:
         return f"a sentence of {len(last)} letters"
-    return f"half-written: {', '.join(changed[:5])}" if changed else ""
+    began = "not enough memory" in last  # of which a training may have too little later on
+    return f"half-written: {', '.join(changed[:5])}" if changed and not began else ""
 
 
 def _run(command: Command, words: list[str], here: Path, train: bool) -> None:

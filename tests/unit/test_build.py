@@ -10,7 +10,7 @@ from diffusion.guidance import ClassifierFree
 from diffusion.objectives import Hybrid
 from diffusion.samplers import DDIM
 from diffusion.schedules import VE, Cosine
-from diffusion.support.build import build, build_stages, locate, ways
+from diffusion.support.build import build, build_stages, construct, locate, ways
 from diffusion.support.errors import UserError
 
 HERE = f"{__name__}."
@@ -103,6 +103,22 @@ def test_right_types_pass():
     assert (built.rate, built.maybe, built.either) == (2, None, "b")
     assert build(thing(count=1, maybe=3, either=4)).maybe == 3
     assert build({"_target_": "diffusion.schedules.VE", "sigma_max": 80}).sigma_max == VE(sigma_max=80).sigma_max  # an int is a float
+
+
+def test_what_the_command_gives_is_not_said_too():
+    with pytest.raises(ValueError, match=r"^guidance\.cfg\.denoiser is given to ClassifierFree by the command itself; leave it out\.$"):
+        build({"_target_": "diffusion.guidance.ClassifierFree", "denoiser": None}, "guidance.cfg", denoiser=len)
+
+
+def test_a_number_is_no_object_of_a_protocol():
+    with pytest.raises(ValueError, match=r"^g\.denoiser=-0\.5 should be of type Denoise"):
+        build({"_target_": "diffusion.guidance.ClassifierFree", "denoiser": -0.5}, "g")
+
+
+@pytest.mark.parametrize("settings", [1e300, "foo", [1], None])
+def test_settings_are_a_mapping(settings):
+    with pytest.raises(ValueError, match=r"^data=.* is not a mapping of settings, which are eta\.$"):
+        construct(DDIM, settings, "data")
 
 
 def test_missing_settings_are_named():
