@@ -54,15 +54,20 @@ def job(config: Mapping[str, Any], folder: Path, trust: Sequence[str] = ()) -> I
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """The lock of a run's folder, for a training; it dies with its process, and who only reads does not ask for it.
+    """The lock of a run's folder, for a training; it dies with its process. A dashboard that asks whether the run goes on has it for an
+    instant, which is waited for.
 
     Raises UserError if another training has it. A folder in which nothing was written has no lock's file afterwards."""
-    file = folder / ".lock"
+    file, until = folder / ".lock", time.monotonic() + 0.5
     with ExitStack() as stack:
-        try:
-            stack.enter_context(lock(file, wait=False))
-        except BlockingIOError:
-            raise UserError(f"Another process is training in {folder}: wait for its end, or give another name=NAME.") from None
+        while True:
+            try:
+                stack.enter_context(lock(file, wait=False))
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise UserError(f"Another process is training in {folder}: wait for its end, or give another name=NAME.") from None
+            time.sleep(0.02)
         try:
             yield
         finally:

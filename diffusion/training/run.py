@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import yaml
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 
 from diffusion.checkpoint import find, read, read_config
@@ -52,13 +52,7 @@ def train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str] = 
 def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], trust: Sequence[str]) -> dict[str, float]:
     quiet()
     torch.set_float32_matmul_precision(config["matmul_precision"])
-    if config["resume"]:
-        vet(config, where=f"resume={config['resume']}")
-    elif any((folder / "checkpoints").glob("*.ckpt")):
-        raise UserError(f"{folder} holds a run already; give another name=..., or go on with it by resume={folder}.")
-    review(config)
-    require_methods(config)
-    require_fit(config)
+    require_possible(config, folder)
     settings = trainer_settings(config)
     dataset = build(config["dataset"], "dataset")
     with doing(f"reading {dataset.name}"):
@@ -71,9 +65,7 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
     if resume and done >= config["steps"] and not (left and done == config["steps"]):
         log.warning("The run %s is at step %d already, so that steps=%d leaves nothing to do; say more.", folder, done, config["steps"])
         return {}
-    metrics = partial(measured, build_stages(config["metric"], "metric"))
-    callbacks = build_stages(config["callbacks"], "callbacks", {"metrics": metrics})
-    interruption = Interruption(callbacks)
+    interruption = Interruption(callbacks := build_callbacks(config))
     trainer: Trainer = build(
         settings,
         "trainer",
@@ -85,28 +77,51 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    for place in (place for logger in trainer.loggers for place in (logger.save_dir, logger.log_dir) if place):
-        writable(place)  # a resumed run's file may name any
+    require_writable_places(trainer.loggers)
     given = {"dataset": dataset, "batch_size": config["batch_size"], "seed": config["seed"]}
     data = construct(DataModule, config["data"], "data", given=given)
     alone = alone_in(folder) if trainer.is_global_zero else nullcontext()
     with alone, job(config, folder, trust), run_of_its_own(), interruption.heeded(trainer, trust), kept(folder):
-        if not resume and trainer.is_global_zero:
-            begin_anew(folder, trainer.loggers)
-        if not resume:  # before Lightning writes the loggers' files; of a resumed run they are there, and `Record` tells what changed
-            for logger in trainer.loggers:
-                logger.log_hyperparams(dict(config))
+        if not resume:
+            begin_anew(trainer, config)
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     return module.latest
 
 
-def begin_anew(folder: Path, loggers: Sequence[Logger]) -> None:
-    """Remove what a run of this name has written that died before its first checkpoint: its pictures and its loggers' files; its numbers
-    see to themselves, in `Record`."""
-    written = [folder / "samples", *(Path(logger.log_dir) for logger in loggers if logger.log_dir)]
-    for place in written if (folder / "config.yaml").exists() else ():
-        if folder in place.parents:
+def require_possible(config: Mapping[str, Any], folder: Path) -> None:
+    """Raises UserError or ValueError for what can be seen without data: classes that are not trusted, a folder that holds a run, values out
+    of range, methods that a class lacks, and choices that do not go together."""
+    if config["resume"]:
+        vet(config, where=f"resume={config['resume']}")
+    elif any((folder / "checkpoints").glob("*.ckpt")):
+        raise UserError(f"{folder} holds a run already; give another name=..., or go on with it by resume={folder}.")
+    review(config)
+    require_methods(config)
+    require_fit(config)
+
+
+def build_callbacks(config: Mapping[str, Any]) -> dict[str, Callback]:
+    """The callbacks by name; those that measure are given the metrics."""
+    metrics = build_stages(config["metric"], "metric")
+    return build_stages(config["callbacks"], "callbacks", {"metrics": partial(measured, metrics)})
+
+
+def require_writable_places(loggers: Sequence[Logger]) -> None:
+    """Raises UserError for a logger's folder outside of where the command may write, as a resumed run's file may name any."""
+    for place in (place for logger in loggers for place in (logger.save_dir, logger.log_dir) if place):
+        writable(place)
+
+
+def begin_anew(trainer: Trainer, config: Mapping[str, Any]) -> None:
+    """Remove what a run of this name has written that died before its first checkpoint, its pictures and its loggers' files (its numbers
+    see to themselves, in `Record`); and tell the loggers the configuration, before Lightning has them write."""
+    folder = Path(trainer.default_root_dir)
+    if trainer.is_global_zero and (folder / "config.yaml").exists():
+        written = [folder / "samples", *(Path(logger.log_dir) for logger in trainer.loggers if logger.log_dir)]
+        for place in (place for place in written if folder in place.parents):
             shutil.rmtree(place, ignore_errors=True)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(dict(config))
 
 
 def resumable(config: Mapping[str, Any]) -> tuple[Path, int, bool]:

@@ -116,7 +116,7 @@ def test_a_resumed_run_logs_in_its_own_folder(misplaced, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     logger = {"_target_": "diffusion.training.loggers.CSV", "save_dir": str(elsewhere), "name": "csv", "version": ""}
     folder = misplaced("logger", "csv", logger)
-    refused = command("train.py", f"resume={folder}", "steps=2", f"paths.cache={folder.parent / 'cache'}")
+    refused = command("train.py", f"resume={folder}", "steps=2", "trainer.max_steps=2", f"paths.cache={folder.parent / 'cache'}")
     assert refused.returncode == 1 and "not told to write" in refused.stderr and "Traceback" not in refused.stderr
     assert not elsewhere.exists()
 
