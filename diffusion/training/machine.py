@@ -20,7 +20,7 @@ def trainer_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises UserError for a setting that contradicts the plain key that it follows from, for 16-mixed on a CPU, and for Apple's GPU."""
     settings = dict(config["trainer"])
     for key, plain in FOLLOWS.items():
-        if {key, plain} <= settings.keys() | config.keys() and settings[key] != config[plain]:
+        if key in settings and plain in config and settings[key] != config[plain]:  # an older run may not have one of them
             said, follows = settings[key], f"{plain}={config[plain]}"
             raise UserError(f"trainer.{key}={said} contradicts {follows}, which it follows; say {plain}={said}.")
     settings["accelerator"] = accelerator(settings["accelerator"])
