@@ -2,6 +2,7 @@
 
 import pydoc
 import re
+import subprocess
 from importlib.util import find_spec
 
 import pytest
@@ -24,6 +25,14 @@ TYPED = [words for words in commands(CONFIGURATION) if program(words)]
 
 def test_the_rooms_are_those_of_the_floors_test():
     assert house(ARCHITECTURE) == {floor: set(names) for floor, names in FLOORS.items()}
+
+
+@pytest.mark.parametrize(("code", "again"), [(0, ""), (1, ""), (137, ""), (138, "requeue 7"), (139, ""), (143, "requeue 7")])
+def test_a_stopped_job_is_queued_again_and_no_other(code, again):
+    """One that had no memory left, or crashed, would be queued again without end."""
+    (lines,) = [block for block in blocks(CONFIGURATION) if block.startswith("#SBATCH")]
+    script = f"srun() {{ return {code}; }}; scontrol() {{ echo $*; }}; SLURM_JOB_ID=7\n{lines}"
+    assert subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout.strip() == again
 
 
 def test_every_file_has_a_room():

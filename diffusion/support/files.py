@@ -14,6 +14,31 @@ from diffusion.support.errors import UserError
 
 PLACES: ContextVar[tuple[Path, ...] | None] = ContextVar("where this command may write; None: anywhere", default=None)
 SEAL = hashlib.sha256().digest_size  # bytes
+HELD: set[int] = set()  # descriptors that may have a lock
+
+
+@contextmanager
+def held(path: Path, flags: int) -> Iterator[int]:
+    """An open descriptor of `path`, for a lock. A forked child (a DataLoader's worker) closes it at once, since a lock lives for as long as
+    any process has the descriptor."""
+    handle = os.open(path, flags, 0o666)
+    HELD.add(handle)
+    try:
+        yield handle
+    finally:
+        if handle in HELD:
+            HELD.remove(handle)
+            os.close(handle)
+
+
+def let_go() -> None:
+    """In a forked child: the locks are its parent's."""
+    while HELD:
+        os.close(HELD.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=let_go)
 
 
 @contextmanager
@@ -54,25 +79,24 @@ def atomic(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # mkdtemp claims a name no other process has; the content goes inside it, so it may be a file or a folder.
     claim = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    held = os.open(claim, os.O_RDONLY)
-    _locked(held)
-    try:
-        temporary, places = claim / path.name, PLACES.get()
-        with writing_in(None if places is None else [*places, claim]):  # what may be written may be written in parts
-            yield temporary
-        written = [*temporary.rglob("*"), temporary]
-        if len(written) > 100:
-            os.sync()  # once, where thousands of pictures would each wait for the disk
-        else:
-            for file in written:
-                _fsync(file)
-        if temporary.is_dir() and path.is_dir():
-            os.replace(path, claim / f"{path.name}.before")
-        os.replace(temporary, path)
-        _fsync(path.parent)
-    finally:
-        shutil.rmtree(claim, ignore_errors=True)
-        os.close(held)
+    with held(claim, os.O_RDONLY) as handle:
+        _locked(handle)
+        try:
+            temporary, places = claim / path.name, PLACES.get()
+            with writing_in(None if places is None else [*places, claim]):  # what may be written may be written in parts
+                yield temporary
+            written = [*temporary.rglob("*"), temporary]
+            if len(written) > 100:
+                os.sync()  # once, where thousands of pictures would each wait for the disk
+            else:
+                for file in written:
+                    _fsync(file)
+            if temporary.is_dir() and path.is_dir():
+                os.replace(path, claim / f"{path.name}.before")
+            os.replace(temporary, path)
+            _fsync(path.parent)
+        finally:
+            shutil.rmtree(claim, ignore_errors=True)
 
 
 def temporaries(path: str | Path) -> list[Path]:
@@ -84,10 +108,9 @@ def temporaries(path: str | Path) -> list[Path]:
 def sweep(path: str | Path) -> None:
     """Remove what killed writers of `path` left behind: a writer that is at work holds its temporary."""
     for entry in temporaries(path):
-        handle = os.open(entry, os.O_RDONLY)
-        if _locked(handle):
-            shutil.rmtree(entry, ignore_errors=True)
-        os.close(handle)
+        with suppress(FileNotFoundError), held(entry, os.O_RDONLY) as handle:  # gone: its writer has just ended
+            if _locked(handle):
+                shutil.rmtree(entry, ignore_errors=True)
 
 
 def _locked(handle: int) -> bool:
@@ -156,7 +179,7 @@ def lock(path: str | Path, wait: bool = True) -> Iterator[None]:
     is never torn, since `atomic` writes it. Raises BlockingIOError, without `wait`, if another process holds it."""
     path = writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as handle:
+    with held(path, os.O_RDWR | os.O_CREAT) as handle:
         try:
             import fcntl
 

@@ -70,7 +70,7 @@ def test_the_one_before_is_kept(run):
 
 def test_a_write_that_fails_leaves_both(run, monkeypatch):
     before = {file: file.read_bytes() for file in (run / "checkpoints").glob("*.ckpt")}
-    monkeypatch.setattr(torch, "save", lambda content, file: file.write_bytes(b"half") and 1 / 0)
+    monkeypatch.setattr(torch, "save", lambda content, file: file.write(b"half") and 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_checkpoint({}, run / "checkpoints/last.ckpt", keep=run / "checkpoints/previous.ckpt")
     assert {file: file.read_bytes() for file in (run / "checkpoints").glob("*.ckpt")} == before
@@ -110,6 +110,7 @@ def test_a_run_goes_on_from_the_one_before_and_ends_the_same(whole, run, tiny):
     flipped(run / "checkpoints/last.ckpt", 4000)
     config = tiny(*WORDS, "steps=6")
     train(config | {"resume": str(run)}, run)
+    assert read_checkpoint(run / "checkpoints/previous.ckpt")["global_step"] == 4  # not the damaged one
     for part in ("state_dict", "ema", "optimizer_states"):
         assert_same(content(run)[part], content(whole)[part], part)
     assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 6

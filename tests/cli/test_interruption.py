@@ -15,8 +15,8 @@ from diffusion.training.run import train
 WORDS = ["accumulate=2", "steps=4", "log_every=2", "eval_every=2", "checkpoint_every=1000", "grid.steps=3", "metric=none"]
 
 
-def content(folder):
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+def content(folder, name="last.ckpt"):
+    return torch.load(folder / "checkpoints" / name, weights_only=True)
 
 
 def recorded(folder):
@@ -87,6 +87,7 @@ def test_in_an_evaluation(tiny, tmp_path, monkeypatch, whole, evaluation):
     assert content(parts)["global_step"] == 2 * evaluation + 2
     train(config | {"resume": str(parts)}, parts)
     assert_the_same(whole[0], parts)
+    assert content(parts, "previous.ckpt")["global_step"] == 2  # never of the same step as the last
     before = {file: file.read_bytes() for file in parts.rglob("*") if file.is_file()}
     train(config | {"resume": str(parts)}, parts)
     assert {file: file.read_bytes() for file in parts.rglob("*") if file.is_file()} == before  # nothing is owed any more

@@ -9,10 +9,12 @@ import signal
 import pytest
 from inside import lines
 
+from diffusion.support import files
 from diffusion.training.module import DiffusionModule
 from diffusion.training.run import train
 
 CLOCK = {"time", "images_per_second", "evaluation_seconds"}  # what a clock says is another each time
+CUT = -1  # in place of a step
 WORDS = ["log_every=5", "checkpoint_every=4", "eval_every=8", "metric=[memorization]", "metric.n=8", "metric.groups=0"]
 
 
@@ -39,7 +41,7 @@ CLEAN.set_forkserver_preload(["diffusion.training.run"])
 
 
 def killed(config, folder, step):
-    """Train in another process, which kills itself in the middle of this step: no code of ours runs after that."""
+    """Train in another process, which kills itself in this step, or while it cuts numbers: no code of ours runs after that."""
     child = CLEAN.Process(target=dying, args=(config, folder, step))
     child.start()
     child.join()
@@ -56,6 +58,8 @@ def dying(config, folder, step):
         real(self, *args, **kwargs)
 
     DiffusionModule.optimizer_step = optimizer_step
+    if step == CUT:
+        files._fsync = lambda path: os.kill(os.getpid(), signal.SIGKILL) if path.name == "metrics.jsonl" else None
     train(config, folder)
 
 
@@ -85,6 +89,8 @@ def test_no_number_is_lost_or_written_twice(config, tmp_path):
         with open(file, "a") as half:
             half.write('{"step": 7, "lo')
     (parts / "checkpoints" / ".last.ckpt.abc.tmp").mkdir()  # of a writer that was killed
+    killed(config(parts, str(parts)), parts, CUT)
+    assert list(parts.glob(".metrics.jsonl.*.tmp"))
     killed(config(parts, str(parts)), parts, 11)
     train(config(parts, str(parts)), parts)
     assert timeless(lines(parts / "metrics.jsonl")) == timeless(lines(whole / "metrics.jsonl"))

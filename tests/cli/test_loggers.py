@@ -24,7 +24,9 @@ def runs(tmp_path_factory):
     """A sweep of two jobs in one process, with one batch to an optimizer step and with two."""
     folder = tmp_path_factory.mktemp("runs")
     where = [f"paths.runs={folder}", "name=run", f"paths.cache={folder / 'cache'}"]
-    succeeded(command("train.py", "-m", *SMALL, "steps=4", "eval_every=2", "eval_at_start=true", *METRIC, *LOGGERS, *where, "accumulate=1,2"))
+    succeeded(
+        command("train.py", "-m", *SMALL, "steps=4", "eval_every=2", "eval_at_start=true", *METRIC, *LOGGERS, *where, "accumulate=1,2")
+    )
     return folder
 
 

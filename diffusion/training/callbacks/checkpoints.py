@@ -30,8 +30,8 @@ class SealedIO(TorchCheckpointIO):
 
 class Checkpoints(Periodic):
     """checkpoints/last.ckpt every `every` steps, before and after each evaluation, when the run is stopped and at the end, and
-    previous.ckpt, that of an earlier step; with `keep_every`, also step=N.ckpt that stay; with `keep_best`,
-    also best.ckpt, of the step at which that number was best.
+    previous.ckpt, that of an earlier step, which this training has saved or read; with `keep_every`, also step=N.ckpt that stay; with
+    `keep_best`, also best.ckpt, of the step at which that number was best.
 
     Raises UserError in place of saving weights or losses that are not finite, so that last.ckpt is the last good one."""
 
@@ -60,6 +60,11 @@ class Checkpoints(Periodic):
         if state_dict["keep_best"] == self.keep_best:
             self.best = state_dict["best"]
 
+    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """The step of last.ckpt, if it is what was loaded; a damaged one, in whose place another was, is not to become previous.ckpt."""
+        if Path(str(trainer.ckpt_path)).name == LAST:
+            self.saved = checkpoint["global_step"], math.nan
+
     def act(self, trainer: Trainer, module: LightningModule) -> None:
         self.save(trainer, module)
         step = trainer.global_step
@@ -74,7 +79,7 @@ class Checkpoints(Periodic):
             folder = Path(trainer.default_root_dir) / "checkpoints"
             if self.improved(trainer, module):
                 trainer.save_checkpoint(folder / BEST)
-            trainer.save_checkpoint(folder / LAST, storage_options=None if state[0] == self.saved[0] else folder / PREVIOUS)
+            trainer.save_checkpoint(folder / LAST, storage_options=folder / PREVIOUS if -1 < self.saved[0] < state[0] else None)
             self.saved = state
 
     def improved(self, trainer: Trainer, module: LightningModule) -> bool:

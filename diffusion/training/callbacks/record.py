@@ -12,7 +12,7 @@ from diffusion.support.files import atomic, cut, lines
 from diffusion.training.loggers import purge
 
 NUMBERS = ("metrics.jsonl", "*/metrics.csv")  # a line for each that was recorded
-TEMPORARY = (".*.yaml.*.tmp", "*/.metrics.*.tmp", "checkpoints/**/.*.tmp", "samples/.*.png.*.tmp")
+TEMPORARY = (".*.yaml.*.tmp", ".metrics.*.tmp", "*/.metrics.*.tmp", "checkpoints/**/.*.tmp", "samples/.*.png.*.tmp")
 
 
 class Record(Callback):

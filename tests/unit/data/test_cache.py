@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from diffusion.data import Synthetic
 from diffusion.data.cache import cache_folder
+from diffusion.support import files
 from diffusion.support.errors import UserError
 from diffusion.support.files import atomic, lock
 
@@ -159,6 +161,37 @@ def test_a_lock_is_exclusive_and_its_holders_death_frees_it(tmp_path):
     waiter.wait()
     with lock(tmp_path / "l"):
         pass
+
+
+def test_a_lock_ends_with_its_process_and_not_with_a_child_of_it(tmp_path):
+    """A DataLoader's worker notices after seconds that the training was killed."""
+    code = """
+import os, sys, time, diffusion.support.files as f
+with f.lock(sys.argv[1]):
+    child = os.fork()
+    print(child, flush=True) if child else None
+    time.sleep(60)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", code, tmp_path / "l"], stdout=subprocess.PIPE)
+    child = int(holder.stdout.readline())
+    try:
+        time.sleep(0.2)
+        with pytest.raises(BlockingIOError), lock(tmp_path / "l", wait=False):
+            pass
+        holder.kill()
+        holder.wait()
+        with lock(tmp_path / "l", wait=False):
+            os.kill(child, 0)  # it lives
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_writer_that_ends_while_it_is_looked_for(tmp_path, monkeypatch):
+    left = [tmp_path / f".file.{name}.tmp" for name in "ab"]
+    left[1].mkdir()
+    monkeypatch.setattr(files, "temporaries", lambda path: left)
+    files.sweep(tmp_path / "file")
+    assert not left[1].exists()
 
 
 def test_atomic_replaces_a_file_or_leaves_it(tmp_path):
