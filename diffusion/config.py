@@ -39,7 +39,6 @@ MEANING = (
     "times",
     "ema",
     "seed",
-    "trainer.accumulate_grad_batches",  # which is said by accumulate
 )
 PLACES = ("dataset.root", "dataset.cache")
 AUTO = "auto"  # resume=auto
@@ -143,7 +142,7 @@ def configuration(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], dict[s
     A resumed run's is its own source.yaml, with the plain values typed now; resume=auto resumes what has a checkpoint.
 
     Raises UserError if a resumed run is asked to change what it is, and for resume=auto of a name that is another each time."""
-    if cfg.resume == AUTO and "started" in str(container(cfg, resolve=False)["name"]):
+    if cfg.resume == AUTO and "${started:" in str(container(cfg, resolve=False)["name"]):
         raise UserError("resume=auto goes on with the run of a name, if there is one: say name=NAME too.")
     goes_on = resumes(cfg, folder)
     content = _resumed(cfg, folder) if goes_on else settled(plain(cfg, words()))
@@ -179,17 +178,27 @@ def _resumed(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     source = parsed((folder / "source.yaml").read_text(), str(folder / "source.yaml"))
     vet_source(source, str(folder / "source.yaml"))
     before, own_words = OmegaConf.create(brought_up(source, str(folder / "source.yaml"))), _words_before(folder / "words.yaml")
+    before.name = folder.name
     said = {"name": folder.name, **own_words["choices"], **own_words["typed"]}
     typed = {key: value for key, value in words().items() if key not in ("resume", "trust") and value != said.get(key)}
     for key in typed:
-        whole = (CONF / key).is_dir() or OmegaConf.is_config(OmegaConf.select(before, key))
-        if whole or "_target_" in key or (key not in PLACES and any(f"{key}.".startswith(f"{word}.") for word in MEANING)):
+        whole, meant = (CONF / key).is_dir() or OmegaConf.is_config(OmegaConf.select(before, key)), meaning(before)
+        if not whole:
+            OmegaConf.update(before, key, OmegaConf.select(cfg, key), force_add=True)
+        if whole or "_target_" in key or meaning(before) != meant:
             raise UserError(
                 f"{key}={typed[key]} would change what the run {folder} is; a resumed run keeps its groups, start a new one instead."
             )
-        OmegaConf.update(before, key, OmegaConf.select(cfg, key), force_add=True)
-    before.name = folder.name
     return plain(before, typed)
+
+
+def meaning(config: DictConfig) -> dict[str, Any]:
+    """What a run's weights mean, with its references resolved: a plain key such as ema_decay stands in it too."""
+    found = OmegaConf.masked_copy(config, [key for key in MEANING if key in config])
+    found._set_parent(config)  # to which it refers
+    content = container(found, resolve=True)
+    content["dataset"] = {key: value for key, value in content.get("dataset", {}).items() if f"dataset.{key}" not in PLACES}
+    return content
 
 
 def own(run: Mapping[str, Any], cfg: DictConfig, typed: Mapping[str, str]) -> dict[str, Any]:

@@ -126,7 +126,8 @@ def table(rows: list[dict]) -> str:
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Distance against calls of the denoiser, both logarithmic; a panel for each metric, a line for each sampler, named where it begins.
+    """Distance against calls of the denoiser, both logarithmic where they can be; a panel for each metric, a line for each sampler, named
+    where it begins.
 
     Of more lines than there are colours, those that no other beats with as few calls are coloured, and the rest are grey."""
     from matplotlib.figure import Figure
@@ -135,15 +136,17 @@ def plot(rows: list[dict], path: Path) -> None:
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     figure = Figure(figsize=(9, 5.5 * max(1, len(metrics))), dpi=90, layout="constrained")
     for metric, axes in zip(metrics, figure.subplots(len(metrics), squeeze=False).flat, strict=True):
-        axes.set(xscale="log", yscale="log", xlabel="calls of the denoiser", ylabel=metric)
+        lines = points(curves(rows, metric))
+        bottom = floor(rows, metric)
+        positive = all(value > 0 for line in lines.values() for _, value in line) and (bottom is None or bottom > 0)
+        axes.set(xscale="log", yscale="log" if positive else "linear", xlabel="calls of the denoiser", ylabel=metric)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("")
         axes.grid(which="both", alpha=0.25)
-        if (bottom := floor(rows, metric)) is not None:
+        if bottom is not None:
             axes.axhline(bottom, color="black", linewidth=1, label=FLOOR)
             axes.legend(loc="upper right", fontsize=8)
-        lines = points(curves(rows, metric))
         front = leading(lines) if len(lines) > len(COLOURS) else list(lines)
         shades = dict(zip(front, COLOURS, strict=False))
         for name, line in sorted(lines.items(), key=lambda item: item[0] in shades):  # the coloured ones above the others
@@ -177,20 +180,21 @@ def leading(lines: dict[str, list[tuple[float, float]]]) -> list[str]:
 def name_lines(axes: Any, lines: dict[str, list[tuple[float, float]]], shades: dict[str, str]) -> None:
     """Write each line's name to the left of its first point, moved up or down where names would overlap."""
     axes.set_xlim(axes.get_xlim()[0] / 1.6)
-    low, high = map(math.log, axes.get_ylim())
-    gap = (high - low) * 11 / 400  # of 400 points of height, 11 for a name
+    scale = axes.transScale + axes.transLimits  # from values to shares of the height
+    heights = {name: scale.transform(line[0])[1] for name, line in lines.items()}
+    gap = 11 / 400  # of 400 points of height, 11 for a name
     columns: dict[int, list[str]] = {}
     for name, line in lines.items():
         columns.setdefault(round(math.log(line[0][0], 1.5)), []).append(name)
     for names in columns.values():
-        names.sort(key=lambda name: lines[name][0][1])
-        for name, place in zip(names, spread_out([math.log(lines[name][0][1]) for name in names], gap), strict=True):
+        names.sort(key=heights.__getitem__)
+        for name, place in zip(names, spread_out([heights[name] for name in names], gap), strict=True):
             x, y = lines[name][0]
             colour = shades.get(name, "#555555")
             axes.annotate(
                 name,
                 (x, y),
-                (x / 1.05, math.exp(place)),
+                (x / 1.05, scale.inverted().transform((0, place))[1]),
                 fontsize=8,
                 ha="right",
                 va="center",

@@ -43,6 +43,8 @@ class Appending(ExperimentWriter):
 
     def save(self) -> None:
         """All rows that are not in the file yet, or none."""
+        if self.metrics and self._record_new_keys() and self._fs.isfile(self.metrics_file_path):
+            self._rewrite_with_new_header(self.metrics_keys)  # before `appending`, since it makes the file longer
         with appending(self.metrics_file_path):
             super().save()
 

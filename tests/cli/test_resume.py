@@ -163,14 +163,14 @@ def test_a_run_that_is_at_its_end_stays_as_it_is(tiny, tmp_path, monkeypatch):
         "codec.low=0",
         "schedule.s=0.5",
         "dataset.split=test",
-        "trainer.accumulate_grad_batches=2",
+        "ema_decay=0.5",
         "debug=default",
     ],
 )
 def test_what_the_weights_mean_stays(typed, tmp_path, monkeypatch):
     """Refused when the command is read, before anything is built or written."""
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "source.yaml").write_text(yaml.safe_dump(composed()))
+    (tmp_path / "run" / "source.yaml").write_text(yaml.safe_dump(diffusion.config.plain(composition())))
     cfg = composition(typed, f"resume={tmp_path / 'run'}", name="train")
     monkeypatch.setattr(diffusion.config, "words", lambda: dict([typed.split("=", 1)]))
     with pytest.raises(UserError, match="would change what the run"):

@@ -150,6 +150,14 @@ def test_the_csv_and_the_plot(saved):
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_value_that_has_no_logarithm_is_drawn_on_a_straight_axis(tmp_path):
+    """No image memorised is the best there is; a likelihood may be negative."""
+    row = {"metric": "memorized@20", "label": "ddim", "grid": "Karras", "steps": 2, "calls": 2, "value": 0.0}
+    rows = [row, row | {"steps": 4, "calls": 4, "value": -0.5}, row | {"label": "heun", "calls": 3, "value": 0.25}]
+    table.plot(rows, tmp_path / "drawn.png")
+    assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_lines_are_few_in_colour_and_named_apart():
     """In colour are those that no other beats with as few calls; of equal names the grid tells; names keep their order and a distance."""
     lines = {"best at 5": [(5, 2.0), (10, 1.9)], "best later": [(5, 9.0), (10, 1.0)], "never": [(5, 8.0), (10, 3.0)], "dear": [(20, 1.5)]}
