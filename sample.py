@@ -12,6 +12,7 @@ from diffusion.config import brought, own, register, told, words
 from diffusion.schemas import SampleSchema, known
 from diffusion.shell import begin, shell
 from diffusion.support.errors import UserError
+from diffusion.support.progress import doing
 
 log = logging.getLogger(__name__)
 register()
@@ -34,13 +35,14 @@ def main(cfg: DictConfig) -> None:
 def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
     """Load, generate, write. Image i has seed SEED + i, and has the condition that it has in the run's own grids unless `classes` is
     given."""
-    import torch  # these are slow to import, so that --help and a mistyped word have been answered by now
+    with doing("loading torch and the run"):  # slow, so that --help and a mistyped word have been answered by now
+        import torch
 
-    from diffusion import album
-    from diffusion.checkpoint import load
-    from diffusion.editing import between, edited
-    from diffusion.metrics.passport import code_version
-    from diffusion.support.devices import device
+        from diffusion import album
+        from diffusion.checkpoint import load
+        from diffusion.editing import between, edited
+        from diffusion.metrics.passport import code_version
+        from diffusion.support.devices import device
 
     if cfg.out:
         album.require_own(Path(cfg.out), "out")
@@ -64,7 +66,8 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
     album.require_own(folder, "out")
     command = " ".join(["python sample.py", *(f"{key}={value}" for key, value in typed.items())])
     album.write(recipe, seeds, cond, folder, {"command": command, "code": code_version(), **made_by}, cfg.columns, cfg.trajectory)
-    log.info("%d images, grid.png%s and samples.npz in %s", cfg.n, f" of the first {album.PICTURES}" * (cfg.n > album.PICTURES), folder)
+    first, film = f" of the first {album.PICTURES}" * (cfg.n > album.PICTURES), ", trajectory.gif" * cfg.trajectory
+    log.info("%d images, grid.png%s%s and samples.npz in %s", cfg.n, first, film, folder)
 
 
 if __name__ == "__main__":

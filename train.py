@@ -25,6 +25,7 @@ def main(cfg: DictConfig) -> None:
         log.info("run folder %s", folder)
         if along := brought(cfg):
             log.info("brought along: %s", ", ".join(along))
+        log.info("%s steps of batch_size=%s", f"{config['steps']:,}", config["batch_size"])
 
         with doing("loading torch and Lightning"):
             from diffusion.training.run import train  # slow to import, so that a mistyped word has been answered by now

@@ -34,6 +34,9 @@ def find(path: str | Path) -> tuple[Path, Path]:
     """(run folder, checkpoint file) for a run's folder or one of its checkpoints. Raises UserError if there is none."""
     path = Path(path)
     file = path / "checkpoints" / LAST if path.is_dir() else path
+    if path.is_dir() and not file.exists() and (previous := file.with_name(PREVIOUS)).is_file():
+        log.warning("%s is not there; in its place the one before is used: %s.", file, previous)
+        file = previous
     if not file.is_file():
         raise UserError(f"There is no checkpoint {file}; give a run's folder such as runs/NAME, or a .ckpt file in it.")
     folder = file.parent.parent
@@ -54,7 +57,10 @@ def read(path: str | Path) -> tuple[Path, dict[str, Any]]:
             raise
         if not Path(path).is_dir():
             raise UserError(f"{damaged} The one before it is {previous}.") from damaged
-        content = read_checkpoint(previous)
+        try:
+            content = read_checkpoint(previous)
+        except UserError as both:
+            raise UserError(f"{damaged} So is the one before it: {both}") from damaged
         log.warning("%s In its place the one before is used: %s, of step %d.", damaged, previous, content["global_step"])
         return previous, content
 

@@ -179,7 +179,7 @@ def _resumed(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     vet_source(source, str(folder / "source.yaml"))
     before, own_words = OmegaConf.create(brought_up(source, str(folder / "source.yaml"))), _words_before(folder / "words.yaml")
     before.name = folder.name
-    said = {"name": folder.name, **own_words["choices"], **own_words["typed"]}
+    said = {**own_words["choices"], **own_words["typed"], "name": folder.name}  # a folder may have been renamed
     typed = {key: value for key, value in words().items() if key not in ("resume", "trust") and value != said.get(key)}
     for key in typed:
         whole, meant = (CONF / key).is_dir() or OmegaConf.is_config(OmegaConf.select(before, key)), meaning(before)

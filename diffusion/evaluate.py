@@ -17,6 +17,7 @@ from diffusion.shell import begin, shell
 from diffusion.support.build import build
 from diffusion.support.errors import UserError
 from diffusion.support.files import require_writable
+from diffusion.support.progress import doing
 
 OWN = ("ckpt", "averaged", "seed", "precision", "sample_batch_size", "device", "floor", "name", "out", "paths")
 CHANGED = ("sampler", "grid", "guidance", "metric", "dataset", "sweep", "way", "trust")
@@ -39,8 +40,9 @@ def measured_cell(cfg: DictConfig, typed: dict[str, str]) -> None:
     """Measure what was typed, unless it is in the file already."""
     config = settings(cfg)
     file = where(config)
-    from diffusion.checkpoint import load  # these are slow to import, so that --help and a mistyped word have been answered by now
-    from diffusion.evaluation import cells, subjects
+    with doing("loading torch and the run"):  # slow, so that --help and a mistyped word have been answered by now
+        from diffusion.checkpoint import load
+        from diffusion.evaluation import cells, subjects
 
     device = cells.join_ranks(config["device"])
     if config["ckpt"] == EXACT:

@@ -11,13 +11,14 @@ the upper one is at the last knot before t = 1, the last with a finite ratio. A 
 from abc import ABC, abstractmethod
 from dataclasses import KW_ONLY, dataclass
 from math import log
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from diffusion.schedules import Schedule
 from diffusion.schedules.base import CONTINUOUS_STEPS
-from diffusion.support.ranges import Checked, Few, Positive, Some
+from diffusion.support.ranges import Checked, Few, Positive, Range, Some
 
 
 def _knots(schedule: Schedule, steps: int) -> int:
@@ -136,11 +137,14 @@ class Ladder(Checked, ABC):
         return _to_zero(schedule.time(-2 * self.levels(ramp, low, high).log()))
 
 
+Power = Annotated[float, Range(least=0.1, most=100)]  # of a ladder's steps; beyond, they are all at one end
+
+
 @dataclass(frozen=True)
 class Karras(Ladder):
     """s = (s_max^(1/rho) + u (s_min^(1/rho) - s_max^(1/rho)))^rho, u = 0 .. 1 (EDM eq. 5)."""
 
-    rho: Positive = 7.0
+    rho: Power = 7.0
 
     def levels(self, ramp: Tensor, low: float, high: float) -> Tensor:
         return torch.lerp(*_pair(high ** (1 / self.rho), low ** (1 / self.rho)), ramp) ** self.rho
@@ -159,7 +163,7 @@ class EDM(Karras):
 class Polyexponential(Ladder):
     """log s = log s_min + (1 - u)^rho (log s_max - log s_min), u = 0 .. 1 (k-diffusion's get_sigmas_polyexponential)."""
 
-    rho: Positive = 1.0
+    rho: Power = 1.0
 
     def levels(self, ramp: Tensor, low: float, high: float) -> Tensor:
         return torch.lerp(*_pair(log(low), log(high)), (1 - ramp) ** self.rho).exp()

@@ -60,8 +60,8 @@ def begin(folder: Path | None = None, trust: Sequence[str] = (), places: Sequenc
     try:
         with (
             one_sentence(ModuleNotFoundError),
+            one_sentence(OmegaConfBaseException, say=plainly),
             lightning_s_errors(),
-            memory_s_end(),
             disk_s_end(),
             trusting(trust),
             writing_in(places),
@@ -78,26 +78,11 @@ def disk_s_end() -> Iterator[None]:
     """A file that cannot be written or read, as on a full disk, as a UserError."""
     try:
         yield
-    except BrokenPipeError:  # of standard output, whose reader has enough
+    except (BrokenPipeError, HydraException):  # of a reader who has enough; and Hydra's, of a choice that is not there, is an OSError
         raise
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         raise UserError(f"{name}{error.strerror or error}; what was written before is whole.") from None
-
-
-@contextmanager
-def memory_s_end() -> Iterator[None]:
-    """More memory than there is, of the machine or of a device, as a UserError; torch says it by a RuntimeError, in words alone."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or any(words in str(error) for words in ("can't allocate memory", "out of memory")):
-            said = re.search(r"[Uu]nable to allocate [^,.]+|[Tt]ried to allocate [\d.]+ \w+", str(error))
-            raise UserError(
-                f"There is not enough memory for this{f' ({said.group()})' if said else ''}: lower batch_size, sample_batch_size, "
-                "dataset.image_size, or the sizes of the network."
-            ) from error
-        raise
 
 
 @contextmanager

@@ -80,6 +80,8 @@ def fill(path: Path, facts: dict[str, Any], metrics: list[Metric], measured: Cal
                 "passport": passport.to_dict(),
             }
             write_metrics(path, line)
+    if left:
+        log.info("%-40s %s", "", path)
 
 
 def is_of(line: Mapping[str, Any], metric: Metric) -> bool:

@@ -188,7 +188,11 @@ class FeatureMetric(Metric, Generic[Part]):
     def update(self, images: Tensor, labels: Tensor | None = None) -> None:
         """Add this rank's generated images, uint8 [b, h, w, c] on any device; b may be 0. Does not wait for a GPU."""
         if len(images):
-            self.rows.append(self.store(images)[self.layer])
+            rows = self.store(images)[self.layer]
+            if rows.shape[1] != self.width:
+                data, shape = self.reference_facts["name"], list(images.shape[1:])
+                raise UserError(f"{self.name} compares pictures of one shape: these are {shape}, and those of {data} are not.")
+            self.rows.append(rows)
 
     def own_rows(self) -> Tensor:
         """The features [b, d] of this rank's images, in order."""

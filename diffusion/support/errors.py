@@ -39,5 +39,10 @@ def one_sentence(*kinds: type[Exception], say: Callable[[Exception], str] = str)
     except (MemoryError, RuntimeError) as error:
         if TRACEBACK or not (isinstance(error, MemoryError) or FULL.search(str(error))):
             raise
-        print("error: There is not enough memory for this: say a smaller batch_size, sample_batch_size, n or network.", file=sys.stderr)
+        said = re.search(r"[Uu]nable to allocate [^,.]+|[Tt]ried to allocate [\d.]+ \w+", str(error))
+        print(
+            f"error: There is not enough memory for this{f' ({said.group()})' if said else ''}: lower batch_size, sample_batch_size, "
+            "dataset.image_size, or the sizes of the network.",
+            file=sys.stderr,
+        )
         sys.exit(1)

@@ -63,7 +63,7 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
         compiled(module)
     resume, done, left = resumable(config) if config["resume"] else (None, 0, False)
     if resume and done >= config["steps"] and not (left and done == config["steps"]):
-        log.warning("The run %s is at step %d already, so that steps=%d leaves nothing to do; say more.", folder, done, config["steps"])
+        log.warning("The run %s is at step %d of %d: there is nothing left to do; say more steps to go on.", folder, done, config["steps"])
         return {}
     interruption = Interruption(callbacks := build_callbacks(config))
     trainer: Trainer = build(

@@ -102,8 +102,13 @@ def test_one_that_was_named_is_refused(run):
     with pytest.raises(UserError, match=r"last\.ckpt is damaged.* The one before it is .*previous\.ckpt"):
         load(last)
     flipped(run / "checkpoints/previous.ckpt", 4000)
-    with pytest.raises(UserError, match=r"previous\.ckpt is damaged"):
+    with pytest.raises(UserError, match=r"last\.ckpt is damaged.*previous\.ckpt is damaged"):
         load(run)
+
+
+def test_one_that_is_not_there_is_replaced_with_a_warning(run, caplog):
+    (run / "checkpoints/last.ckpt").unlink()
+    assert load(run).step == 4 and "last.ckpt is not there" in caplog.text
 
 
 def test_a_run_goes_on_from_the_one_before_and_ends_the_same(whole, run, tiny):

@@ -284,6 +284,13 @@ def test_accuracy_of_real_digits_and_of_wrong_labels(cache, real):
             metric.setup(real, "cpu", conditions)
 
 
+def test_pixels_of_another_shape_are_not_compared(cache, real):
+    metric = Memorization(Pixels(cache=cache), 4, cache)
+    metric.setup(real, "cpu")
+    with pytest.raises(UserError, match=r"one shape: these are \[16, 16, 3\]"):
+        metric.update(torch.zeros(4, 16, 16, 3, dtype=torch.uint8))
+
+
 @pytest.mark.parametrize("extractor", [Pixels, DigitsClassifier])
 def test_copies_are_found_and_shown(extractor, cache, real):
     """Three copies of training images among images of noise."""
