@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import logging
 import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # raise it when the layout of a cache folder or the meaning of a data set's numbers changes
 FILES = {"uint8": "images.u8", "float32": "images.f32"}  # the name of the flat file says its type
+HASHED = 2**30  # bytes: up to here a cache is compared with its hash when it is opened
+log = logging.getLogger(__name__)
 
 Chunk = tuple[np.ndarray, np.ndarray | None]
 """Items [k, *shape] of the data set's type and their int64 labels [k], or None where the set has no classes."""
@@ -49,13 +53,17 @@ def open_cached(dataset: "Dataset") -> ImageSet:
     """Open the data set's cache, making it first if it is not there.
 
     The folder's name ends in a hash of everything that determines the content, so nothing stale is read. Of several processes that ask
-    together one makes it and the others wait; a maker that is killed leaves the cache absent, not partial.
+    together one makes it and the others wait; a maker that is killed leaves the cache absent, not partial. A cache that was damaged
+    since is made again, with a warning: its files' sizes are compared, and up to 1 GiB (HASHED) their content too, once in a process;
+    larger ones would take too long to read.
     """
     target = cache_folder(dataset)
     try:
-        if not _complete(target):
+        if not _whole(target):
+            if target.exists():
+                log.warning("The cache %s is damaged and is made again.", target)
             with lock(target.parent / f".{target.name}.lock"):
-                if not _complete(target):
+                if not _whole(target):
                     _build(dataset, target)
         return _open(target)
     except OSError as error:
@@ -73,7 +81,7 @@ def cache_folder(dataset: "Dataset") -> Path:
 
 
 def _build(dataset: "Dataset", target: Path) -> None:
-    for leftover in [*temporaries(target), target]:
+    for leftover in temporaries(target):
         shutil.rmtree(leftover, ignore_errors=True)
     source, chunks = dataset.read()
     with atomic(target) as folder:
@@ -122,16 +130,29 @@ def _checked(dataset: "Dataset", chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         yield np.ascontiguousarray(images), labels
 
 
-def _complete(target: Path) -> bool:
-    """Whether the folder holds what its info.json says; a cache that was cut afterwards is made again."""
+def _whole(target: Path) -> bool:
+    """Whether the folder holds what its info.json says: the sizes, and up to HASHED bytes the content."""
     try:
         info = json.loads((target / "info.json").read_text())
-        dtype = _dtype(info)
-        size = (target / FILES[dtype]).stat().st_size
-        whole = size == info["n"] * math.prod(info["shape"]) * np.dtype(dtype).itemsize
-        return whole and (info["num_classes"] == 0 or (target / "labels.npy").stat().st_size >= 8 * info["n"])
-    except (OSError, ValueError, KeyError):
+        dtype, n = _dtype(info), info["n"]
+        files = [target / FILES[dtype], *([target / "labels.npy"] if info["num_classes"] else [])]
+        stats = [(file, stat.st_mtime_ns, stat.st_size) for file in files for stat in [file.stat()]]
+        size, *size_of_labels = (size for *_, size in stats)
+        if size != n * math.prod(info["shape"]) * np.dtype(dtype).itemsize or any(size < 8 * n for size in size_of_labels):
+            return False
+        return size > HASHED or _sha256(*stats) == info["sha256"]
+    except Exception:  # numpy raises many kinds for a damaged file
         return False
+
+
+@cache
+def _sha256(images: tuple[Path, int, int], *labels: tuple[Path, int, int]) -> str:
+    """ImageSet.sha256 of files (path, time of change, size), which are read once in a process while they stay as they are."""
+    with open(images[0], "rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    for path, *_ in labels:
+        digest.update(np.load(path).data)
+    return digest.hexdigest()
 
 
 def _dtype(info: dict) -> str:

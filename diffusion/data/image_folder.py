@@ -2,8 +2,8 @@
 
 import logging
 import os
-from collections import Counter
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -21,6 +21,7 @@ from diffusion.support.ranges import Few, Some
 
 _CHUNK = 256  # images in memory at once while the cache is made
 _NAMED = 10  # unreadable images, and kinds of files, that are named; the others are counted
+_EXAMPLES = 2  # files of a kind that are named
 _READING = 2  # raised when the same files give other pixels; 2: what is transparent shows white
 log = logging.getLogger(__name__)
 say = cache(log.info)  # once in a process, which loads its data more than once
@@ -31,8 +32,8 @@ class ImageFolder(PictureDataset):
     """The images (png, jpg, webp, bmp) under the folder `root`, sub-folders included, in the order of their names.
 
     Classes are root's sub-folders that hold images, sorted by name; without sub-folders the set has no labels and
-    num_classes is 0. labelled=False ignores sub-folders as classes, and num_classes=None stands for as many as there are. Each image is
-    read by `diffusion.pictures.read_image`, resized to cover image_size and cropped at the centre; see `cover`. Editing a file, adding
+    num_classes is 0. labelled=False ignores sub-folders as classes, and so does num_classes=0 where images lie beside them; None stands
+    for as many as there are. Each image is read by `diffusion.pictures.read_image`, resized to cover image_size and cropped at the centre; see `cover`. Editing a file, adding
     one or asking for another size makes another cache. Links are followed, to each folder once. What is left out is counted and said.
 
     Raises UserError: no such folder, no images, images beside class folders, images that cannot be read, all of them at once.
@@ -56,13 +57,13 @@ class ImageFolder(PictureDataset):
         return Path(self.root).expanduser().resolve()
 
     @cached_property
-    def _listed(self) -> tuple[list[Path], Counter[str]]:
-        """The images, relative to the folder, and how many of each other kind there are."""
+    def _listed(self) -> tuple[list[Path], dict[str, list[Path]]]:
+        """The images, relative to the folder, and what is left out of it; see `listed`."""
         if not self._folder.is_dir():
             raise UserError(f"There is no folder {self._folder}: point dataset.root at your folder of images.")
         images, left_out = listed(self._folder)
         if not images:
-            raise UserError(f"{self._folder} holds no image ({', '.join(sorted(FORMATS))}): check dataset.root{_counted(left_out)}.")
+            raise UserError(f"{self._folder} holds no image ({', '.join(sorted(FORMATS))}): check dataset.root{_said(left_out)}.")
         return images, left_out
 
     @cached_property
@@ -71,11 +72,11 @@ class ImageFolder(PictureDataset):
         images = self._listed[0]
         classes = sorted({path.parts[0] for path in images if len(path.parts) > 1}) if self.labelled else []
         loose = next((path for path in images if len(path.parts) == 1), None)
-        if classes and loose:
+        if classes and loose and self.num_classes != 0:
             raise UserError(
                 f"{self._folder} has images beside its class folders (such as {loose}): move them into one, or say dataset.labelled=false."
             )
-        return classes
+        return [] if loose else classes
 
     def facts(self) -> dict[str, Any]:
         return {"num_classes": len(self.classes)}
@@ -85,7 +86,7 @@ class ImageFolder(PictureDataset):
         classes = f"{images.num_classes} classes, its sub-folders" if images.num_classes else "without classes"
         if self.classes and not images.num_classes:
             classes += ", since dataset.num_classes=0"
-        say(f"{self._folder} has {len(images)} images, {classes}{_counted(self._listed[1])}.")
+        say(f"{self._folder} has {len(images)} images, {classes}{_said(self._listed[1])}.")
         return images
 
     def key(self) -> Any:
@@ -126,42 +127,49 @@ class ImageFolder(PictureDataset):
         return np.asarray(cover(image, *self.shape[:2])).reshape(self.shape)
 
 
-def listed(root: Path) -> tuple[list[Path], Counter[str]]:
-    """The images under a folder, relative to it and in order, and of what is left out how many there are of each kind.
+def listed(root: Path) -> tuple[list[Path], dict[str, list[Path]]]:
+    """The images under a folder, relative to it and in order, and what is left out, by its kind (see `_said`) in the order found.
 
     A folder is walked once however many links lead to it, those of the tree itself before what is linked, so that a link back makes no
     copies. No file is opened."""
-    images, left_out = [], Counter[str]()
+    images, left_out = [], defaultdict[str, list[Path]](list)
     seen, waiting, linked = set(), [root], list[Path]()
     while waiting or linked:
         folder = waiting.pop() if waiting else linked.pop(0)
         if (real := folder.resolve()) in seen:
-            left_out["links to a folder that is read already"] += 1
+            left_out["link(s) to a folder that is read already"].append(folder.relative_to(root))
             continue
         seen.add(real)
         try:
             entries = sorted(folder.iterdir())
         except OSError:
-            left_out["folders that cannot be opened"] += 1
+            left_out["folder(s) that cannot be opened"].append(folder.relative_to(root))
             continue
         for entry in entries:
+            path = entry.relative_to(root)
             if entry.name.startswith("."):
-                left_out["hidden"] += 1
+                left_out["hidden file(s) or folder(s)"].append(path)
             elif os.path.isdir(entry):
                 (linked if os.path.islink(entry) else waiting).append(entry)
             elif not os.path.isfile(entry):
-                left_out["neither files nor folders" if os.path.exists(entry) else "links to nothing"] += 1
+                left_out["pipe(s) or device(s)" if os.path.exists(entry) else "broken link(s)"].append(path)
             elif entry.suffix.lower() not in FORMATS:
-                left_out[entry.suffix or "without a suffix"] += 1
+                left_out[f"{entry.suffix} file(s)" if entry.suffix else "file(s) without a suffix"].append(path)
             else:
-                images.append(entry.relative_to(root))
+                images.append(path)
     return sorted(images), left_out
 
 
-def _counted(left_out: Counter[str]) -> str:
-    """What is left out in words, for the end of a sentence; empty where nothing is."""
-    kinds = ", ".join(f"{n} {kind}" for kind, n in left_out.most_common(_NAMED))
-    return f"; left out: {kinds}{', ...' if len(left_out) > _NAMED else ''}" if kinds else ""
+def _said(left_out: Mapping[str, list[Path]]) -> str:
+    """What is left out in words, for the end of a sentence, the most first: "; left out: 3 .txt files (a.txt, b.txt, ...)"; empty where
+    nothing is. A kind has "(s)" where one thing and several are spelt differently."""
+    kinds = sorted(left_out.items(), key=lambda kind: -len(kind[1]))
+    words = [
+        f"{len(paths)} {kind.replace('(s)', 's' if len(paths) > 1 else '')} "
+        f"({', '.join(map(str, paths[:_EXAMPLES]))}{', ...' if len(paths) > _EXAMPLES else ''})"
+        for kind, paths in kinds[:_NAMED]
+    ]
+    return f"; left out: {', '.join(words)}{', ...' if len(kinds) > _NAMED else ''}" if words else ""
 
 
 def cover(image: Image.Image, height: int, width: int) -> Image.Image:

@@ -37,11 +37,12 @@ class DataModule(LightningDataModule):
     flip: whether the training step mirrors images at random, by `diffusion.data.flip`, which says why it is not done here.
     images: the opened ImageSet, after setup.
 
-    Resuming needs no state of this object: the position is the number of optimizer steps done, which Lightning saves and restores before it
-    asks for batches. A step that was not finished is begun again, and another number of devices, or of batches to a step, changes nothing
+    A checkpoint keeps the data's sha256, and a run is resumed on these data alone. The position in them needs no state: it is the number
+    of optimizer steps done, which Lightning saves and restores before it asks for batches. A step that was not finished is begun again, and another number of devices, or of batches to a step, changes nothing
     as long as a step has as many items.
 
-    Raises UserError, from setup: a batch size that does not fit, a set too large for the device, and whatever `Dataset.load` raises.
+    Raises UserError, from setup: a batch size that does not fit, a set too large for the device, and whatever `Dataset.load` raises;
+    from load_state_dict: other data than those of the checkpoint.
     """
 
     def __init__(
@@ -72,6 +73,18 @@ class DataModule(LightningDataModule):
         trainer = self.fitting()
         places = trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches
         self.stream = Stream(images, labels, self.batch_size, self.seed, *places)
+
+    def state_dict(self) -> dict[str, str]:
+        """What a checkpoint keeps: the data's hash."""
+        return {"sha256": self.images.sha256}
+
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        """Called by Lightning after setup where a run is resumed; checkpoints of older versions have no state, so for these it is not."""
+        if state["sha256"] != self.images.sha256:
+            raise UserError(
+                f"The data are not those of the run: {self.dataset.name} has the sha256 {self.images.sha256[:12]}, and the run began with "
+                f"{state['sha256'][:12]}; bring its files back to what they were, or begin a run with another name=..."
+            )
 
     def fitting(self) -> Trainer:
         """The trainer that batches are served to. Raises ValueError without one."""

@@ -3,11 +3,13 @@
 import json
 import random
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from commands import command, succeeded
 from composing import TINY, composed, composition, typed
+from PIL import Image
 from pytorch_lightning import Callback
 
 import diffusion.config
@@ -175,3 +177,29 @@ def test_what_the_weights_mean_stays(typed, tmp_path, monkeypatch):
     monkeypatch.setattr(diffusion.config, "words", lambda: dict([typed.split("=", 1)]))
     with pytest.raises(UserError, match="would change what the run"):
         diffusion.config.configuration(cfg, tmp_path / "run")
+
+
+def test_a_run_goes_on_with_its_own_data_alone(tmp_path):
+    """Of 12 pictures one is added and two are removed; the run is refused, and its folder is as it was. With the 12 it goes on."""
+    pictures, numbers = tmp_path / "pictures", np.random.default_rng(0)
+    pictures.mkdir()
+    for i in range(13):
+        Image.fromarray(numbers.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(pictures / f"{i}.png")
+    (pictures / "12.png").rename(tmp_path / "12.png")
+    words = ["dataset=image_folder", f"dataset.root={pictures}", "dataset.image_size=8", "dataset.channels=3", "network=digits", "metric=none"]
+    words += [f"paths.cache={tmp_path / 'cache'}", "data.num_workers=0"]
+    kept = [word for word in TINY if not word.startswith("dataset")]
+    folder = tmp_path / "run"
+    train(composed(*kept, *words, "steps=2", "eval_every=2"), folder)
+    resumed = composed(*kept, *words, "steps=4", "eval_every=2") | {"resume": str(folder)}
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    moves = [(tmp_path / "12.png", pictures / "12.png"), *((pictures / name, tmp_path / name) for name in ("0.png", "1.png"))]
+    for source, target in moves:
+        source.rename(target)
+    with pytest.raises(UserError, match=r"^The data are not those of the run: image_folder has the sha256 "):
+        train(resumed, folder)
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+    for source, target in moves:
+        target.rename(source)
+    train(resumed, folder)
+    assert content(folder)["global_step"] == 4

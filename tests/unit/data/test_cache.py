@@ -1,5 +1,6 @@
 """The cache: made once, whole or absent, whoever asks and whatever dies."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -12,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from diffusion.data import Synthetic
+from diffusion.data import Synthetic, cache
 from diffusion.data.cache import cache_folder
 from diffusion.support import files
 from diffusion.support.errors import UserError
@@ -67,6 +68,53 @@ def test_a_cache_cut_afterwards_is_made_again(tmp_path, name):
     os.truncate(cache_folder(dataset) / name, 20)
     images = dataset.load()
     assert images.sha256 == sha256 and len(images.labels) == len(images) == 256
+
+
+@pytest.mark.parametrize("name", ["images.u8", "labels.npy"])
+def test_a_cache_changed_afterwards_is_made_again(tmp_path, caplog, name):
+    """By one bit, at the same size, as a disk or a program may do it."""
+    dataset = Synthetic(cache=tmp_path)
+    before = dataset.load()
+    content, path = before.images.copy(), cache_folder(dataset) / name
+    damaged = bytearray(path.read_bytes())
+    damaged[-8] ^= 1
+    path.write_bytes(damaged)
+    images = dataset.load()
+    assert np.array_equal(images.images, content) and np.array_equal(images.labels, before.labels)
+    assert caplog.messages == [f"The cache {path.parent} is damaged and is made again."]
+
+
+def test_a_damaged_cache_that_cannot_be_made_again_is_no_data(tmp_path, caplog, monkeypatch):
+    """It stays as it is, so that the next command says the same."""
+    dataset = Synthetic(cache=tmp_path)
+    dataset.load()
+    path = cache_folder(dataset) / "images.u8"
+    path.write_bytes(bytes(path.stat().st_size))
+
+    def gone(self):
+        raise UserError("The published files are gone.")
+
+    monkeypatch.setattr(Synthetic, "read", gone)
+    for _ in range(2):
+        with pytest.raises(UserError, match="files are gone"):
+            dataset.load()
+    assert caplog.messages == [f"The cache {path.parent} is damaged and is made again."] * 2
+
+
+def test_a_cache_is_read_whole_once_in_a_process_and_a_large_one_never(tmp_path, monkeypatch):
+    dataset = Synthetic(cache=tmp_path)
+    dataset.load()
+    read = []
+    monkeypatch.setattr(cache.hashlib, "file_digest", lambda file, name: read.append(name) or hashlib.sha256(file.read()))
+    for _ in range(3):
+        dataset.load()
+    assert len(read) == 1
+    os.utime(cache_folder(dataset) / "images.u8", (1, 1))
+    dataset.load()
+    assert len(read) == 2
+    os.utime(cache_folder(dataset) / "images.u8", (2, 2))
+    monkeypatch.setattr(cache, "HASHED", 100)
+    assert dataset.load().images.any() and len(read) == 2
 
 
 def test_an_exception_in_the_middle_leaves_nothing(tmp_path, monkeypatch):

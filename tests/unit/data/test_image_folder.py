@@ -1,6 +1,7 @@
 """Any folder of images: classes, cropping, what makes another cache and what is refused."""
 
 import os
+import re
 
 import numpy as np
 import pytest
@@ -152,6 +153,13 @@ def test_refusals(dataset, folder, tmp_path):
         dataset().load()
 
 
+def test_pictures_beside_class_folders_are_read_without_labels(dataset, folder):
+    save(folder / "loose.png", (0, 0, 0))
+    for words in ({"num_classes": 0}, {"labelled": False, "num_classes": None}):
+        images = dataset(**words).load()
+        assert len(images) == 5 and images.labels is None and images.num_classes == 0
+
+
 def test_all_broken_images_are_named_at_once(dataset, folder):
     for i in range(13):
         (folder / "dog" / f"x{i:02}.png").write_bytes(b"no picture")
@@ -173,10 +181,22 @@ def test_what_is_left_out_is_counted_and_said(dataset, folder, caplog):
     with caplog.at_level("INFO"):
         assert len(dataset().load()) == 4
         dataset().load()
-    said = "2 links to nothing, 2 links to a folder that is read already, 1 hidden, 1 .txt, 1 neither files nor folders, 1 .gif"
+    said = (
+        "2 broken links (dog/gone.png, dog/itself.png), 2 links to a folder that is read already (dog/root, cat/dogs), "
+        "1 hidden file or folder (cat/.hidden.png), 1 .txt file (cat/notes.txt), 1 pipe or device (dog/pipe.png), 1 .gif file (dog/old.gif)"
+    )
     (line,) = [record.getMessage() for record in caplog.records if str(folder) in record.getMessage()]
     assert line.startswith(f"{folder} has 4 images, 2 classes, its sub-folders; left out: ")
-    assert sorted(line.rstrip(".").partition("left out: ")[2].split(", ")) == sorted(said.split(", "))
+    assert sorted(re.findall(r"\d .*?\)", line.partition("left out: ")[2])) == sorted(re.findall(r"\d .*?\)", said))
+
+
+def test_of_many_files_that_are_left_out_two_are_named(dataset, folder, caplog):
+    for i in range(3):
+        (folder / "dog" / f"x{i}.txt").write_text("no image")
+    (folder / "dog" / "README").write_text("no image")
+    with caplog.at_level("INFO"):
+        dataset().load()
+    assert "; left out: 4 .txt files (dog/x0.txt, dog/x1.txt, ...), 1 file without a suffix (dog/README), 1 hidden" in caplog.text
 
 
 def test_what_is_linked_is_read_once(folder, tmp_path):
@@ -189,7 +209,7 @@ def test_what_is_linked_is_read_once(folder, tmp_path):
     (folder / "a-dog").symlink_to(folder / "dog")
     images, left_out = listed(folder)
     assert [str(path) for path in images] == ["a-first/e.png", "cat/d.JPEG", "cat/deep/c.webp", "dog/a.bmp", "dog/b.png"]
-    assert left_out["links to a folder that is read already"] == 3
+    assert len(left_out["link(s) to a folder that is read already"]) == 3
 
 
 def test_the_run_says_that_class_folders_are_not_classes(dataset, folder, caplog):
@@ -200,5 +220,5 @@ def test_the_run_says_that_class_folders_are_not_classes(dataset, folder, caplog
 
 def test_a_folder_of_other_files_says_what_they_are(tmp_path):
     (tmp_path / "a.gif").write_bytes(b"")
-    with pytest.raises(UserError, match=r"holds no image \(.*\): check dataset\.root; left out: 1 \.gif\.$"):
+    with pytest.raises(UserError, match=r"holds no image \(.*\): check dataset\.root; left out: 1 \.gif file \(a\.gif\)\.$"):
         ImageFolder(tmp_path, tmp_path / "cache").load()

@@ -1,5 +1,6 @@
 """The data module under Lightning: a resumed run sees the batches that the uninterrupted run would have seen."""
 
+from dataclasses import replace
 from itertools import chain
 
 import pytest
@@ -47,7 +48,7 @@ class SaveAfter(pl.Callback):
 def data(tmp_path, **options):
     """100 images, each its own class; 7 batches of 14 in an epoch."""
     dataset = Synthetic(cache=tmp_path, image_size=100, channels=1, num_classes=100, n=100)
-    return DataModule(dataset, **{"batch_size": 14, "seed": 3} | options)
+    return DataModule(**{"dataset": dataset, "batch_size": 14, "seed": 3} | options)
 
 
 def fit(tmp_path, ckpt_path=None, fail_at=None, save=(), options=(), **trainer_options):
@@ -94,6 +95,19 @@ def test_a_run_resumed_with_other_batches_makes_the_same_steps(tmp_path, stop, a
     options = {"batch_size": 42 // accumulate}
     rest, trainer = fit(tmp_path, tmp_path / f"{stop}.ckpt", options=options, max_steps=4, accumulate_grad_batches=accumulate)
     assert list(chain(*rest.seen)) == list(chain(*whole.seen[stop - stop % 3 :])) and trainer.global_step == 4
+
+
+def test_a_run_is_resumed_on_its_own_data_alone(tmp_path):
+    """Other data of the same kind and size are refused; a checkpoint of before the data's hash was kept is taken."""
+    fit(tmp_path, save=(5,))
+    other = {"dataset": replace(data(tmp_path).dataset, seed=1)}
+    with pytest.raises(UserError, match=r"^The data are not those of the run: synthetic has the sha256 \w{12}, and the run began with \w{12}; "):
+        fit(tmp_path, ckpt_path=tmp_path / "5.ckpt", options=other)
+    checkpoint = torch.load(tmp_path / "5.ckpt", weights_only=True)
+    assert checkpoint.pop("DataModule") == {"sha256": data(tmp_path).dataset.load().sha256}
+    torch.save(checkpoint, tmp_path / "older.ckpt")
+    rest, _ = fit(tmp_path, ckpt_path=tmp_path / "older.ckpt", options=other)
+    assert len(rest.seen) == 24 - 5
 
 
 def test_a_resumed_run_can_be_resumed(tmp_path):
