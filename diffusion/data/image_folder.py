@@ -33,8 +33,9 @@ class ImageFolder(PictureDataset):
 
     Classes are root's sub-folders that hold images, sorted by name; without sub-folders the set has no labels and
     num_classes is 0. labelled=False ignores sub-folders as classes, and so does num_classes=0 where images lie beside them; None stands
-    for as many as there are. Each image is read by `diffusion.pictures.read_image`, resized to cover image_size and cropped at the centre; see `cover`. Editing a file, adding
-    one or asking for another size makes another cache. Links are followed, to each folder once. What is left out is counted and said.
+    for as many as there are. Each image is read by `diffusion.pictures.read_image`, resized to cover image_size and cropped at the
+    centre; see `cover`. Editing a file, adding one or asking for another size makes another cache. Links are followed, to each folder
+    once. What is left out is counted and said.
 
     Raises UserError: no such folder, no images, images beside class folders, images that cannot be read, all of them at once.
     """

@@ -38,8 +38,8 @@ class DataModule(LightningDataModule):
     images: the opened ImageSet, after setup.
 
     A checkpoint keeps the data's sha256, and a run is resumed on these data alone. The position in them needs no state: it is the number
-    of optimizer steps done, which Lightning saves and restores before it asks for batches. A step that was not finished is begun again, and another number of devices, or of batches to a step, changes nothing
-    as long as a step has as many items.
+    of optimizer steps done, which Lightning saves and restores before it asks for batches. A step that was not finished is begun again,
+    and another number of devices, or of batches to a step, changes nothing as long as a step has as many items.
 
     Raises UserError, from setup: a batch size that does not fit, a set too large for the device, and whatever `Dataset.load` raises;
     from load_state_dict: other data than those of the checkpoint.

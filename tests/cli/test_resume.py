@@ -186,7 +186,14 @@ def test_a_run_goes_on_with_its_own_data_alone(tmp_path):
     for i in range(13):
         Image.fromarray(numbers.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(pictures / f"{i}.png")
     (pictures / "12.png").rename(tmp_path / "12.png")
-    words = ["dataset=image_folder", f"dataset.root={pictures}", "dataset.image_size=8", "dataset.channels=3", "network=digits", "metric=none"]
+    words = [
+        "dataset=image_folder",
+        f"dataset.root={pictures}",
+        "dataset.image_size=8",
+        "dataset.channels=3",
+        "network=digits",
+        "metric=none",
+    ]
     words += [f"paths.cache={tmp_path / 'cache'}", "data.num_workers=0"]
     kept = [word for word in TINY if not word.startswith("dataset")]
     folder = tmp_path / "run"

@@ -101,7 +101,9 @@ def test_a_run_is_resumed_on_its_own_data_alone(tmp_path):
     """Other data of the same kind and size are refused; a checkpoint of before the data's hash was kept is taken."""
     fit(tmp_path, save=(5,))
     other = {"dataset": replace(data(tmp_path).dataset, seed=1)}
-    with pytest.raises(UserError, match=r"^The data are not those of the run: synthetic has the sha256 \w{12}, and the run began with \w{12}; "):
+    with pytest.raises(
+        UserError, match=r"^The data are not those of the run: synthetic has the sha256 \w{12}, and the run began with \w{12}; "
+    ):
         fit(tmp_path, ckpt_path=tmp_path / "5.ckpt", options=other)
     checkpoint = torch.load(tmp_path / "5.ckpt", weights_only=True)
     assert checkpoint.pop("DataModule") == {"sha256": data(tmp_path).dataset.load().sha256}
