@@ -59,8 +59,8 @@ def begin(folder: Path | None = None, trust: Sequence[str] = (), places: Sequenc
         logging.getLogger().setLevel(logging.WARNING)
     try:
         with (
-            one_sentence(ModuleNotFoundError),
             one_sentence(OmegaConfBaseException, say=plainly),
+            one_sentence(ModuleNotFoundError),
             lightning_s_errors(),
             disk_s_end(),
             trusting(trust),
