@@ -5,6 +5,7 @@ Nothing slow is imported here, so that --help and a mistyped word answer at once
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -55,6 +56,8 @@ def begin(folder: Path | None = None, trust: Sequence[str] = (), places: Sequenc
     reads a run's folder, and no empty folder left behind."""
     if not TRACEBACK:
         os.environ.pop("HYDRA_FULL_ERROR", None)
+    with suppress(ValueError):  # not the main thread, which alone may
+        signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))  # to tidy up; a training has its own
     if int(os.environ.get("RANK", 0)):  # under torchrun the first rank speaks for all
         logging.getLogger().setLevel(logging.WARNING)
     try:

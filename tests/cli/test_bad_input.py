@@ -1,7 +1,10 @@
 """Each mistake exits non-zero with one sentence that says what to do, with no traceback, and leaves nothing behind."""
 
+import subprocess
+import sys
+
 import pytest
-from commands import SMALL, command
+from commands import ROOT, SMALL, command
 
 CASES = {
     "unknown group": (["schedule=cosin"], ["schedule=cosin", "cosine", "linear", "did you mean schedule=cosine"]),
@@ -118,3 +121,12 @@ def test_loss_that_is_not_finite(tmp_path):
     last = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
     assert 1 <= last["global_step"] < 40
     assert all(torch.isfinite(v).all() for v in last["state_dict"].values())
+
+
+def test_a_command_that_is_stopped_while_it_loads_leaves_nothing(tmp_path):
+    words = ["train.py", *SMALL, "name=run", f"paths.runs={tmp_path}", f"paths.cache={tmp_path / 'cache'}", "logger=none"]
+    with subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True) as started:
+        assert "run folder" in started.stdout.readline()  # and now torch is imported, for seconds
+        started.terminate()
+        assert started.wait(60) == 143
+    assert list(tmp_path.iterdir()) == []
