@@ -17,7 +17,7 @@ def lines(run):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    succeeded(command("train.py", *SMALL, "metric=fd_digits", "metric.n=33", f"paths.runs={folder}", "name=run"))
+    succeeded(command("train.py", *SMALL, "eval_at_start=true", "metric=fd_digits", "metric.n=33", f"paths.runs={folder}", "name=run"))
     return folder / "run"
 
 
