@@ -12,6 +12,7 @@ from diffusion.data.cache import ImageSet
 from diffusion.data.stream import Batch, Stream
 from diffusion.support.errors import UserError
 from diffusion.support.ranges import Count, Natural
+from diffusion.support.signals import heed_the_parent_alone
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ class DataModule(LightningDataModule):
         if self.device_resident:
             return stream
         pinned = trainer.strategy.root_device.type == "cuda"
-        return DataLoader(stream, batch_size=None, num_workers=self.num_workers, pin_memory=pinned)
+        heed = heed_the_parent_alone
+        return DataLoader(stream, batch_size=None, num_workers=self.num_workers, pin_memory=pinned, worker_init_fn=heed)
 
     def _move(self, tensor: torch.Tensor) -> torch.Tensor:
         device = self.fitting().strategy.root_device

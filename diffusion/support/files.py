@@ -1,5 +1,6 @@
 """Files that are either whole or absent, seals that show a bit that has changed, and locks that die with their holder."""
 
+import errno
 import hashlib
 import mmap
 import os
@@ -176,7 +177,8 @@ def lock(path: str | Path, wait: bool = True) -> Iterator[None]:
     """Hold the exclusive lock `path` between processes, waiting for it; the kernel frees it if the holder dies.
 
     Where there is no flock (Windows, some network file systems) nothing is locked: several processes may then make the guarded file, which
-    is never torn, since `atomic` writes it. Raises BlockingIOError, without `wait`, if another process holds it."""
+    is never torn, since `atomic` writes it. Raises BlockingIOError, without `wait`, if another process holds it or has just taken its file
+    away."""
     path = writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with held(path, os.O_RDWR | os.O_CREAT) as handle:
@@ -188,7 +190,16 @@ def lock(path: str | Path, wait: bool = True) -> Iterator[None]:
             raise
         except (ImportError, OSError):
             pass
+        if not wait and not still_at(path, handle):  # its last holder has taken the file away
+            raise BlockingIOError(errno.EAGAIN, "the lock is another file now", str(path))
         yield  # closing the file frees the lock
+
+
+def still_at(path: str | Path, handle: int) -> bool:
+    """Whether the file of this name is still the one that is open."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    return False
 
 
 def require_writable(folder: str | Path, key: str) -> None:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -57,22 +57,31 @@ def alone_in(folder: Path) -> Iterator[None]:
     """The lock of a run's folder, for a training; it dies with its process. A dashboard that asks whether the run goes on has it for an
     instant, which is waited for.
 
-    Raises UserError if another training has it. A folder in which nothing was written has no lock's file afterwards."""
+    Raises UserError if another training has it. What a training made that wrote nothing, the lock's file and the folder, goes."""
     file, until = folder / ".lock", time.monotonic() + 0.5
+    new, before = not file.exists(), written(folder)
     with ExitStack() as stack:
         while True:
             try:
                 stack.enter_context(lock(file, wait=False))
                 break
-            except BlockingIOError:
+            except (BlockingIOError, FileNotFoundError):  # or the folder has just been taken away
                 if time.monotonic() > until:
                     raise UserError(f"Another process is training in {folder}: wait for its end, or give another name=NAME.") from None
             time.sleep(0.02)
         try:
             yield
         finally:
-            if not (folder / "config.yaml").exists():
+            if new and written(folder) == before:
                 file.unlink(missing_ok=True)
+                with suppress(OSError):  # it has something in it
+                    folder.rmdir()
+
+
+def written(folder: Path) -> int | None:
+    """When a training last began in a run's folder, in nanoseconds; None if none has."""
+    file = folder / "config.yaml"
+    return file.stat().st_mtime_ns if file.exists() else None
 
 
 def end_ranks(trainer: Trainer) -> None:

@@ -61,10 +61,6 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
     module = training_module(config, assemble(config), dataset.flip)
     if config["compile"]:
         compiled(module)
-    resume, done, left = resumable(config) if config["resume"] else (None, 0, False)
-    if resume and done >= config["steps"] and not (left and done == config["steps"]):
-        log.warning("The run %s is at step %d of %d: there is nothing left to do; say more steps to go on.", folder, done, config["steps"])
-        return {}
     interruption = Interruption(callbacks := build_callbacks(config))
     trainer: Trainer = build(
         settings,
@@ -80,11 +76,18 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
     require_writable_places(trainer.loggers)
     given = {"dataset": dataset, "batch_size": config["batch_size"], "seed": config["seed"]}
     data = construct(DataModule, config["data"], "data", given=given)
-    alone = alone_in(folder) if trainer.is_global_zero else nullcontext()
-    with alone, job(config, folder, trust), run_of_its_own(), interruption.heeded(trainer, trust), kept(folder):
-        if not resume:
-            begin_anew(trainer, config)
-        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    with alone_in(folder) if trainer.is_global_zero else nullcontext():
+        resume, done, left = resumable(config) if config["resume"] else (None, 0, False)
+        if resume and done >= config["steps"] and not (left and done == config["steps"]):
+            said = "The run %s is at step %d of %d: there is nothing left to do; say more steps to go on."
+            log.warning(said, folder, done, config["steps"])
+            return {}
+        if not resume and trainer.is_global_zero and begun(folder):
+            raise UserError(f"The run {folder} was begun by another process meanwhile; run the command again.")
+        with job(config, folder, trust), run_of_its_own(), interruption.heeded(trainer, trust), kept(folder):
+            if not resume:
+                begin_anew(trainer, config)
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     return module.latest
 
 
@@ -93,11 +96,16 @@ def require_possible(config: Mapping[str, Any], folder: Path) -> None:
     of range, methods that a class lacks, and choices that do not go together."""
     if config["resume"]:
         vet(config, where=f"resume={config['resume']}")
-    elif any((folder / "checkpoints").glob("*.ckpt")):
+    elif begun(folder):
         raise UserError(f"{folder} holds a run already; give another name=..., or go on with it by resume={folder}.")
     review(config)
     require_methods(config)
     require_fit(config)
+
+
+def begun(folder: Path) -> bool:
+    """Whether there is a run in a folder, with a checkpoint to go on from. Another process may begin one until the folder is locked."""
+    return any((folder / "checkpoints").glob("*.ckpt"))
 
 
 def build_callbacks(config: Mapping[str, Any]) -> dict[str, Callback]:

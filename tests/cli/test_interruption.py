@@ -1,14 +1,23 @@
 """A training that a signal ends has lost nothing: resumed, it is the run that was never stopped. The signals are real ones."""
 
 import json
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 import torch
+from commands import ROOT, SMALL
 
 from diffusion.denoiser import Denoiser
-from diffusion.training.callbacks.interruption import SIGNALS, Interruption
+from diffusion.support.signals import SIGNALS, heed_the_parent_alone
+from diffusion.training.callbacks.checkpoints import Checkpoints
+from diffusion.training.callbacks.interruption import Interrupted, Interruption
 from diffusion.training.module import DiffusionModule
 from diffusion.training.run import train
 
@@ -91,6 +100,55 @@ def test_in_an_evaluation(tiny, tmp_path, monkeypatch, whole, evaluation):
     before = {file: file.read_bytes() for file in parts.rglob("*") if file.is_file()}
     train(config | {"resume": str(parts)}, parts)
     assert {file: file.read_bytes() for file in parts.rglob("*") if file.is_file()} == before  # nothing is owed any more
+
+
+def test_a_job_s_processes_are_all_told(tmp_path):
+    """As a cluster does it: those that fetch data too, which serve the training until it has saved its checkpoint."""
+    kept = [word for word in SMALL if word.partition("=")[0] not in ("steps", "checkpoint_every", "eval_every")]
+    words = ["steps=1000000", "checkpoint_every=1000000", "eval_every=1000000", "data.num_workers=2", "data.device_resident=false"]
+    line = [sys.executable, "train.py", *kept, *words, "name=run", f"paths.runs={tmp_path}", f"paths.cache={tmp_path}/c"]
+    run = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    try:
+        while not (tmp_path / "run" / "metrics.jsonl").exists():
+            assert run.poll() is None, run.communicate()[0]
+            time.sleep(0.05)
+        os.killpg(run.pid, signal.SIGTERM)
+        output = run.communicate(timeout=120)[0]
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+    assert run.returncode == 143 and "go on with" in output and "Traceback" not in output, output
+    assert content(tmp_path / "run")["global_step"] > 0
+
+
+def fetching(ready):
+    heed_the_parent_alone()
+    ready.set()
+    time.sleep(600)
+
+
+def test_a_worker_heeds_its_parent_alone():
+    ready = multiprocessing.Event()
+    worker = multiprocessing.get_context("fork").Process(target=fetching, args=(ready,), daemon=True)
+    worker.start()
+    assert ready.wait(60)
+    for signum in SIGNALS:
+        subprocess.run(["kill", f"-{int(signum)}", str(worker.pid)], check=True)
+    time.sleep(0.3)
+    assert worker.is_alive()
+    worker.terminate()  # as the DataLoader does, and Python at its end
+    worker.join(60)
+    assert worker.exitcode == 0
+
+
+@pytest.mark.parametrize(("saved", "left"), [(3, Interrupted), (2, RuntimeError)])
+def test_a_message_that_fails_is_a_rank_s_leaving_only_where_nothing_is_lost(tmp_path, saved, left):
+    interruption, checkpoints = Interruption({}), Checkpoints(1)
+    interruption.heard, interruption.group, checkpoints.saved = signal.SIGTERM, object(), (saved, 0.0)
+    strategy = SimpleNamespace(launcher=None)
+    trainer = SimpleNamespace(strategy=strategy, global_step=3, callbacks=[checkpoints], is_global_zero=True, default_root_dir=tmp_path)
+    with pytest.raises(left), interruption.heeded(trainer):
+        raise RuntimeError("connection closed by peer")
 
 
 def test_handlers_are_as_before_and_an_ignored_signal_stays_ignored(monkeypatch):

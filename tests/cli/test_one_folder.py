@@ -12,10 +12,12 @@ from composing import composition, typed
 from inside import lines
 
 import diffusion.config
+from diffusion.checkpoint import read_checkpoint
 from diffusion.config import configuration, run_dir, run_name
+from diffusion.data import Synthetic
 from diffusion.evaluate import where
 from diffusion.support.errors import UserError
-from diffusion.support.files import require_writable
+from diffusion.support.files import lock, require_writable
 from diffusion.training.module import DiffusionModule
 from diffusion.training.run import train
 
@@ -89,6 +91,50 @@ def test_two_trainings_in_one_folder(tiny, tmp_path):
     train(config, folder)
     assert [line["step"] for line in lines(folder / "metrics.jsonl") if "loss" in line] == [1, 2, 4, 6, 8, 10, 12]
     assert not (folder / "samples" / "old.png").exists() and (folder / "samples" / "main-step=00000012.png").exists()
+
+
+def meanwhile(monkeypatch, config, folder):
+    """While the next training in the folder reads its data, another one goes from its beginning to its end."""
+    real = Synthetic.load
+
+    def load(self):
+        monkeypatch.setattr(Synthetic, "load", real)
+        train(config, folder)
+        return real(self)
+
+    monkeypatch.setattr(Synthetic, "load", load)
+
+
+def test_a_run_that_another_process_began_meanwhile(tiny, tmp_path, monkeypatch, caplog):
+    """Neither begun anew nor trained a second time: what was asked before the folder was locked is asked again."""
+    config, folder = tiny("steps=2", "eval_every=100", "metric=none"), tmp_path / "run"
+    meanwhile(monkeypatch, config, folder)
+    with pytest.raises(UserError, match="was begun by another process meanwhile; run the command again"):
+        train(config, folder)
+    assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 2 and len(lines(folder / "metrics.jsonl")) == 3
+    longer = tiny("steps=4", "eval_every=100", "metric=none") | {"resume": str(folder)}
+    meanwhile(monkeypatch, longer, folder)
+    assert train(longer, folder) == {} and "is at step 4 of 4" in caplog.records[-1].message
+
+
+def test_a_command_that_is_refused_late_makes_no_folder(tiny, tmp_path):
+    with pytest.raises(UserError, match="keep_best=zzz is no number"):
+        train(tiny("callbacks.checkpoints.keep_best=zzz"), tmp_path / "runs" / "run")
+    assert not (tmp_path / "runs" / "run").exists()
+
+
+def test_a_lock_s_file_that_its_holder_took_away_is_no_lock(tmp_path, monkeypatch):
+    """Who has opened it just before would else hold it beside the holder of the next."""
+    real = os.open
+
+    def opened(path, *words):
+        handle = real(path, *words)
+        os.unlink(path)
+        return handle
+
+    monkeypatch.setattr(os, "open", opened)
+    with pytest.raises(BlockingIOError), lock(tmp_path / ".lock", wait=False):
+        pass
 
 
 SAID = ["dataset=synthetic", "dataset.n=64", "optimizer.lr=0.01", "steps=30", "guidance=[cfg]", "seed=3"]

@@ -1,5 +1,6 @@
 """Signals to trainings of two processes: all leave, soon and with nothing lost, whichever of them was told. The processes are real ones."""
 
+import json
 import os
 import signal
 import subprocess
@@ -20,15 +21,14 @@ WORDS = [
     "batch_size=8",
     "accumulate=2",
     "steps=100000",
-    "log_every=4",
     "checkpoint_every=100000",
     "trainer.accelerator=cpu",
     "trainer.devices=2",
     "logger=none",
     "name=run",
 ]
-TRAINING = ["eval_every=100000"]
-EVALUATION = ["eval_every=4", "grid.steps=1000", "sample_batch_size=1"]  # of minutes
+TRAINING = ["eval_every=100000", "log_every=4"]
+EVALUATION = ["eval_every=4", "log_every=3", "grid.steps=1000", "sample_batch_size=1"]  # of minutes
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
@@ -88,6 +88,18 @@ def test_ranks_that_lightning_started(case, tmp_path):
     assert code == 128 + signum, output
     assert step == 4 if words is EVALUATION else step >= 4
     assert output.count("go on with: python train.py resume=") == 1 and "Traceback" not in output, output
+    if words is EVALUATION:
+        goes_on(tmp_path / "run")
+
+
+def goes_on(run):
+    """The evaluation that was left is made, before which both ranks say what they have summed and not logged."""
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["meter"]["sums"] is not None
+    line = [sys.executable, "train.py", f"resume={run}", "steps=6", "grid.steps=2", "sample_batch_size=64"]
+    done = subprocess.run(line, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    numbers = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], "loss" in line) for line in numbers] == [(1, True), (3, True), (4, False), (6, True), (6, False)]
 
 
 @pytest.mark.slow

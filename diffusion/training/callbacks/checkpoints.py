@@ -108,6 +108,12 @@ def kept(folder: Path) -> Iterator[None]:
         raise UserError(f"The training in {folder} stopped, since the disk did not take what it wrote ({what}); {on}.") from error
 
 
+def nothing_lost(trainer: Trainer) -> bool:
+    """Whether a checkpoint has the step that the training is at, or there was none yet."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+    return trainer.global_step in (0, *(callback.saved[0] for callback in callbacks if isinstance(callback, Checkpoints)))
+
+
 def save_last(trainer: Trainer, module: LightningModule) -> None:
     """last.ckpt as things are now, if the run has `Checkpoints`; on all ranks at once."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it without declaring it

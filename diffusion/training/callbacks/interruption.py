@@ -17,12 +17,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from diffusion.support.ranks import rank_and_world
-from diffusion.training.callbacks.checkpoints import save_last
+from diffusion.support.signals import SIGNALS
+from diffusion.training.callbacks.checkpoints import nothing_lost, save_last
 from diffusion.training.callbacks.evaluation import Evaluation
 from diffusion.training.launch import end_ranks
 
 log = logging.getLogger(__name__)
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
 
 
 class Interrupted(SystemExit):
@@ -87,12 +87,15 @@ class Interruption(Callback):
 
     @contextmanager
     def heeded(self, trainer: Trainer, trust: Sequence[str] = ()) -> Iterator[None]:
-        """A training, which says what goes on with it if it is left. Other ranks are ended with this one if it started them."""
+        """A training, which says what goes on with it if it is left. Other ranks are ended with this one if it started them.
+
+        One that has heard a signal, and whose step is saved, was left by another rank if a message between them fails."""
         try:
             yield
         except BaseException as error:
             end_ranks(trainer)
-            stop = Interrupted(self.heard) if self.heard and self.group and isinstance(error, RuntimeError) else error  # a rank has left
+            left = self.heard and self.group and isinstance(error, RuntimeError) and nothing_lost(trainer)
+            stop = Interrupted(self.heard) if left else error
             if isinstance(stop, Interrupted) and trainer.is_global_zero:
                 say_how_to_go_on(stop, Path(trainer.default_root_dir), trust)
             raise stop from None
