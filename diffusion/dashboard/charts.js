@@ -179,7 +179,10 @@ const DRAW = {
 // Parallel coordinates: each axis from 0 to 1, numbers by size (by order of magnitude where they span some), words by rank.
 function drawSweep(node) {
   const rows = ranked.filter(run => run.best);
-  const settings = data.telling.filter(key => new Set(rows.map(run => label(run.config[key]))).size > 1).slice(0, 11);
+  const telling = data.telling.filter(key => new Set(rows.map(run => label(run.config[key]))).size > 1), settings = telling.slice(0, AXES);
+  const rest = telling.length - settings.length, [note] = node.parentNode.getElementsByClassName("soft");
+  note.textContent = "One line a run, from its settings to the value that it is ranked by; darker is better."
+    + (rest ? ` The ${AXES} most telling settings, those that were typed first; ${rest} more ${rest > 1 ? "differ and are" : "differs and is"} left out.` : "");
   const dims = [...settings.map(key => [short(key), run => run.config[key]]), [state.rank, run => run.best.value]].map(([name, of]) => scaled(name, rows.map(of)));
   const pieces = rows.map((run, r) => ({run, passport: run.best.passport, x: dims.map((_, d) => d), y: dims.map(dim => dim.at[r]),
     says: `${state.rank} = ${format(run.best.value)} at step ${run.best.step.toLocaleString("en")}`}));
@@ -194,13 +197,14 @@ function drawSweep(node) {
   const drawn = [...shades.values()].reverse().map(({name: [color, dash], lit, pieces}) => ({type: "scatter", mode: "lines", hoverinfo: "none", opacity: lit ? 1 : 0.15,
     x: pieces.flatMap(p => [...p.x, null]), y: pieces.flatMap(p => [...p.y, null]), owner: pieces.flatMap(p => [...p.x.map(() => p), null]),
     line: {color, dash, width: rows.length > 100 ? 1 : 2}}));
-  const ticks = dims.flatMap((dim, d) => dim.ticks.map(([y, text]) => ({x: d, y, text, showarrow: false, xanchor: d === dims.length - 1 ? "right" : "left",
-    xshift: d === dims.length - 1 ? -5 : 5, bgcolor: "#ffffffd0", borderpad: 1, font: {size: 11}})));
   const room = Math.max(6, Math.floor((node.clientWidth - 92) / dims.length / 7)); // in letters; the end of a key tells more than its beginning
-  const names = dims.map(({name}, d) => ({x: d, y: 1.14, text: name.length > room ? "…" + name.slice(1 - room) : name, hovertext: name, showarrow: false, font: {color: "#1f2933"}}));
+  const fit = text => text.length > room ? "…" + text.slice(1 - room) : text;
+  const ticks = dims.flatMap((dim, d) => dim.ticks.map(([y, text]) => ({x: d, y, text: fit(text), hovertext: text, showarrow: false, xanchor: "left",
+    xshift: 5, bgcolor: "#ffffffd0", borderpad: 1, font: {size: 11}})));
+  const names = dims.map(({name}, d) => ({x: d, y: 1.14, text: fit(name), hovertext: name, showarrow: false, font: {color: "#1f2933"}}));
   plot(node, drawn, {displayModeBar: false, annotations: [...names, ...ticks], margin: {l: 46, r: 46, t: 10, b: 10},
     shapes: dims.map((_, d) => ({type: "line", x0: d, x1: d, y0: -0.04, y1: 1.04, layer: "below", line: {color: "#9aa5b1", width: 1}})),
-    xaxis: {visible: false, range: [-0.15, dims.length - 0.85], fixedrange: true}, yaxis: {visible: false, range: [-0.08, 1.22], fixedrange: true}});
+    xaxis: {visible: false, range: [-0.15, dims.length - 0.55], fixedrange: true}, yaxis: {visible: false, range: [-0.08, 1.22], fixedrange: true}});
 }
 function scaled(name, values) {
   const words = [...new Set(values.map(label))], numbers = values.every(v => typeof v === "number" && Number.isFinite(v));

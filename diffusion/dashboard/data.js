@@ -8,7 +8,7 @@ const DASHES = ["solid", "dot", "dash", "longdash", "dashdot", "longdashdot"];
 const HIGHER_IS_BETTER = /^(is|inception|precision|recall|density|coverage|accuracy|images_per_second)/;
 const PART = /\/t\d+of\d+$/, BAND = /\/(error|std|low|high)$/;
 const NOT_IN_ID = ["step", "code", "statistics", "nfe", "intervals", "weights", "device", "id"]; // as in diffusion/metrics/passport.py
-const TABLE_ROWS = 200, PICTURES = 24, RAW_RUNS = 20, DRAWN = 60000, BAND_RUNS = 40, LEGEND = 30, WARNINGS = 500;
+const TABLE_ROWS = 200, PICTURES = 24, RAW_RUNS = 20, DRAWN = 60000, BAND_RUNS = 40, LEGEND = 30, AXES = 8, WARNINGS = 500;
 
 let data, shown = [], ranked = [], colours = new Map(), allRows = false;
 const state = {filter: "", group: "", mean: false, rank: "", at: "best", x: "steps", logx: false, y: "auto", smooth: 0, passport: "",

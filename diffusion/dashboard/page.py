@@ -17,6 +17,7 @@ from diffusion.support.errors import UserError
 HERE = Path(__file__).parent
 CURVES = 2_000_000  # numbers in the page, beyond which curves that are not metrics are thinned
 PRIVATE = ("name", "resume", "paths.", "hydra.")  # keys of a configuration that say nothing about the experiment
+PLACES = ("root", "cache", "folder", "name")  # last words of keys that say where something is, or what it is called
 
 
 def html(data: dict[str, Any]) -> str:
@@ -166,18 +167,25 @@ def compared(configs: list[dict[str, Any]], typed: Collection[str] = ()) -> tupl
         column = tuple(repr(config.get(key)) for config in configs)
         if len(set(column)) == 1:
             common[key] = configs[0].get(key)
-        elif key in typed or not any("/" in value for value in column):
+        elif key in typed or not any(map(is_path, column)):
             differing.setdefault((key.rpartition(".")[2], column), key)
     return sorted(differing.values()), common
+
+
+def is_path(value: str) -> bool:
+    """Whether a value, as text, is or holds a path."""
+    return "/" in value
 
 
 def telling(keys: list[str], configs: list[dict[str, Any]], typed: Collection[str] = ()) -> list[str]:
     """The keys that say what was compared, in order: those that were typed, then those that do not follow.
 
-    What has one value for each combination of the typed ones was brought along by them. The others are taken groups first, and left out
-    where the class above explains them (schedule.s where the schedules differ) or one before them tells the same runs apart."""
+    Places and names are not among them, typed or not. What has one value for each combination of the typed ones was brought along by
+    them. The others are taken groups first, and left out where the class above explains them (schedule.s where the schedules differ) or
+    one before them tells the same runs apart."""
 
-    columns = {key: [repr(config.get(key)) for config in configs] for key in keys}
+    columns = {key: [repr(config.get(key)) for config in configs] for key in keys if key.rpartition(".")[2] not in PLACES}
+    columns = {key: column for key, column in columns.items() if not any(map(is_path, column))}
 
     def follows(key: str, above: Sequence[str]) -> bool:
         causes = list(zip(*(columns[name] for name in above), strict=True))
@@ -186,15 +194,15 @@ def telling(keys: list[str], configs: list[dict[str, Any]], typed: Collection[st
     def repeats(key: str, other: str) -> bool:
         return follows(key, [other]) and follows(other, [key])
 
-    said = [key for key in typed if key in keys]
+    said = [key for key in typed if key in columns]
     found = list(said)
 
     def told(key: str) -> bool:
         parts = key.split(".")
-        above = [name for i in range(1, len(parts)) if (name := ".".join(parts[:i])) in keys]
+        above = [name for i in range(1, len(parts)) if (name := ".".join(parts[:i])) in columns]
         return bool(said and follows(key, said)) or any(follows(key, [name]) for name in above) or any(repeats(key, name) for name in found)
 
-    for key in sorted(set(keys) - set(said), key=lambda key: (key.count("."), key)):
+    for key in sorted(set(columns) - set(said), key=lambda key: (key.count("."), key)):
         if not told(key):
             found.append(key)
     return found

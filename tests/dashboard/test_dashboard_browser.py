@@ -13,6 +13,7 @@ import pytest
 from bad_runs import LEFT_OUT, SHOWN_IN_PART, SILENT, bad_runs
 from browser import CHROMIUM, Browser
 from made_runs import config, distance, losses, png, sweep, write_run
+from PIL import Image
 from real_runs import BOUND, WITH_ERROR, real_run
 
 from diffusion.dashboard import Pictures, Reader, contents, html
@@ -245,6 +246,24 @@ def test_the_names_of_a_sweep_s_axes_do_not_overlap(opened, tmp_path):
     assert len(found) == 9 and all(right < left for (_, right), (left, _) in pairwise(found))
 
 
+def test_a_sweep_has_eight_axes_and_says_how_many_are_left_out(opened, tmp_path):
+    """Of eleven settings that differ, the typed ones first; long values are cut to the room that there is."""
+    for n in range(12):
+        settings = {f"setting_{i:02}": f"{'a_very_long_word_' * 3}{int(i == n)}" for i in range(11)}
+        words = {"typed": dict.fromkeys(["setting_10", "setting_09"], "x"), "choices": {}}
+        write_run(tmp_path / "runs" / f"{n:02}", [losses(10, n + 1)], settings, words=words)
+    page = opened(tmp_path / "runs")
+    page.js("document.querySelector('[data-draw=sweep]').scrollIntoView()")
+    page.until("document.querySelectorAll('[data-draw=sweep] .annotation-text').length > 9")
+    texts = page.js("[...document.querySelectorAll('[data-draw=sweep] .annotation-text')].map(n => n.textContent)")
+    assert texts[:3] == ["setting_09", "setting_10", "setting_00"] and texts[7:9] == ["setting_05", "loss"]
+    assert "; 3 more differ and are left out." in page.js("document.querySelector('#parallel .soft').textContent")
+    boxes = "[...document.querySelectorAll('[data-draw=sweep] .annotation-text')].slice(9).map(n => n.getBoundingClientRect())"
+    found = page.js(f"{boxes}.map(box => [box.left, box.right, box.top])")
+    above = sorted(box for box in found if box[2] == min(top for *_, top in found))
+    assert len(above) >= 8 and all(right < left for (_, right, _), (left, *_) in pairwise(above))
+
+
 def test_a_run_that_is_silent_for_long_has_stopped(opened, tmp_path):
     """Without a lock to ask: longer than three times its longest silence, and half a minute."""
     for name, age in (("now", 0), ("dead", 200)):
@@ -271,6 +290,22 @@ def test_the_rows_of_a_grid_are_named(opened, tmp_path):
     assert page.js(named) == ["0", "1"]
     page.js(change("recipe", "nll-vlb@4"))
     assert page.js(named) == [] and page.js("document.querySelectorAll('.grids img').length") == 1
+
+
+def test_the_names_of_rows_stand_beside_the_rows(opened, tmp_path):
+    """Of a grid of 2 rows and 20 columns beside one of 10 rows, and of one whose rows are lower than a letter."""
+    for name, classes, (rows, columns) in (("two", 2, (2, 20)), ("ten", 10, (10, 10)), ("low", 9, (9, 90))):
+        own = {"conditions": {"_target_": "a.Classes", "num_classes": classes, "frequencies": None}, "callbacks": {"samples": {"rows": 10}}}
+        folder = write_run(tmp_path / "runs" / name, [losses(10, 1)], config() | own)
+        Image.new("L", (34 * columns, 34 * rows)).save(folder / "samples" / "main-step=00000010.png")
+    page = opened(tmp_path / "runs")
+    page.until("[...document.querySelectorAll('.grids img')].every(image => image.complete && image.clientHeight)")
+    middle = "(node => { const box = node.getBoundingClientRect(); return [box.top, box.height]; })"
+    for figure in range(3):
+        [top, height] = page.js(f"{middle}(document.querySelectorAll('figure img')[{figure}])")
+        names = page.js(f"[...document.querySelectorAll('figure')[{figure}].querySelectorAll('.rows span')].map({middle})")
+        wanted = [top + height * (i + 0.5) / len(names) for i in range(len(names))]
+        assert [at + tall / 2 for at, tall in names] == pytest.approx(wanted, abs=1)
 
 
 def test_bad_runs_are_named_on_the_page_and_their_keys_harm_nothing(opened, tmp_path):

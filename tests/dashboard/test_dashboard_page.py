@@ -78,6 +78,17 @@ def test_without_the_words_what_repeats_another_is_not_told(tmp_path):
     assert data_of(brought_along(tmp_path, recorded=False))["telling"] == ["schedule", "optimizer.lr"]
 
 
+def test_places_and_names_are_not_told_and_may_group(tmp_path):
+    """Typed or not, with a slash or without; what differs with them, such as the number of classes, is told."""
+    for i, (root, cache) in enumerate((("/data/cats", ".cache"), ("/data/dogs", "fast"), ("birds", "fast"))):
+        data = {"dataset": {"root": root, "cache": cache}, "guidance": {"ckpt": f"runs/{i}"}, "logger": {"name": f"n{i}"}}
+        words = {"typed": {"dataset.root": root, "guidance.ckpt": f"runs/{i}"}, "choices": {}}
+        write_run(tmp_path / str(i), [losses(10, 1)], config() | data | {"conditions": {"num_classes": 2 + i // 2}}, words=words)
+    data = data_of(tmp_path)
+    assert data["telling"] == ["conditions.num_classes"]
+    assert {"dataset.root", "dataset.cache", "guidance.ckpt"} <= set(data["keys"])
+
+
 def test_a_word_that_not_all_runs_recorded_does_not_hide_the_classes(tmp_path):
     write_run(tmp_path / "old", [losses(10, 1)], config("Linear"))
     write_run(tmp_path / "new", [losses(10, 1)], config(), words={"typed": {}, "choices": {"schedule": "cosine"}})
