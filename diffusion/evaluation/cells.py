@@ -22,6 +22,7 @@ from diffusion.pictures import save_png
 from diffusion.support import devices
 from diffusion.support.build import build_stages
 from diffusion.support.errors import UserError
+from diffusion.support.files import writing_in
 from diffusion.support.ranks import rank_and_world, sum_over_ranks
 
 WAY = ("sampler", "grid", "guidance")
@@ -95,7 +96,8 @@ def pictured(metric: Metric, path: Path, cell: dict) -> dict[str, str]:
     if picture is None:
         return {}
     which = hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:12]
-    file = save_png(picture, path.with_name(f"{path.stem}-{metric.name}-{which}.png"))
+    with writing_in([path.parent]):  # whose place, out=FILE, was told to the command
+        file = save_png(picture, path.with_name(f"{path.stem}-{metric.name}-{which}.png"))
     log.info("%-40s %s", "", file)
     return {"picture": file.name}
 
