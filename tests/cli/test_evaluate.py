@@ -63,7 +63,7 @@ def test_a_killed_table_goes_on(tmp_path):
     assert after[: len(before)] == before and len(after) == 7  # 2 samplers x 3, and the data set itself
     assert len({json.dumps(line["cell"], sort_keys=True) for line in after}) == 7
     assert said.count("already") == len(before) - 1
-    assert {line["passport"]["nfe"] for line in after} == {0, 3, 5, 9, 1000, 1999}
+    assert {line["passport"]["nfe"] for line in after} == {0, 3, 4, 5, 9, 1000, 1999}  # of 3 steps Heun makes one down a cliff
     assert all({"id", "extractor", "sampler", "seeds", "code"} <= line["passport"].keys() for line in after)
     assert "| heun | Karras |" in out.with_suffix(".md").read_text() and "| heun | Karras |" in said
     assert out.with_suffix(".csv").read_text().count("\n") == 8

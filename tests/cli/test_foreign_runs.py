@@ -44,7 +44,8 @@ def test_nothing_of_it_runs(foreign, run, tmp_path, group):
     reads = [lambda: measured(folder, tmp_path / "out.jsonl", "metric=fd_digits", "metric.n=2")] if group != "metric" else []
     if group in MODEL:
         guided = ["guidance=[autoguidance]", f"guidance.ckpt={folder}"]
-        reads += [lambda: load(folder), lambda: sampled(folder, tmp_path / "made", "n=1"), lambda: sampled(run, tmp_path / "made", "n=1", *guided)]
+        made = tmp_path / "made"
+        reads += [lambda: load(folder), lambda: sampled(folder, made, "n=1"), lambda: sampled(run, made, "n=1", *guided)]
     else:
         reads += [lambda: measured(folder, tmp_path / "out.jsonl")]
     for read in reads:
