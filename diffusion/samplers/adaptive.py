@@ -93,7 +93,7 @@ class RK45(Adaptive):
             error = _rms(expand(h, z) * weighted_sum(ERROR, slopes) / scale).nan_to_num(nan=torch.inf)
             good = error < 1
             phi[rows[good]] = torch.where(h == left, end, at + h)[good]
-            z[rows[good]], first[rows[good]] = moved[good], slopes[-1][good]
+            z[rows[good]], first[rows[good]] = moved[good].to(z), slopes[-1][good].to(first)
             size[rows] = h * (0.9 * error ** (-1 / 5)).clamp(0.2, 10)
         return z
 
@@ -157,7 +157,7 @@ class DPMAdaptive(Adaptive):
             factor = torch.where(error.isfinite(), factor, 0.1)
             good = factor >= 0.81
             value[rows[good]] = torch.where(h == left, end, at + h)[good]
-            y[rows[good]], before[rows[good]] = high[good], low[good]
+            y[rows[good]], before[rows[good]] = high[good].to(y), low[good].to(y)
             size[rows] *= factor
         return y
 

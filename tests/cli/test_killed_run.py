@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 
 import pytest
 from inside import lines
@@ -42,6 +43,7 @@ CLEAN.set_forkserver_preload(["diffusion.training.run"])
 
 def killed(config, folder, step):
     """Train in another process, which kills itself in this step, or while it cuts numbers: no code of ours runs after that."""
+    time.sleep(1.1)  # TensorBoard's files are read in the order of the seconds in their names
     child = CLEAN.Process(target=dying, args=(config, folder, step))
     child.start()
     child.join()
@@ -92,6 +94,7 @@ def test_no_number_is_lost_or_written_twice(config, tmp_path):
     killed(config(parts, str(parts)), parts, CUT)
     assert list(parts.glob(".metrics.jsonl.*.tmp"))
     killed(config(parts, str(parts)), parts, 11)
+    time.sleep(1.1)
     train(config(parts, str(parts)), parts)
     assert timeless(lines(parts / "metrics.jsonl")) == timeless(lines(whole / "metrics.jsonl"))
     assert timeless(in_csv(parts)) == timeless(in_csv(whole))

@@ -58,7 +58,7 @@ def test_blocks_start_as_the_identity():
 
 def test_a_patch_is_put_back_where_it_was():
     """With the output layer set to pick pixels out of a token, the network returns a shuffle-free image."""
-    net = DiT(in_channels=1, out_channels=1, image_size=8, patch=2, width=4, depth=0, heads=1)
+    net = DiT(in_channels=1, out_channels=1, image_size=8, patch=2, width=4, depth=1, heads=1)
     x = torch.arange(64.0).reshape(1, 1, 8, 8)
     tokens = torch.nn.functional.unfold(x, 2, stride=2).transpose(1, 2)  # [1, 16, 4]: row by row, in the patch row by row
     assert torch.equal(net._image(tokens, rows=4), x)

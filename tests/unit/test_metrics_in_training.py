@@ -20,7 +20,7 @@ def test_metrics_are_recorded_and_change_nothing(tiny, tmp_path):
     with_metrics = recorded(tiny(*short, f"metric=[{','.join(words)}]", *small, *bits), tmp_path / "with")
     without = recorded(tiny(*short, "metric=none"), tmp_path / "without")
     losses = [[line["loss"] for line in lines if "loss" in line] for lines in (with_metrics, without)]
-    assert losses[0] == losses[1] and len(losses[0]) == 2
+    assert losses[0] == losses[1] and len(losses[0]) == 3  # the first step's too
     weights = [torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for name in ("with", "without")]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     last = {line["metric"]: line for line in with_metrics if line["step"] == 4 and "metric" in line}
@@ -39,7 +39,7 @@ def test_metrics_are_recorded_and_change_nothing(tiny, tmp_path):
 def test_milestones_have_more_images(tiny, tmp_path):
     """The cheap number at each evaluation; the full one, under its own name, at milestones and at the end; a likelihood once."""
     words = ["metric=[fd,nll_vlb]", "metric.n=40", "metric.extractor=DigitsClassifier", "metric.groups=2", "metric.nll_vlb.images=4"]
-    short = ["steps=5", "eval_every=2", "milestone_every=4", "milestone_n=60", "schedule.num_timesteps=10"]
+    short = ["steps=5", "eval_every=2", "milestone_every=4", "milestone_n=60", "eval_at_start=true", "schedule.num_timesteps=10"]
     lines = recorded(tiny(*short, *words), tmp_path)
     steps = {name: [line["step"] for line in lines if name in line] for name in ("fd-digits@40", "fd-digits@60", "nll-vlb@4")}
     assert steps == {"fd-digits@40": [0, 2, 4, 5], "fd-digits@60": [4, 5], "nll-vlb@4": [0, 2, 4, 5]}

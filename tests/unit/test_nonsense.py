@@ -45,7 +45,7 @@ def weighted(name, **settings):
 
 
 CASES = [
-    ("grid", {"_target_": "diffusion.grids.Karras", "rho": 0}, "grid.rho=0 must be above 0."),
+    ("grid", {"_target_": "diffusion.grids.Karras", "rho": 0}, "grid.rho=0 must be between 0.1 and 100."),
     ("objective", weighted("MinSNR", gamma=-1), "objective.weighting.gamma=-1 must be above 0."),
     ("objective", weighted("P2", k=-5), "objective.weighting.k=-5 must be above 0."),
     ("sampler", {"_target_": "diffusion.samplers.DPMPPSDE", "r": 0}, "sampler.r=0 must be above 0 and at most 1."),
