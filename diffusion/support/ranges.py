@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 SCALARS = (bool, int, float, str)
 PLAIN = (*SCALARS, list, tuple, dict)
-OPEN = (object, Any, Path, Parameter.empty)  # annotations that anything fits
+OPEN = (object, Any, Parameter.empty)  # annotations that anything fits
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,8 @@ def fits(value: object, annotation: Any) -> bool:
         return value is None
     if annotation in SCALARS:
         return _of_scalar(value, annotation)
+    if annotation is Path:
+        return isinstance(value, str | Path)
     if isclass(origin) and issubclass(origin, Sequence):
         return _of_sequence(value, annotation)
     if origin is Callable or (isclass(annotation) and annotation not in OPEN):
