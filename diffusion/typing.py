@@ -49,8 +49,10 @@ class Codec(Protocol):
     def range(self) -> tuple[float, float] | None:
         """The least and the greatest value of x_0; None where it has no bounds."""
 
-    def encode(self, batch: Tensor) -> Tensor:
-        """x_0 [b, *shape], float, of a batch of the data: uint8 pictures [b, h, w, c], or float items [b, ..., c]."""
+    def encode(self, batch: Tensor, noise: Noise | None = None) -> Tensor:
+        """x_0 [b, *shape], float, of a batch of the data: uint8 pictures [b, h, w, c], or float items [b, ..., c].
+
+        A codec whose x_0 is random, as an autoencoder's posterior is, draws it by `noise`; without, it gives the mean."""
 
     def decode(self, x: Tensor) -> Tensor:
         """The data that x [b, *shape] stands for, in the form and units of the data set; the inverse of `encode`, up to rounding."""
@@ -63,9 +65,7 @@ class Codec(Protocol):
 
 
 class Conditions(Protocol):
-    """The conditions that a model knows: how the condition [b, ...] of a batch is made from labels, from images' numbers, or from words.
-
-    The null condition of any of them is `diffusion.denoiser.null(cond)`."""
+    """The conditions that a model knows: how the condition [b, ...] of a batch is made from labels, from images' numbers, or from words."""
 
     @property
     def num_classes(self) -> int:
@@ -87,6 +87,9 @@ class Conditions(Protocol):
 
     def ask(self, indices: Tensor) -> Tensor | None:
         """The conditions [b, ...] of the images with these numbers [b], int64, in a grid or a metric; None is no condition."""
+
+    def null(self, cond: Tensor) -> Tensor:
+        """The null condition, of which classifier-free training and guidance are, for each of cond [b, ...]; of its shape and type."""
 
     def parse(self, words: Any, key: str = "the condition") -> Tensor:
         """The conditions [k, ...] for the command line's words, one word or a list of k. Raises UserError for words it does not know."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffusion.support.errors import UserError
 from diffusion.support.ranges import Checked, Few, Finite
+from diffusion.typing import Noise
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Pixels(Checked):
         """The least and the greatest value of x_0."""
         return self.low, self.high
 
-    def encode(self, batch: Tensor) -> Tensor:
+    def encode(self, batch: Tensor, noise: Noise | None = None) -> Tensor:
         """uint8 [b, h, w, c] -> float32 [b, c, h, w], laid out channels-last in memory."""
         return batch.permute(0, 3, 1, 2).to(torch.float32) / (255 / (self.high - self.low)) + self.low
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffusion.support.errors import UserError
 from diffusion.support.ranges import Checked, Few, Finite
+from diffusion.typing import Noise
 
 
 @lru_cache(maxsize=8)
@@ -47,7 +48,7 @@ class Standardised(Checked):
             raise ValueError("Standardised needs the data's mean and std.")
         return _on_device(tuple(self.mean), like.device), _on_device(tuple(self.std), like.device)
 
-    def encode(self, batch: Tensor) -> Tensor:
+    def encode(self, batch: Tensor, noise: Noise | None = None) -> Tensor:
         """float [b, ..., c] -> float32 [b, c, ...]."""
         y = batch.to(torch.float32)
         mean, std = self._scale(y)

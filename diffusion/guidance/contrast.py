@@ -74,7 +74,8 @@ class ClassifierFree(Guidance):
         if cond is None:
             raise ValueError(f"guidance.scale={self.scale} needs a conditional model and a condition; set guidance.scale=1 for neither.")
         chosen = self.other()
-        other = null(cond) if chosen is None else chosen.to(cond, non_blocking=True).expand_as(cond)
+        nothing = null if self.conditions is None else self.conditions.null
+        other = nothing(cond) if chosen is None else chosen.to(cond, non_blocking=True).expand_as(cond)
         both = self.denoiser(torch.cat([x_t, x_t]), t.repeat(2) if t.ndim else t, torch.cat([cond, other]))
         positive, negative = (Estimate(*half) for half in zip(*map(halves, both), strict=True))
         return lerp_estimates(negative, positive, self.strength(x_t, t)), positive

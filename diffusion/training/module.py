@@ -10,7 +10,6 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from diffusion.data import flip
-from diffusion.denoiser import null
 from diffusion.generate import Recipe
 from diffusion.model import Model
 from diffusion.objectives import Objective, check
@@ -64,7 +63,7 @@ class DiffusionModule(LightningModule):
         (images, labels), step = batch, self.global_step
         share = Share.of(len(images), self.trainer, batch_idx)
         share.begin(self.seed, step)
-        x0 = self.codec.encode(flip(images, share.rand(images.device)) if self.mirror else images)
+        x0 = self.codec.encode(flip(images, share.rand(images.device)) if self.mirror else images, share.randn_like)
         cond = self.drop(self.conditions.of(labels), share)
         t, weight = map(share.own, self.times(share.total, self.denoiser.schedule, x0.device))
         noises = [share.randn_like(x0) for _ in range(1 + getattr(self.objective, "noises", 0))]
@@ -79,7 +78,7 @@ class DiffusionModule(LightningModule):
         if cond is None:
             return None
         keep = share.rand(cond.device) >= self.p_uncond
-        return torch.where(keep.reshape(-1, *[1] * (cond.ndim - 1)), cond, null(cond))
+        return torch.where(keep.reshape(-1, *[1] * (cond.ndim - 1)), cond, self.conditions.null(cond))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """The gradient's norm, and clipping to it."""

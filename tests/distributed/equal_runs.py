@@ -16,13 +16,14 @@ from diffusion.support.build import build
 from diffusion.support.seeds import mixed
 from diffusion.training.callbacks import Losses
 from diffusion.training.run import training_module
+from diffusion.typing import Noise
 
 
 @dataclass(frozen=True)
 class Double(Pixels):
     """Pictures in float64, and with them all that is trained on them."""
 
-    def encode(self, batch: torch.Tensor) -> torch.Tensor:
+    def encode(self, batch: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
         return super().encode(batch).double()
 
 

@@ -14,7 +14,7 @@ MAY_REPEAT = {
     "EDM": {"grids", "parameterization", "samplers/ode", "schedules/continuous", "weightings"},
     "Pixels": {"codecs/pixels", "metrics/extractors/pixels"},
     "Quadratic": {"grids", "schedules/discrete"},
-    "Unconditional": {"conditions", "guidance/contrast"},
+    "Unconditional": {"conditions/classes", "guidance/contrast"},
     "main": {"average", "dashboard/__main__", "evaluate", "training/run"},
 }
 

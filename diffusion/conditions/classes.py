@@ -1,9 +1,4 @@
-"""Conditions: what a model can be asked for, which is nothing or a class.
-
-A condition is a tensor whose first dimension is the batch: classes are int64 [b], of which -1 is the null condition, and
-`diffusion.denoiser.null` makes the null of any. Only an object of this module knows how many classes there are, which of them image number
-i is asked for, and how words typed on the command line are read.
-"""
+"""Conditions that are nothing, or a class: int64 [b], of which -1 is the null condition."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from diffusion.denoiser import null
 from diffusion.support.errors import UserError
 from diffusion.support.ranges import NonNegative, Some
 from diffusion.support.seeds import mixed
@@ -32,6 +28,10 @@ class Unconditional:
     def of(self, labels: Tensor | None) -> Tensor | None:
         """The conditions of a batch of training images with these labels: none."""
         return None
+
+    def null(self, cond: Tensor) -> Tensor:
+        """As `diffusion.denoiser.null`: there is no condition of which it could be asked."""
+        return null(cond)
 
     def ask(self, indices: Tensor) -> Tensor | None:
         """The conditions of images number `indices`: none."""
@@ -98,6 +98,10 @@ class Classes:
     def of(self, labels: Tensor | None) -> Tensor | None:
         """The conditions of a batch of training images with these labels: the labels."""
         return labels if self.num_classes else None
+
+    def null(self, cond: Tensor) -> Tensor:
+        """No class, -1, in cond's shape."""
+        return torch.full_like(cond, -1)
 
     def ask(self, indices: Tensor) -> Tensor | None:
         """The classes of images number `indices` [b]: int64 [b]; None where there are no classes."""
