@@ -132,7 +132,7 @@ def assemble(config: Mapping[str, Any]) -> Model:
         told["image_size"] = size[0] if len(set(size)) == 1 else size
     elif asks_for(config["network"], "image_size"):
         raise UserError("The data are vectors, and this network is one of pictures; say network=mlp.")
-    network = build(config["network"], "network", told)
+    network = conditions.around(build(config["network"], "network", told))
     schedule, parameterization = build(config["schedule"], "schedule"), build(config["parameterization"], "parameterization")
     parts = {"network": network, "schedule": schedule, "parameterization": parameterization, "learned_variance": learned}
     return Model(build(config["task"], "task", parts | conditions.network()), codec, conditions, config)

@@ -79,11 +79,18 @@ class Conditions(Protocol):
     def period(self) -> int:
         """Images i and i + period have the same condition; 1 where conditions are drawn at random or there are none."""
 
-    def network(self) -> dict[str, int]:
+    def network(self) -> dict[str, Any]:
         """The arguments about the condition with which a network is built, by name."""
 
+    def around(self, network: nn.Module) -> nn.Module:
+        """The network, behind what the conditions train with it, such as an encoder of text. Raises UserError for one that does not look at
+        such conditions."""
+
+    def labels(self, data: Any) -> Tensor | None:
+        """What `of` is given of the items of a data set (`diffusion.data.ImageSet`), [n, ...], on the CPU; None if there is nothing."""
+
     def of(self, labels: Tensor | None) -> Tensor | None:
-        """The conditions [b, ...] of training images with these labels [b], or None; None is no condition."""
+        """The conditions [b, ...] of training images with these labels [b, ...], or None; None is no condition."""
 
     def ask(self, indices: Tensor) -> Tensor | None:
         """The conditions [b, ...] of the images with these numbers [b], int64, in a grid or a metric; None is no condition."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion.denoiser import null
 from diffusion.support.errors import UserError
@@ -24,6 +24,14 @@ class Unconditional:
     def network(self) -> dict[str, int]:
         """The arguments about the condition with which a network is built."""
         return {"num_classes": 0}
+
+    def around(self, network: nn.Module) -> nn.Module:
+        """The network: nothing is trained with it."""
+        return network
+
+    def labels(self, data: Any) -> Tensor | None:
+        """What `of` is given of a data set's items: nothing."""
+        return None
 
     def of(self, labels: Tensor | None) -> Tensor | None:
         """The conditions of a batch of training images with these labels: none."""
@@ -94,6 +102,14 @@ class Classes:
     def network(self) -> dict[str, int]:
         """The arguments about the condition with which a network is built."""
         return {"num_classes": self.num_classes}
+
+    def around(self, network: nn.Module) -> nn.Module:
+        """The network, which has a table of the classes of its own."""
+        return network
+
+    def labels(self, data: Any) -> Tensor | None:
+        """What `of` is given of a data set's items: their labels, int64 [n]; None where there are none."""
+        return None if data.labels is None else torch.from_numpy(data.labels)
 
     def of(self, labels: Tensor | None) -> Tensor | None:
         """The conditions of a batch of training images with these labels: the labels."""

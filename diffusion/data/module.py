@@ -7,12 +7,14 @@ import torch
 from pytorch_lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
+from diffusion.conditions import Classes
 from diffusion.data.base import Dataset
 from diffusion.data.cache import ImageSet
 from diffusion.data.stream import Batch, Stream
 from diffusion.support.errors import UserError
 from diffusion.support.ranges import Count, Natural
 from diffusion.support.signals import heed_the_parent_alone
+from diffusion.typing import Conditions
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Restartable:
 
 
 class DataModule(LightningDataModule):
-    """Serves `dataset` as batches of its items [b, ...] (uint8 pictures [b, h, w, c], float32 vectors [b, d]) and labels [b]; see `Stream`.
+    """Serves `dataset` as batches of its items [b, ...] (uint8 pictures [b, h, w, c], float32 vectors [b, d]) and of what `conditions` say
+    of them, [b, ...]; see `Stream`.
 
     batch_size: items in a batch over all devices.
     num_workers: processes that fetch ahead; 0 fetches in the training process, which a mapped cache rarely makes slow.
@@ -53,6 +56,7 @@ class DataModule(LightningDataModule):
         seed: Natural = 0,
         num_workers: Natural = 0,
         device_resident: bool = False,
+        conditions: Conditions = Classes(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         self.dataset = dataset
@@ -60,6 +64,7 @@ class DataModule(LightningDataModule):
         self.seed = seed
         self.num_workers = num_workers
         self.device_resident = device_resident
+        self.conditions = conditions
         self.flip = dataset.flip
 
     def prepare_data(self) -> None:
@@ -68,7 +73,7 @@ class DataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         self.images: ImageSet = self.dataset.load()
         images = torch.from_numpy(self.images.images)
-        labels = None if self.images.labels is None else torch.from_numpy(self.images.labels)
+        labels = self.conditions.labels(self.images)
         if self.device_resident:
             images, labels = self._move(images), None if labels is None else self._move(labels)
         trainer = self.fitting()

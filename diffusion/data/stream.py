@@ -15,8 +15,8 @@ from diffusion.support.seeds import splitmix64
 
 
 class Batch(NamedTuple):
-    """images: the items as the data hold them, uint8 [b, h, w, c] or float32 [b, d] or [b, ...]; labels: int64 [b], or None where the
-    set has no classes."""
+    """images: the items as the data hold them, uint8 [b, h, w, c] or float32 [b, d] or [b, ...]; labels [b, ...]: what the conditions say
+    of them, such as int64 classes [b], or None for nothing."""
 
     images: Tensor
     labels: Tensor | None
@@ -38,7 +38,7 @@ class Stream(IterableDataset):
 
     images: the items [n, ...], on the host (mapped from disk) or on the device; indices are made and used where the items
         are, so the device form never waits for the host.
-    labels: int64 [n] on the same device, or None.
+    labels: what the conditions say of the items, [n, ...] on the same device, or None.
     batch_size: items in a global batch, that is over all ranks; each rank gets batch_size / world of them.
     accumulate: global batches in an optimizer step.
     start: the number of the first global batch.

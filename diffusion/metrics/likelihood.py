@@ -24,7 +24,7 @@ from diffusion.typing import Codec, Conditions, Denoise
 class BitsPerDimension(Metric):
     """The mean over `images` images of the data set, evenly spaced in its order (all for null), and its standard error under NAME/error.
 
-    Nothing is generated: n = 0. The model is measured without guidance, and given the images' classes if it knows classes. Image i draws
+    Nothing is generated: n = 0. The model is measured without guidance, and given the images' own conditions if it knows any. Image i draws
     from a generator of its own, seeded seed + i, so that neither batches nor ranks matter. Raises ValueError for fewer than 2."""
 
     word: ClassVar[str]
@@ -33,7 +33,8 @@ class BitsPerDimension(Metric):
     denoiser: Denoise  # this and the codec are set by `model`
     codec: Codec
     conditions: Conditions
-    means: Tensor  # set by `compute`
+    labels: Tensor | None  # this and the means are set by `compute`
+    means: Tensor
 
     def __init__(self, images: Several | None = 1000, batch_size: Few = 128, seed: Seed = 0) -> None:
         if images is not None and images < 2:
@@ -63,6 +64,7 @@ class BitsPerDimension(Metric):
         rank, world = rank_and_world()
         mine = torch.arange(len(self.chosen))[rank::world]
         own = [rows for rows in mine.split(self.batch_size) if len(rows)]
+        self.labels = self.conditions.labels(self.imageset)
         parts = [self.measure(*self.batch(rows)) for rows in bar(own, f"measuring {self.name}", len(own))]
         width = self.columns()
         rows = gather_dealt(torch.cat([*parts, torch.empty(0, width, dtype=torch.float64, device=self.device)]))
@@ -71,11 +73,10 @@ class BitsPerDimension(Metric):
         return {self.name: self.means[0].item(), f"{self.name}/error": error.item()}
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor | None, SeededNoise]:
-        """The images with these numbers in the model's space, their classes, and their noise."""
+        """The images with these numbers in the model's space, their conditions, and their noise."""
         chosen = self.chosen[rows].numpy()
         x0 = self.codec.encode(torch.from_numpy(np.array(self.imageset.images[chosen])).to(self.device)).contiguous()
-        labels = self.imageset.labels
-        cond = self.conditions.of(None if labels is None else torch.from_numpy(np.array(labels[chosen])).to(self.device))
+        cond = self.conditions.of(None if self.labels is None else self.labels[torch.from_numpy(chosen)].to(self.device))
         return x0, cond, SeededNoise((rows + self.seed).tolist(), self.device)
 
     def columns(self) -> int:

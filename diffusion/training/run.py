@@ -74,7 +74,7 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
         enable_model_summary=False,
     )
     require_writable_places(trainer.loggers)
-    given = {"dataset": dataset, "batch_size": config["batch_size"], "seed": config["seed"]}
+    given = {"dataset": dataset, "batch_size": config["batch_size"], "seed": config["seed"], "conditions": module.conditions}
     data = construct(DataModule, config["data"], "data", given=given)
     with alone_in(folder) if trainer.is_global_zero else nullcontext():
         resume, done, left = resumable(config) if config["resume"] else (None, 0, False)
