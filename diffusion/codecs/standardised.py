@@ -13,10 +13,10 @@ from diffusion.support.ranges import Checked, Few, Finite
 from diffusion.typing import Noise
 
 
-@lru_cache(maxsize=8)
-def _on_device(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+@lru_cache(maxsize=16)
+def on_device(numbers: tuple[float, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
     """The numbers on a device, copied there once: a copy in each training step would wait for the device."""
-    return torch.tensor(numbers, dtype=torch.float32, device=device)
+    return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Standardised(Checked):
     def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
         if self.mean is None or self.std is None:
             raise ValueError("Standardised needs the data's mean and std.")
-        return _on_device(tuple(self.mean), like.device), _on_device(tuple(self.std), like.device)
+        return on_device(tuple(self.mean), like.device), on_device(tuple(self.std), like.device)
 
     def encode(self, batch: Tensor, noise: Noise | None = None) -> Tensor:
         """float [b, ..., c] -> float32 [b, c, ...]."""
