@@ -19,7 +19,7 @@ FLOORS = {
     4: ["grids", "guidance", "likelihood", "objectives", "oracles", "samplers", "times", "weightings"],
     5: ["codecs", "conditions"],
     6: ["album", "dashboard", "data", "editing", "generate", "metrics", "pictures"],
-    7: ["checkpoint", "model"],
+    7: ["checkpoint", "foreign", "model"],
     8: ["evaluation", "training"],
     9: ["average", "config", "evaluate", "mistyped", "schemas", "shell"],
 }

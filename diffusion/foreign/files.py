@@ -1,0 +1,63 @@
+"""The files of a folder in diffusers' format: configurations in JSON, weights in safetensors."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from diffusion.support.errors import UserError
+
+STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}  # of the files that each library writes weights to
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The mapping that a JSON file holds. Raises UserError if it is missing or holds none."""
+    if not file.is_file():
+        raise UserError(f"There is no {file}; is {file.parent} a folder in diffusers' format, and complete?")
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:  # of bytes that are no text too
+        raise UserError(f"{file} cannot be read as JSON ({error}); it is damaged.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} holds no mapping; it is damaged or of another kind.")
+    return content
+
+
+def imported(library: str) -> Any:
+    """diffusers or transformers. Raises UserError where it is not installed."""
+    try:
+        return import_module(library)
+    except ImportError:
+        raise UserError(f"A folder in diffusers' format needs {library}: install it with pip install 'diffusion[diffusers]'.") from None
+
+
+def required(folder: Path, config: dict[str, Any], usual: dict[str, tuple[Any, ...]]) -> None:
+    """Raises UserError for the first setting of a configuration that is none of its `usual` values; one that is left out is usual."""
+    for key, values in usual.items():
+        if key in config and config[key] not in values:
+            words = " or ".join("null" if value is None else str(value) for value in values)
+            raise UserError(f"{folder} has {key}={config[key]}, and only {words} can be read; is it a Stable Diffusion 1.x or 2.x model?")
+
+
+def pretrained(library: str, name: str, folder: Path) -> nn.Module:
+    """The `name` of diffusers or transformers with a folder's configuration and weights: float32, in evaluation mode, without gradients.
+
+    Raises UserError for a missing library, and for a folder whose weights are not safetensors, are damaged or do not fit its
+    configuration. A .bin file is a pickle, which runs as a program when it is read, and is refused."""
+    required(folder, read_json(folder / "config.json"), {"_class_name": (name,), "quantization_config": (None,)})
+    kind, stem = getattr(imported(library), name), STEMS[library]
+    halves = [] if any(folder.glob(f"{stem}.safetensors*")) else list(folder.glob(f"{stem}*.fp16*.safetensors*"))
+    if not halves and not any(folder.glob(f"{stem}*.safetensors")):
+        raise UserError(f"{folder} holds no {stem}.safetensors; other kinds of files may be programs: convert the weights to safetensors.")
+    try:
+        model, found = kind.from_pretrained(
+            folder, variant="fp16" if halves else None, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    except Exception as error:  # the libraries raise many kinds for a damaged file
+        reason = str(error).splitlines()[0][:200] if str(error) else "nothing more"
+        raise UserError(f"The weights in {folder} do not fit its config.json or are damaged ({type(error).__name__}: {reason}).") from error
+    if missing := found["missing_keys"]:
+        raise UserError(f"The weights in {folder} lack {sorted(missing)[0]}, which its config.json describes; the folder is not complete.")
+    return model.float().eval().requires_grad_(False)

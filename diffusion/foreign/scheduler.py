@@ -1,0 +1,150 @@
+"""diffusers' scheduler_config.json in our words: the schedule, the meaning of the network's output, and the folder's own way to sample."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion.foreign.files import imported, read_json, required
+from diffusion.grids import Leading, Linspace
+from diffusion.schedules import Schedule
+from diffusion.support.errors import UserError
+
+FILE = "scheduler_config.json"
+SCHEDULES = {"linear": "Linear", "scaled_linear": "ScaledLinear", "sigmoid": "Sigmoid", "squaredcos_cap_v2": "Cosine"}
+PARAMETERIZATIONS = {"epsilon": "Epsilon", "v_prediction": "V", "sample": "X0"}
+LADDERS = {"use_karras_sigmas": "Karras", "use_exponential_sigmas": "Exponential"}
+# Settings that have no counterpart here, with the values that change nothing.
+USUAL: dict[str, tuple[Any, ...]] = {
+    "beta_schedule": tuple(SCHEDULES),
+    "prediction_type": tuple(PARAMETERIZATIONS),
+    "timestep_spacing": ("leading", "trailing", "linspace"),
+    "trained_betas": (None,),
+    "thresholding": (False, None),
+    "use_beta_sigmas": (False, None),
+    "use_lu_lambdas": (False, None),
+    "use_flow_sigmas": (False, None),
+    "use_dynamic_shifting": (False, None),
+    "timestep_type": ("discrete",),
+    "interpolation_type": ("linear",),
+}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a class of diffusers is here: a sampler of ours, whose settings are named by those of diffusers.
+
+    It is meant where the configuration has one of the values that `where` gives for a setting. `between`: its grid lies between the time
+    steps, where it interpolates sigma/alpha linearly. `inner`: its grid is DPM-Solver's, see `InnerLinspace`."""
+
+    sampler: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+    where: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    between: bool = False
+    inner: bool = False
+
+
+def multistep(sampler: str, algorithm: str, order: int, **settings: str) -> Known:
+    """DPMSolverMultistepScheduler of an algorithm and an order."""
+    return Known(sampler, settings, {"algorithm_type": (algorithm,), "solver_order": (order,)}, inner=True)
+
+
+KNOWN: dict[str, tuple[Known, ...]] = {
+    "DDPMScheduler": (Known("DDPM", {"variance": "variance_type"}, {"variance_type": ("fixed_small", "fixed_large")}),),
+    "DDIMScheduler": (Known("DDIM"),),
+    "PNDMScheduler": (Known("PNDM", {"skip_prk_steps": "skip_prk_steps"}),),
+    "EulerDiscreteScheduler": (Known("Euler", between=True),),
+    "EulerAncestralDiscreteScheduler": (Known("EulerAncestral", between=True),),
+    "HeunDiscreteScheduler": (Known("Heun", between=True),),
+    "KDPM2DiscreteScheduler": (Known("DPM2", between=True),),
+    "KDPM2AncestralDiscreteScheduler": (Known("DPM2Ancestral", between=True),),
+    "LMSDiscreteScheduler": (Known("LMS", between=True),),
+    "DPMSolverMultistepScheduler": (
+        multistep("Euler", "dpmsolver++", 1),
+        multistep("DPMPP2M", "dpmsolver++", 2, solver="solver_type"),
+        multistep("DPMPP3M", "dpmsolver++", 3),
+        multistep("DPMPP2MSDE", "sde-dpmsolver++", 2),
+    ),
+    "DPMSolverSinglestepScheduler": (
+        Known("DPMSolverPP", {"order": "solver_order", "solver": "solver_type"}, {"algorithm_type": ("dpmsolver++",)}, inner=True),
+    ),
+    "DEISMultistepScheduler": (Known("DEIS", {"order": "solver_order"}, inner=True),),
+    "UniPCMultistepScheduler": (Known("UniPC", {"order": "solver_order", "variant": "solver_type"}, {"predict_x0": (True,)}, inner=True),),
+}
+
+
+def ways_of(folder: Path) -> dict[str, Any]:
+    """The groups `schedule`, `parameterization`, `sampler`, `grid` and `guidance` of a configuration, by a folder's scheduler_config.json;
+    what it leaves out is diffusers' default. The number of steps and the scale of the guidance are those of diffusers' pipeline.
+
+    Raises UserError for a scheduler, or a setting of one, that has no counterpart here."""
+    said = read_json(folder / FILE)
+    name = said.get("_class_name")
+    if name not in KNOWN:
+        raise UserError(f"{folder / FILE} names the scheduler {name}, and those that can be read are {', '.join(KNOWN)}.")
+    config = dict(getattr(imported("diffusers"), name).from_config(said).config)
+    required(folder / FILE, config, USUAL)
+    meant = next((known for known in KNOWN[name] if all(config[key] in values for key, values in known.where.items())), None)
+    if meant is None:
+        keys = sorted({key for known in KNOWN[name] for key in known.where})
+        asked = ", ".join(f"{key}={config[key]}" for key in keys)
+        raise UserError(f"{folder / FILE} asks for {name} with {asked}, which has no counterpart here; name another scheduler in it.")
+    ladder = next((word for key, word in LADDERS.items() if config.get(key)), None)
+    return {
+        "schedule": schedule(config, linear_in_sigma=meant.between and ladder is None),
+        "parameterization": {"_target_": f"diffusion.parameterization.{PARAMETERIZATIONS[config['prediction_type']]}"},
+        "sampler": {"_target_": f"diffusion.samplers.{meant.sampler}"} | {ours: config[key] for ours, key in meant.settings.items()},
+        "grid": grid(config, meant, ladder),
+        "guidance": guidance(config),
+    }
+
+
+def schedule(config: Mapping[str, Any], linear_in_sigma: bool) -> dict[str, Any]:
+    """The noise schedule. diffusers states betas for its own number of steps T, and ours are stated for 1000 and scaled by 1000/T."""
+    kind, total = SCHEDULES[config["beta_schedule"]], config["num_train_timesteps"]
+    ends = {} if kind == "Cosine" else {key: config[key] * total / 1000 for key in ("beta_start", "beta_end")}
+    zero = bool(config.get("rescale_betas_zero_snr"))
+    found = {"_target_": f"diffusion.schedules.{kind}", "num_timesteps": total, **ends, "zero_terminal_snr": zero}
+    return found | {"linear_in_sigma": linear_in_sigma}
+
+
+def grid(config: Mapping[str, Any], meant: Known, ladder: str | None) -> dict[str, Any]:
+    """The grid. It ends at t = 0, also where diffusers' ends at the level of the first time step (set_alpha_to_one=false)."""
+    if ladder is not None:
+        ends = {key: config[key] for key in ("sigma_min", "sigma_max") if config.get(key) is not None}
+        return {"_target_": f"diffusion.grids.{ladder}", "steps": 50, **ends}
+    spacing = config.get("timestep_spacing", "linspace")  # DPM-Solver's single steps know no other, and no offset
+    settings = {"leading": {"offset": config.get("steps_offset", 0)}, "trailing": {}, "linspace": {"rounded": not meant.between}}[spacing]
+    place = "diffusion.foreign.scheduler.Inner" if meant.inner and spacing != "trailing" else "diffusion.grids."
+    return {"_target_": f"{place}{spacing.capitalize()}", "steps": 50, **settings}
+
+
+def guidance(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Classifier-free guidance, and the clipping of x_0 where the scheduler clips it."""
+    stages: dict[str, Any] = {"cfg": {"_target_": "diffusion.guidance.ClassifierFree", "scale": 7.5, "negative": None}}
+    if config.get("clip_sample"):
+        limit = config["clip_sample_range"]
+        stages["clip"] = {"_target_": "diffusion.guidance.Clip", "low": -limit, "high": limit}
+    return stages
+
+
+def without_last(times: Tensor) -> Tensor:
+    """The times without the last one before 0."""
+    return torch.cat([times[:-2], times[-1:]])
+
+
+class InnerLinspace(Linspace):
+    """`Linspace` of one step more, from T - 1 to 0, whose step 0 is left out: DPM-Solver's even steps, and those of UniPC."""
+
+    def __call__(self, schedule: Schedule) -> Tensor:
+        return without_last(Linspace(self.steps + 1, self.rounded)(schedule))
+
+
+class InnerLeading(Leading):
+    """`Leading` of one step more, whose last is left out."""
+
+    def __call__(self, schedule: Schedule) -> Tensor:
+        return without_last(Leading(self.steps + 1, self.offset)(schedule))
