@@ -24,11 +24,19 @@ class Denoiser(nn.Module):
 
     The network is any module called as `network(x, label, cond)`: x = c x_t, where c is the parameterization's `scale_in` (1 unless the
     path explodes or the network is preconditioned), and `label` [b] is `schedule.label(t)`, float32. With `learned_variance` its output has
-    twice the channels of x_t: the second half, nominally in [-1, 1], is mapped to frac = (out + 1) / 2.
+    twice the channels of x_t: the second half, nominally in [-1, 1], is mapped to frac = (out + 1) / 2. Where none is learned,
+    `fixed_variance` (fixed_small or fixed_large, None for either) is the one that the bound was trained with, and is measured with.
 
     Raises ValueError where the output cannot determine x_0: an epsilon- or score-predictor on a schedule with alpha(1) = 0."""
 
-    def __init__(self, network: Network, schedule: Schedule, parameterization: Parameterization, learned_variance: bool = False) -> None:
+    def __init__(
+        self,
+        network: Network,
+        schedule: Schedule,
+        parameterization: Parameterization,
+        learned_variance: bool = False,
+        fixed_variance: str | None = None,
+    ) -> None:
         super().__init__()
         if parameterization.needs_signal and schedule.reaches_noise:
             raise ValueError(
@@ -36,7 +44,7 @@ class Denoiser(nn.Module):
                 "t = 1, where x_t is pure noise and says nothing of x_0; use parameterization=v or parameterization=x0."
             )
         self.network, self.schedule, self.parameterization = network, schedule, parameterization
-        self.learned_variance = learned_variance
+        self.learned_variance, self.fixed_variance = learned_variance, fixed_variance
 
     @property
     def device(self) -> torch.device:

@@ -21,7 +21,7 @@ from diffusion.typing import Codec, Denoise, Noise, expand, per_sample_mean
 class Bound(NamedTuple):
     """The variational bound in bits per dimension: bits [b] = the sum of terms [b, T], L_0 first, and prior [b], L_T.
 
-    fraction [T] is the mean over the images of the learned variance's fraction (0 the smaller, 1 the larger), None if none is learned."""
+    fraction [T] is the mean over the images of the learned variance's fraction (0 the smaller, 1 the larger), None if it is fixed."""
 
     bits: Tensor
     terms: Tensor
@@ -31,11 +31,16 @@ class Bound(NamedTuple):
 
 @torch.no_grad()
 def variational_bound(
-    denoiser: Denoise, x0: Tensor, cond: Tensor | None = None, noise: Noise = torch.randn_like, span: Span = PIXELS
+    denoiser: Denoise,
+    x0: Tensor,
+    cond: Tensor | None = None,
+    noise: Noise = torch.randn_like,
+    span: Span = PIXELS,
+    fixed: str | None = None,
 ) -> Bound:
     """-log2 p(x_0) / D <= L_0 + L_1 + ... + L_T of images x0 [b, ...], each of the T + 1 terms evaluated (DDPM eq. 5; IDDPM eq. 4).
 
-    The 256 levels of the images lie evenly in `span`.
+    The 256 levels of the images lie evenly in `span`, and `fixed` is the variance, as `variational_term` says of both.
 
     Every L_t has one draw of x_t ~ q(x_t | x_0), from `noise`, called T times. Raises ValueError for a schedule in continuous time."""
     schedule = denoiser.schedule
@@ -48,8 +53,8 @@ def variational_bound(
         alpha, sigma = (expand(value, x0) for value in schedule(t))
         x_t = alpha * x0 + sigma * noise(x0)
         estimate = denoiser(x_t, t, cond)
-        terms.append(variational_term(schedule, estimate, x0, x_t, t, span))
-        if estimate.frac is not None:
+        terms.append(variational_term(schedule, estimate, x0, x_t, t, span, fixed))
+        if estimate.frac is not None and fixed is None:
             fractions.append(estimate.frac.mean())
     bits, prior = torch.stack(terms, 1), prior_term(schedule, x0)
     return Bound(bits.sum(1) + prior, bits, prior, torch.stack(fractions) if fractions else None)

@@ -125,23 +125,25 @@ def assemble(config: Mapping[str, Any]) -> Model:
     if config["codec"].get("data_shape", ()) is None:
         config = completed(config, build(config["dataset"], "dataset").load())
     codec, conditions = build(config["codec"], "codec"), build(config["conditions"], "conditions")
-    learned = learned_variance(config["objective"])
+    variance = variance_of(config["objective"])
     channels, *size = codec.shape
-    told = {"in_channels": channels, "out_channels": channels * (1 + learned), **conditions.network()}
+    told = {"in_channels": channels, "out_channels": channels * (1 + variance["learned_variance"]), **conditions.network()}
     if size:  # vectors have none
         told["image_size"] = size[0] if len(set(size)) == 1 else size
     elif asks_for(config["network"], "image_size"):
         raise UserError("The data are vectors, and this network is one of pictures; say network=mlp.")
     network = conditions.around(build(config["network"], "network", told))
     schedule, parameterization = build(config["schedule"], "schedule"), build(config["parameterization"], "parameterization")
-    parts = {"network": network, "schedule": schedule, "parameterization": parameterization, "learned_variance": learned}
+    parts = {"network": network, "schedule": schedule, "parameterization": parameterization, **variance}
     return Model(build(config["task"], "task", parts | conditions.network()), codec, conditions, config)
 
 
-def learned_variance(objective: Mapping[str, Any]) -> bool:
-    """Whether this objective trains a learned variance; torch's random state stays as it is."""
+def variance_of(objective: Mapping[str, Any]) -> dict[str, Any]:
+    """What a denoiser is told of its variance: whether this objective trains one, and with which fixed one it trains the mean. torch's
+    random state stays as it is."""
     with torch.random.fork_rng(devices=[]):
-        return build(objective, "objective").learned_variance
+        made = build(objective, "objective")
+    return {"learned_variance": made.learned_variance, "fixed_variance": getattr(made, "fixed_variance", None)}
 
 
 def completed(config: Mapping[str, Any], data: Any) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """Objectives: `objective(denoiser, x0, t, eps, cond) -> {"loss": [b], and each of its terms by name: [b]}`.
 
-x0, eps [b, ...]; t [b]; the module averages over the batch. `learned_variance` says whether the objective trains one, and
-`derives_twice = True` that it differentiates the network twice, which a compiled network cannot. Flow matching
-(FM eq. 23) is `Simple` with the velocity parameterization on straight paths.
+x0, eps [b, ...]; t [b]; the module averages over the batch. `learned_variance` says whether the objective trains one,
+`needs_steps = True` that it is a sum over the steps of a discrete schedule, and `derives_twice = True` that it differentiates the network
+twice, which a compiled network cannot. Flow matching (FM eq. 23) is `Simple` with the velocity parameterization on straight paths.
 """
 
 from dataclasses import dataclass
 from math import log, pi
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from diffusion.weightings import Weighting
 LossTerms = dict[str, Tensor]
 Span = tuple[Finite, Finite] | None  # the interval in which 256 levels lie evenly, a codec's `range`; None for data without levels
 PIXELS: Span = (-1.0, 1.0)
+FRACTION = {"fixed_small": 0.0, "fixed_large": 1.0}  # a fixed variance as v of IDDPM eq. 15
 
 
 class Objective(Protocol):
@@ -64,13 +65,17 @@ def time_steps(schedule: Schedule) -> int:
     return schedule.num_timesteps
 
 
-def variational_term(schedule: Schedule, estimate: Estimate, x0: Tensor, x_t: Tensor, t: Tensor, span: Span = PIXELS) -> Tensor:
+def variational_term(
+    schedule: Schedule, estimate: Estimate, x0: Tensor, x_t: Tensor, t: Tensor, span: Span = PIXELS, fixed: str | None = None
+) -> Tensor:
     """One term of the variational bound (DDPM eq. 5), mean over dimensions, in bits per dimension, [b].
 
     For t > 1/T it is L_t = KL(q(x_s | x_t, x_0) || p(x_s | x_t)), s = t - 1/T; for t = 1/T it is L_0 = -log p(x_0 | x_t) of 8-bit data
     in `span` under the discretised Gaussian (DDPM eq. 13), or of data without levels (None) under the Gaussian's density. p has the
-    posterior's form at the estimated x_0, and the learned variance exp(v log large + (1 - v) log small) (IDDPM eq. 15), or the larger one
-    where none is learned. log small at t = 1/T, where the posterior's variance is 0, is replaced by its value at 2/T."""
+    posterior's form at the estimated x_0, and the variance exp(v log large + (1 - v) log small) (IDDPM eq. 15): v is learned, or 0 or 1 as
+    `fixed` says; where neither is, the larger. log small at t = 1/T, where the posterior's variance is 0, is replaced by its value at 2/T.
+
+    With a fixed variance, L_t is (mean - mean_theta)^2/(2 variance) but for a constant: DDPM's weights of eps's error (eq. 12)."""
     knot = 1 / time_steps(schedule)
     s = ((t / knot).round() - 1) * knot
     true_mean, _, large = posterior(x_t, x0, t, s, schedule)
@@ -78,7 +83,8 @@ def variational_term(schedule: Schedule, estimate: Estimate, x0: Tensor, x_t: Te
     first = s < knot / 2
     _, small_second, _ = posterior(x_t, x0, t.clamp(min=2 * knot), s.clamp(min=knot), schedule)
     log_small, log_large = small_second.log(), large.log()
-    log_var = log_large if estimate.frac is None else estimate.frac * log_large + (1 - estimate.frac) * log_small
+    v = FRACTION[fixed] if fixed else 1.0 if estimate.frac is None else estimate.frac
+    log_var = v * log_large + (1 - v) * log_small
     kl = 0.5 * (log_var - log_small - 1 + (log_small - log_var).exp() + (true_mean - mean) ** 2 * (-log_var).exp())
     decoder = -log_density(x0, mean, log_var) if span is None else -discretised_log_likelihood(x0, mean, 0.5 * log_var, *span)
     return per_sample_mean(torch.where(expand(first.to(x_t), x_t) > 0, decoder, kl)) / log(2)
@@ -130,15 +136,32 @@ class Simple:
 class VLB(Checked):
     """L_vlb = L_0 + sum_t L_t, estimated by T times one term, in bits per dimension (IDDPM eq. 4). Its mean is trained too.
 
-    `span`: see `variational_term`."""
+    `variance` is learned, or one of DDPM's: fixed_small or fixed_large (DDPM sec. 3.2 and table 2, "L, fixed isotropic Sigma"). `span`: see
+    `variational_term`. Raises ValueError for another word."""
 
     span: Span = PIXELS
+    variance: Literal["learned", "fixed_small", "fixed_large"] = "learned"
 
-    learned_variance: ClassVar[bool] = True
+    needs_steps: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.variance != "learned" and self.variance not in FRACTION:
+            raise ValueError(f"objective.variance={self.variance} is not one of learned, {', '.join(FRACTION)}.")
+
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the variance is trained too."""
+        return self.fixed_variance is None
+
+    @property
+    def fixed_variance(self) -> str | None:
+        """The variance where it is not trained."""
+        return None if self.variance == "learned" else self.variance
 
     def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> LossTerms:
         x_t, estimate = noise_and_denoise(denoiser, x0, t, eps, cond)
-        term = variational_term(denoiser.schedule, estimate, x0, x_t, t, self.span)
+        term = variational_term(denoiser.schedule, estimate, x0, x_t, t, self.span, self.fixed_variance)
         return {"loss": time_steps(denoiser.schedule) * term, "vlb": term}
 
 
@@ -153,6 +176,7 @@ class Hybrid(Checked):
     span: Span = PIXELS
 
     learned_variance: ClassVar[bool] = True
+    needs_steps: ClassVar[bool] = True
 
     def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> LossTerms:
         x_t, estimate = noise_and_denoise(denoiser, x0, t, eps, cond)
@@ -253,7 +277,8 @@ class Uncertainty(nn.Module):
     def __init__(self, objective: Objective, channels: Few = 128) -> None:
         super().__init__()
         self.objective, self.learned_variance, self.noises = objective, objective.learned_variance, getattr(objective, "noises", 0)
-        self.derives_twice = getattr(objective, "derives_twice", False)
+        self.fixed_variance = getattr(objective, "fixed_variance", None)
+        self.derives_twice, self.needs_steps = (getattr(objective, name, False) for name in ("derives_twice", "needs_steps"))
         self.register_buffer("frequencies", 2 * pi * torch.randn(channels))
         self.register_buffer("phases", 2 * pi * torch.rand(channels))
         self.out = nn.Linear(channels, 1, bias=False)
@@ -276,8 +301,13 @@ def check(denoiser: Denoiser, objective: Objective) -> None:
     if objective.learned_variance != denoiser.learned_variance:
         has, wants = ("no", "trains") if objective.learned_variance else ("a", "does not train")
         raise ValueError(f"objective {name} {wants} a learned variance, and the denoiser has {has} learned variance.")
-    if objective.learned_variance and denoiser.schedule.num_timesteps is None:
+    if in_steps(objective) and denoiser.schedule.num_timesteps is None:
         raise ValueError(
-            f"objective {name} is a bound over discrete time steps, and {type(denoiser.schedule).__name__} has none; "
+            f"objective {name} is a sum over discrete time steps, and {type(denoiser.schedule).__name__} has none; "
             "use objective=simple or a schedule such as cosine."
         )
+
+
+def in_steps(objective: Objective) -> bool:
+    """Whether an objective needs a schedule with time steps, as those do whose bound trains a variance."""
+    return objective.learned_variance or getattr(objective, "needs_steps", False)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from composing import ROOT, composed, way
 
-from diffusion.model import assemble, learned_variance
+from diffusion.model import assemble, variance_of
 from diffusion.support.build import build, ways
 from diffusion.training.run import train
 
@@ -85,7 +85,7 @@ def test_the_models_of_document_002(name):
     assert config["objective"] == {"_target_": "diffusion.objectives.Hybrid", "weight": 0.001}
     assert (config["batch_size"], config["accumulate"], config["steps"]) == (1024, 1, 600_000)
     assert config["optimizer"]["lr"] == 3e-4 and config["p_uncond"] == 0.2
-    learned = learned_variance(config["objective"])
+    learned = variance_of(config["objective"])["learned_variance"]
     told = {"in_channels": 3, "out_channels": 3 * (1 + learned), "image_size": 64, "num_classes": 1000}  # as `assemble` says
     with torch.device("meta"):
         built = build(network, "network", told)

@@ -1,7 +1,7 @@
 """Bits per dimension of a data set's images under the model, over all ranks."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -111,14 +111,24 @@ class BitsPerDimension(Metric):
 class VariationalBits(BitsPerDimension):
     """The whole variational bound, all T + 1 terms (see `variational_bound`), under nll-vlb@n; `clip` clips x_0 to the codec's range in it.
 
+    `variance` is fixed_small, fixed_large, or None for the model's own: the one it learned, or was trained with by objective=vlb, and
+    otherwise the larger.
+
     `facts` has the means of the terms under NAME/terms, L_0 first, of the prior's under NAME/prior, and of the learned variance's fraction
     at each step under NAME/fraction; the picture shows them."""
 
     word, quantisation = "nll-vlb", "uint8, discretised Gaussian decoder"
 
-    def __init__(self, images: Several | None = 1000, batch_size: Few = 128, seed: Seed = 0, clip: bool = True) -> None:
+    def __init__(
+        self,
+        images: Several | None = 1000,
+        batch_size: Few = 128,
+        seed: Seed = 0,
+        clip: bool = True,
+        variance: Literal["fixed_small", "fixed_large"] | None = None,
+    ) -> None:
         super().__init__(images, batch_size, seed)
-        self.clip = clip
+        self.clip, self.variance = clip, variance
 
     def columns(self) -> int:
         return 2 + 2 * (self.denoiser.schedule.num_timesteps or 0)  # the bound of a continuous schedule is refused by `measure`
@@ -127,7 +137,8 @@ class VariationalBits(BitsPerDimension):
         span = self.codec.range
         if span is None:
             raise UserError(f"{self.name} is of pictures of 8 bits, and this model's space has no levels; choose another metric.")
-        bound = variational_bound(Clip(self.denoiser, *span) if self.clip else self.denoiser, x0, cond, noise, span)
+        denoiser = Clip(self.denoiser, *span) if self.clip else self.denoiser
+        bound = variational_bound(denoiser, x0, cond, noise, span, self.variance or getattr(self.denoiser, "fixed_variance", None))
         fraction = torch.full_like(bound.terms[0], torch.nan) if bound.fraction is None else bound.fraction
         return torch.cat([bound.bits[:, None], bound.prior[:, None], bound.terms, fraction.expand_as(bound.terms)], 1).double()
 
@@ -144,7 +155,7 @@ class VariationalBits(BitsPerDimension):
         return bound_plot(f"{self.name}: {self.means[0]:.3f}", terms, prior, fraction)
 
     def settings(self) -> dict[str, Any]:
-        return {"clip": self.clip}
+        return {"clip": self.clip} | ({"variance": self.variance} if self.variance else {})  # the model's own follows from its weights
 
 
 class FlowBits(BitsPerDimension):

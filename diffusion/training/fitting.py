@@ -8,7 +8,7 @@ import torch
 
 from diffusion.data import Dataset
 from diffusion.metrics import Metric
-from diffusion.objectives import Objective, Simple
+from diffusion.objectives import Objective, Simple, in_steps
 from diffusion.parameterization import Parameterization
 from diffusion.samplers.base import Sampler
 from diffusion.schedules import Schedule
@@ -72,9 +72,9 @@ def misfits(schedule: Schedule, read: Parameterization | None, objective: Object
             f"parameterization {type(read).__name__}, since alpha is 0 at t = 1, where its output says nothing of x_0 "
             "(say parameterization=v, velocity, x0 or edm)"
         )
-    if continuous and objective.learned_variance:
+    if continuous and in_steps(objective):
         found.append(
-            f"objective {type(objective).__name__}, a bound over time steps, of which continuous time has none (say objective=simple)"
+            f"objective {type(objective).__name__}, a sum over time steps, of which continuous time has none (say objective=simple)"
         )
     if continuous and getattr(times, "needs_steps", False):
         found.append("times=importance, which learns how often to draw each time step (say times=uniform, or schedule=cosine)")

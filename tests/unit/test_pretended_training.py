@@ -17,7 +17,7 @@ from torch import nn
 from diffusion.codecs import Pixels
 from diffusion.conditions import Classes
 from diffusion.denoiser import Denoiser
-from diffusion.model import Model, learned_variance
+from diffusion.model import Model, variance_of
 from diffusion.schedules import discrete
 from diffusion.support.build import build
 from diffusion.training.ema import EMA
@@ -30,7 +30,7 @@ IMAGES = torch.randint(0, 256, (6, 4, 4, 1), dtype=torch.uint8, generator=torch.
 LABELS = torch.arange(6) % CLASSES
 CHOICES = choices("schedule", "parameterization", "objective", "times") | {"ema": ["ema", "posthoc"]}
 CHOICES["objective"].remove("cross_entropy")  # a classifier's
-BOUNDS = [objective for objective in CHOICES["objective"] if learned_variance(file("objective", objective))]
+BOUNDS = [objective for objective in CHOICES["objective"] if variance_of(file("objective", objective))["learned_variance"]]
 EMAS = {"ema": lambda: EMA(0.9), "posthoc": lambda: PostHoc(0.9)}
 
 
