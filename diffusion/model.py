@@ -11,7 +11,7 @@ import torch
 
 from diffusion.generate import Recipe
 from diffusion.guidance import Guidance, doubts
-from diffusion.support.build import asks_for, build, wanted, ways
+from diffusion.support.build import asks_for, build, changed, wanted, ways
 from diffusion.support.errors import UserError
 from diffusion.typing import Codec, Conditions, Denoise
 
@@ -151,5 +151,5 @@ def completed(config: Mapping[str, Any], data: Any) -> dict[str, Any]:
     frequencies.
 
     `data` is a `diffusion.data.ImageSet`. With them, a run's config.yaml builds the model without its data set."""
-    parts = {name: config[name] | build(config[name], name).facts(data) for name in ("codec", "conditions")}
+    parts = {name: changed(config[name], build(config[name], name).facts(data)) for name in ("codec", "conditions")}
     return {**config, **parts}

@@ -64,6 +64,23 @@ class Codec(Protocol):
         """The codec's settings that follow from a data set (`diffusion.data.ImageSet`), as plain data by name."""
 
 
+class Rows(Protocol):
+    """A tensor [n, ...], or what is read like one: `rows[indices]` is a tensor [b, ...], of a slice or of numbers [b]."""
+
+    def __getitem__(self, indices: Any, /) -> Any:
+        """The rows with these numbers."""
+
+    def __len__(self) -> int:
+        """n."""
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that they take."""
+
+    def to(self, device: Any, /) -> Any:
+        """The same on this device."""
+
+
 class Conditions(Protocol):
     """The conditions that a model knows: how the condition [b, ...] of a batch is made from labels, from images' numbers, or from words."""
 
@@ -86,7 +103,7 @@ class Conditions(Protocol):
         """The network, behind what the conditions train with it, such as an encoder of text. Raises UserError for one that does not look at
         such conditions."""
 
-    def labels(self, data: Any) -> Tensor | None:
+    def labels(self, data: Any) -> Rows | None:
         """What `of` is given of the items of a data set (`diffusion.data.ImageSet`), [n, ...], on the CPU; None if there is nothing."""
 
     def of(self, labels: Tensor | None) -> Tensor | None:
@@ -95,8 +112,11 @@ class Conditions(Protocol):
     def ask(self, indices: Tensor) -> Tensor | None:
         """The conditions [b, ...] of the images with these numbers [b], int64, in a grid or a metric; None is no condition."""
 
+    def names(self, indices: Tensor) -> list[str] | None:
+        """What the images with these numbers [b] are asked for, in words; None where a number says it, or nothing is asked for."""
+
     def null(self, cond: Tensor) -> Tensor:
-        """The null condition, of which classifier-free training and guidance are, for each of cond [b, ...]; of its shape and type."""
+        """The null condition, of which classifier-free training and guidance are, for each of cond [b, ...]; on its device."""
 
     def parse(self, words: Any, key: str = "the condition") -> Tensor:
         """The conditions [k, ...] for the command line's words, one word or a list of k. Raises UserError for words it does not know."""

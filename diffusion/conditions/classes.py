@@ -37,6 +37,10 @@ class Unconditional:
         """The conditions of a batch of training images with these labels: none."""
         return None
 
+    def names(self, indices: Tensor) -> list[str] | None:
+        """What images are asked for, in words: nothing."""
+        return None
+
     def null(self, cond: Tensor) -> Tensor:
         """As `diffusion.denoiser.null`: there is no condition of which it could be asked."""
         return null(cond)
@@ -114,6 +118,10 @@ class Classes:
     def of(self, labels: Tensor | None) -> Tensor | None:
         """The conditions of a batch of training images with these labels: the labels."""
         return labels if self.num_classes else None
+
+    def names(self, indices: Tensor) -> list[str] | None:
+        """What images are asked for, in words: None, since classes have numbers alone."""
+        return None
 
     def null(self, cond: Tensor) -> Tensor:
         """No class, -1, in cond's shape."""

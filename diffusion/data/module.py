@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule, Trainer
@@ -14,7 +15,7 @@ from diffusion.data.stream import Batch, Stream
 from diffusion.support.errors import UserError
 from diffusion.support.ranges import Count, Natural
 from diffusion.support.signals import heed_the_parent_alone
-from diffusion.typing import Conditions
+from diffusion.typing import Conditions, Rows
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class DataModule(LightningDataModule):
         heed = heed_the_parent_alone
         return DataLoader(stream, batch_size=None, num_workers=self.num_workers, pin_memory=pinned, worker_init_fn=heed)
 
-    def _move(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _move(self, tensor: Rows) -> Any:
         device = self.fitting().strategy.root_device
         try:
             return tensor.to(device)

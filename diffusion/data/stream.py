@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from diffusion.support.errors import UserError
 from diffusion.support.seeds import splitmix64
+from diffusion.typing import Rows
 
 
 class Batch(NamedTuple):
@@ -51,7 +52,7 @@ class Stream(IterableDataset):
     """
 
     images: Tensor
-    labels: Tensor | None
+    labels: Rows | None
     batch_size: int
     seed: int = 0
     rank: int = 0

@@ -61,7 +61,7 @@ def exact(config: Mapping[str, Any], device: torch.device) -> Subject:
     known = completed(config, data)
     codec, conditions = build(known["codec"], "codec"), build(known["conditions"], "conditions")
     labels = conditions.labels(data)
-    labels = None if labels is None else conditions.of(labels.to(device))
+    labels = None if labels is None else conditions.of(labels[:].to(device))
     images = codec.encode(torch.from_numpy(np.array(data.images))).to(device)
     denoiser = EmpiricalDistribution(images, build(config["schedule"], "schedule"), labels)
     plain = PLAIN if codec.range else {**PLAIN, "guidance": {}}  # without a range there is nothing to clip to

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -43,15 +44,16 @@ class ClassifierFree(Guidance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.other()
+        _ = self.other  # words that `conditions` does not know are refused now
 
     def asks(self, conditions: Conditions) -> Conditions:
         if self.scale != 1 and not conditions.given:
             raise ValueError(f"guidance.scale={self.scale} needs a conditional model, and this one has no condition; set guidance.scale=1.")
         return super().asks(conditions)
 
+    @cached_property
     def other(self) -> Tensor | None:
-        """The negative condition, to be broadcast; None for the null condition."""
+        """The negative condition, to be broadcast; None for the null condition. Words are read once: an encoder of text takes its time."""
         if self.negative is None or isinstance(self.negative, Tensor):
             return self.negative
         read = torch.as_tensor(self.negative) if self.conditions is None else self.conditions.parse(self.negative, "guidance.negative")
@@ -73,7 +75,7 @@ class ClassifierFree(Guidance):
         """`pair` with both halves asked."""
         if cond is None:
             raise ValueError(f"guidance.scale={self.scale} needs a conditional model and a condition; set guidance.scale=1 for neither.")
-        chosen = self.other()
+        chosen = self.other
         nothing = null if self.conditions is None else self.conditions.null
         other = nothing(cond) if chosen is None else chosen.to(cond, non_blocking=True).expand_as(cond)
         both = self.denoiser(torch.cat([x_t, x_t]), t.repeat(2) if t.ndim else t, torch.cat([cond, other]))

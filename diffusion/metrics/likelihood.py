@@ -18,7 +18,7 @@ from diffusion.support.errors import UserError
 from diffusion.support.progress import bar
 from diffusion.support.ranges import Few, Positive, Probability, Seed, Several
 from diffusion.support.ranks import gather_dealt, rank_and_world
-from diffusion.typing import Codec, Conditions, Denoise
+from diffusion.typing import Codec, Conditions, Denoise, Rows
 
 
 class BitsPerDimension(Metric):
@@ -33,7 +33,7 @@ class BitsPerDimension(Metric):
     denoiser: Denoise  # this and the codec are set by `model`
     codec: Codec
     conditions: Conditions
-    labels: Tensor | None  # this and the means are set by `compute`
+    labels: Rows | None  # this and the means are set by `compute`
     means: Tensor
 
     def __init__(self, images: Several | None = 1000, batch_size: Few = 128, seed: Seed = 0) -> None:

@@ -3,6 +3,7 @@
 from diffusion.networks.dit import DiT
 from diffusion.networks.encoder import Encoder
 from diffusion.networks.mlp import MLP
+from diffusion.networks.text import TextNetwork, TextTransformer
 from diffusion.networks.unet import UNet
 
-__all__ = ["MLP", "DiT", "Encoder", "UNet"]
+__all__ = ["MLP", "DiT", "Encoder", "TextNetwork", "TextTransformer", "UNet"]

@@ -20,10 +20,11 @@ def image_of(pixels: Tensor, like: Tensor) -> Tensor:
     return pixels.transpose(1, 2).unflatten(2, like.shape[2:])
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """softmax(Q K^T / sqrt(d)) V in each head: q [b, n, c], k and v [b, m, c] -> [b, n, c]."""
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """softmax(Q K^T / sqrt(d)) V in each head: q [b, n, c], k and v [b, m, c] -> [b, n, c]. With `mask`, bool that broadcasts to
+    [b, heads, n, m], only what it is true of is looked at."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    return scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
 def count_heads(channels: int, heads: int = 1, head_channels: int | None = None) -> int:

@@ -33,6 +33,7 @@ class DiT(ConditionedNetwork):
         heads: heads of each attention.
         num_classes: number of classes, to which a learned null class is added; 0 is a network without classes.
         context_channels: width of the vectors of a context sequence; 0 is a network without a context.
+        pooled: the context's first vector is added to the time embedding too.
 
     Raises:
         ValueError: if the sides of image_size are not multiples of patch, or width not of 4 and of heads.
@@ -51,12 +52,13 @@ class DiT(ConditionedNetwork):
         heads: Few = 6,
         num_classes: Some = 0,
         context_channels: Some = 0,
+        pooled: bool = False,
     ) -> None:
         require(self, locals())
         grid = patches(*height_and_width(image_size), patch)
         if width % 4:
             raise ValueError(f"width {width} is not a multiple of 4, which sines and cosines of two coordinates need.")
-        super().__init__(TimeEmbedding(256, width), width, num_classes, context_channels)
+        super().__init__(TimeEmbedding(256, width), width, num_classes, context_channels, pooled)
         self.grid, self.patch = grid, patch
         self.stem = nn.Conv2d(in_channels, width, patch, stride=patch)
         self.register_buffer("position", positions(*grid, width), persistent=False)

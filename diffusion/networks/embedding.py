@@ -11,8 +11,8 @@ from torch.nn.functional import silu
 class Given(NamedTuple):
     """What every block of a network is given besides the image or vector.
 
-    embedding [b, e]: the sum of the time and class embeddings, after its SiLU.
-    classes [b, e]: the class embedding alone, after its SiLU; the time's in a network without classes.
+    embedding [b, e]: the sum of the time's embedding and the class's, or that of a pooled context, after its SiLU.
+    classes [b, e]: that of the class or the pooled context alone, after its SiLU; the time's in a network that has neither.
     context [b, n, d]: the sequence that cross-attention looks at, or None."""
 
     embedding: Tensor
@@ -112,18 +112,24 @@ class ConditionedNetwork(nn.Module):
         embedding_channels: width of the time and class embedding.
         num_classes: number of classes, to which a learned null class is added; 0 for none.
         context_channels: width of the vectors of a context sequence; 0 for none.
+        pooled: the context's first vector, which stands for the whole of it, is also added to the time embedding, by a linear layer.
 
     Raises:
-        ValueError: if both classes and a context are asked for.
+        ValueError: if both classes and a context are asked for, or `pooled` without a context.
     """
 
-    def __init__(self, time: TimeEmbedding, embedding_channels: int, num_classes: int = 0, context_channels: int = 0) -> None:
+    def __init__(
+        self, time: TimeEmbedding, embedding_channels: int, num_classes: int = 0, context_channels: int = 0, pooled: bool = False
+    ) -> None:
         super().__init__()
         if num_classes and context_channels:
             raise ValueError("A network's condition is a class or a context: set num_classes=0 or context_channels=0.")
+        if pooled and not context_channels:
+            raise ValueError("pooled=true adds a vector of the context to the time: set context_channels too.")
         self.time = time
         self.classes = ClassEmbedding(num_classes, embedding_channels) if num_classes else None
-        self.context_channels = context_channels
+        self.context_channels, self.pooled = context_channels, pooled
+        self.pool = nn.Linear(context_channels, embedding_channels, bias=False) if pooled else None
 
     def given(self, label: Tensor, cond: Tensor | None) -> Given:
         """label [b]; cond [b] long, the classes, or [b, n, context_channels] float, the context, or None, the null of either.
@@ -131,7 +137,11 @@ class ConditionedNetwork(nn.Module):
         Raises ValueError if the condition is not of the network's kind."""
         time = self.time(label)
         if self.context_channels:
-            return Given(silu(time), silu(time), self._context(cond, time))
+            context = self._context(cond, time)
+            if self.pool is None:
+                return Given(silu(time), silu(time), context)
+            whole = self.pool(context[:, 0])
+            return Given(silu(time + whole), silu(whole), context)
         if self.classes is not None:
             classes = self.classes(cond).expand_as(time)
             return Given(silu(time + classes), silu(classes))

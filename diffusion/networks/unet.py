@@ -28,8 +28,9 @@ class UNet(ConditionedNetwork):
     network is convolutional, so it also takes images of another size than it was built for, if its halvings divide their sides;
     attention then stands at the same levels. Each layer is the list of blocks `block`, in the words of Mongaras 2023: res (residual), conv
     (ConvNeXt), atn (self-attention), clsAtn (class attention), chnAtn (efficient channel attention), and ctxAtn (cross-attention to a
-    context sequence). DDPM's and ADM's list is [res, atn]. The options from skip_rescale on are those of DDPM++ and NCSN++ (Song et al.
-    2021, 2011.13456, app. H.1, and their code).
+    context sequence). DDPM's and ADM's list is [res, atn]; where a context is given and no list looks at it, each atn is followed by a
+    ctxAtn, as in LDM's transformer (Rombach et al. 2022, 2112.10752, sec. 3.3). The options from skip_rescale on are those of DDPM++ and
+    NCSN++ (Song et al. 2021, 2011.13456, app. H.1, and their code).
 
     Args:
         in_channels: channels of x_t.
@@ -46,6 +47,7 @@ class UNet(ConditionedNetwork):
         head_channels: channels of a head; the number of heads is then width / head_channels.
         num_classes: number of classes, to which a learned null class is added; 0 is a network without classes.
         context_channels: width of the vectors of a context sequence, which ctxAtn looks at; 0 is a network without a context.
+        pooled: the context's first vector is added to the time embedding too.
         dropout: dropout probability in the residual and ConvNeXt blocks.
         scale_shift: condition by scale and shift after the norm (AdaGN), or by adding before it (DDPM).
         resample_in_resblock: resample inside residual blocks (ADM), or by convolutions.
@@ -78,6 +80,7 @@ class UNet(ConditionedNetwork):
         head_channels: Few | None = None,
         num_classes: Some = 0,
         context_channels: Some = 0,
+        pooled: bool = False,
         dropout: Share = 0.0,
         scale_shift: bool = True,
         resample_in_resblock: bool = False,
@@ -93,7 +96,9 @@ class UNet(ConditionedNetwork):
         resolutions = _resolutions(image_size, len(multipliers), attention)
         embed = embedding_channels or 4 * channels
         time = TimeEmbedding(channels, embed) if fourier_scale is None else FourierTimeEmbedding(channels, embed, fourier_scale)
-        super().__init__(time, embed, num_classes, context_channels)
+        super().__init__(time, embed, num_classes, context_channels, pooled)
+        if context_channels and "ctxAtn" not in (*block, *middle):
+            block, middle = _looking(block), _looking(middle)
         _check_settings(channels, block, middle, context_channels, fir and not resample_in_resblock)
 
         residual = dict(embedding_channels=embed, dropout=dropout, scale_shift=scale_shift, rescale=skip_rescale)
@@ -138,6 +143,11 @@ class UNet(ConditionedNetwork):
 CHANGE_WIDTH = ("res", "conv")
 LOOK_FAR = ("atn", "ctxAtn")  # their cost grows with the square of the pixels, so they stand at chosen resolutions
 WORDS = (*CHANGE_WIDTH, *LOOK_FAR, "clsAtn", "chnAtn")
+
+
+def _looking(words: Sequence[str]) -> list[str]:
+    """The blocks with a ctxAtn behind each atn."""
+    return [each for word in words for each in ((word, "ctxAtn") if word == "atn" else (word,))]
 
 
 def _makers(residual: dict, looking: dict, context_channels: int) -> dict[str, Callable[..., nn.Module]]:
@@ -252,4 +262,7 @@ def _check_settings(channels: int, block: Sequence[str], middle: Sequence[str], 
             f"block={list(block)} begins with {block[0]}, which cannot change the width: begin with {' or '.join(CHANGE_WIDTH)}."
         )
     if ("ctxAtn" in (*block, *middle)) != bool(context_channels):
-        raise ValueError(f"The block ctxAtn and context_channels={context_channels} go together: set both, or neither.")
+        raise ValueError(
+            f"The block ctxAtn and context_channels={context_channels} go together: with a context, as conditions=text makes one, put "
+            "ctxAtn into network.block or network.middle, and without one leave it out."
+        )

@@ -310,7 +310,7 @@ def test_a_classifier_of_something_else_is_refused():
         (dict(middle=()), r"middle=\[\] should be a list of"),
         (dict(block=("atn", "res")), "begins with atn, which cannot change the width: begin with res or conv"),
         (dict(block=("res", "ctxAtn")), "ctxAtn and context_channels=0 go together"),
-        (dict(context_channels=5), "ctxAtn and context_channels=5 go together"),
+        (dict(context_channels=5, block=("res",), middle=("res",), attention=()), "ctxAtn and context_channels=5 go together"),
         (dict(context_channels=5, num_classes=3), "a class or a context"),
         (dict(fir=True), "resample_in_resblock=true"),
     ],
