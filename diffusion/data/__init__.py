@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffusion.data.base import Dataset, PictureDataset
 from diffusion.data.cache import ImageSet
+from diffusion.data.captioned import CaptionedDigits, CaptionedFashion
 from diffusion.data.cifar import CIFAR10, CIFAR100
 from diffusion.data.digits import Digits
 from diffusion.data.image_folder import ImageFolder
@@ -20,6 +21,8 @@ __all__ = [
     "CIFAR100",
     "MNIST",
     "Batch",
+    "CaptionedDigits",
+    "CaptionedFashion",
     "DataModule",
     "Dataset",
     "Digits",

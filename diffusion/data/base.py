@@ -47,6 +47,11 @@ class Dataset(Checked, ABC):
     def shape(self) -> tuple[int, ...]:
         """The shape of one item: (height, width, channels), or (d,), or any other."""
 
+    @property
+    def captioned(self) -> bool:
+        """Whether its chunks bring captions."""
+        return False
+
     def facts(self) -> dict[str, Any]:
         """The true values of the declared facts: num_classes, and for pictures image_size and channels.
 

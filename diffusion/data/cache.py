@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # raise it when the layout of a cache folder or the meaning of a data set's numbers changes
 FILES = {"uint8": "images.u8", "float32": "images.f32"}  # the name of the flat file says its type
+LABELS, CAPTIONS = "labels.npy", "captions.json"
 HASHED = 2**30  # bytes: up to here a cache is compared with its hash when it is opened
 log = logging.getLogger(__name__)
 
-Chunk = tuple[np.ndarray, np.ndarray | None]
-"""Items [k, *shape] of the data set's type and their int64 labels [k], or None where the set has no classes."""
+Chunk = tuple[np.ndarray, np.ndarray | None] | tuple[np.ndarray, np.ndarray | None, Sequence[str]]
+"""Items [k, *shape] of the data set's type, their int64 labels [k], or None where the set has no classes, and, where it is captioned, their
+k captions, "" for none."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class ImageSet:
     images: the items, [n, *shape], mapped from disk copy-on-write, so that nothing written to them ever reaches the file:
         uint8 [n, h, w, c] for pictures of 8 bits, float32 [n, d] for vectors, or float32 of any other shape.
     labels: int64 [n], or None where the set has no classes (num_classes = 0).
-    sha256: hex digest of the bytes of images, then of labels.
+    captions: n of them, "" for none, or None where the set is not captioned.
+    sha256: hex digest of the bytes of images, then of labels, then of the file of captions.
     """
 
     images: np.memmap
@@ -44,6 +47,7 @@ class ImageSet:
     split: str
     num_classes: int
     sha256: str
+    captions: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -88,19 +92,25 @@ def _build(dataset: "Dataset", target: Path) -> None:
         folder.mkdir()
         digest = hashlib.sha256()
         labels: list[np.ndarray] = []
+        captions: list[str] = []
         n = 0
         with open(folder / FILES[dataset.dtype], "wb") as file:
-            for images, chunk_labels in _checked(dataset, chunks):
+            for images, chunk_labels, chunk_captions in _checked(dataset, chunks):
                 file.write(images.data)
                 digest.update(images.data)
                 labels += [] if chunk_labels is None else [chunk_labels]
+                captions += chunk_captions
                 n += len(images)
         if n == 0:
             raise UserError(f"{dataset.name} ({source}) is empty.")
         if dataset.num_classes:
             joined = np.concatenate(labels)
-            np.save(folder / "labels.npy", joined)
+            np.save(folder / LABELS, joined)
             digest.update(joined.data)
+        if dataset.captioned:
+            written = json.dumps(captions, indent=0, ensure_ascii=False).encode()  # one in a line
+            (folder / CAPTIONS).write_bytes(written)
+            digest.update(written)
         info = {
             "name": dataset.name,
             "split": dataset.split,
@@ -108,15 +118,17 @@ def _build(dataset: "Dataset", target: Path) -> None:
             "shape": dataset.shape,
             "dtype": dataset.dtype,
             "num_classes": dataset.num_classes,
+            **({"captions": len(written)} if dataset.captioned else {}),
             "sha256": digest.hexdigest(),
             "source": source,
         }
         (folder / "info.json").write_text(json.dumps(info, indent=1) + "\n")
 
 
-def _checked(dataset: "Dataset", chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+def _checked(dataset: "Dataset", chunks: Iterator[Chunk]) -> Iterator[tuple[np.ndarray, np.ndarray | None, list[str]]]:
     """The chunks in the form the files hold, so that a reader's mistake stops here and not in a training run."""
-    for images, labels in chunks:
+    for images, labels, *rest in chunks:
+        captions = [str(caption) for caption in rest[0]] if rest else []
         if images.dtype != dataset.dtype or images.shape[1:] != dataset.shape:
             raise UserError(f"{dataset.name} gave {images.dtype} items {images.shape[1:]}, not {dataset.dtype} {dataset.shape}.")
         if not np.isfinite(images).all():
@@ -127,7 +139,9 @@ def _checked(dataset: "Dataset", chunks: Iterator[Chunk]) -> Iterator[Chunk]:
             labels = np.ascontiguousarray(labels, dtype=np.int64)
             if len(labels) != len(images) or labels.min() < 0 or labels.max() >= dataset.num_classes:
                 raise UserError(f"{dataset.name} has labels that do not fit its {dataset.num_classes} classes.")
-        yield np.ascontiguousarray(images), labels
+        if len(captions) != (len(images) if dataset.captioned else 0):
+            raise UserError(f"{dataset.name} gave {len(captions)} captions to {len(images)} items.")
+        yield np.ascontiguousarray(images), labels, captions
 
 
 def _whole(target: Path) -> bool:
@@ -135,10 +149,11 @@ def _whole(target: Path) -> bool:
     try:
         info = json.loads((target / "info.json").read_text())
         dtype, n = _dtype(info), info["n"]
-        files = [target / FILES[dtype], *([target / "labels.npy"] if info["num_classes"] else [])]
+        least = {LABELS: 8 * n if info["num_classes"] else 0, CAPTIONS: info.get("captions", 0)}  # 0: there is no such file
+        files = [target / FILES[dtype], *(target / name for name, bytes_ in least.items() if bytes_)]
         stats = [(file, stat.st_mtime_ns, stat.st_size) for file in files for stat in [file.stat()]]
-        size, *size_of_labels = (size for *_, size in stats)
-        if size != n * math.prod(info["shape"]) * np.dtype(dtype).itemsize or any(size < 8 * n for size in size_of_labels):
+        size = stats[0][2]
+        if size != n * math.prod(info["shape"]) * np.dtype(dtype).itemsize or any(size < least[file.name] for file, _, size in stats[1:]):
             return False
         return size > HASHED or _sha256(*stats) == info["sha256"]
     except Exception:  # numpy raises many kinds for a damaged file
@@ -146,12 +161,12 @@ def _whole(target: Path) -> bool:
 
 
 @cache
-def _sha256(images: tuple[Path, int, int], *labels: tuple[Path, int, int]) -> str:
+def _sha256(images: tuple[Path, int, int], *others: tuple[Path, int, int]) -> str:
     """ImageSet.sha256 of files (path, time of change, size), which are read once in a process while they stay as they are."""
     with open(images[0], "rb") as file:
         digest = hashlib.file_digest(file, "sha256")
-    for path, *_ in labels:
-        digest.update(np.load(path).data)
+    for path, *_ in others:
+        digest.update(np.load(path).data if path.name == LABELS else path.read_bytes())
     return digest.hexdigest()
 
 
@@ -164,5 +179,6 @@ def _open(target: Path) -> ImageSet:
     info = json.loads((target / "info.json").read_text())
     # Mode "c", not "r": torch.from_numpy warns about arrays that cannot be written, and a private copy is as safe.
     images = np.memmap(target / FILES[_dtype(info)], dtype=_dtype(info), mode="c", shape=(info["n"], *info["shape"]))
-    labels = np.load(target / "labels.npy") if info["num_classes"] else None
-    return ImageSet(images, labels, info["name"], info["split"], info["num_classes"], info["sha256"])
+    labels = np.load(target / LABELS) if info["num_classes"] else None
+    captions = json.loads((target / CAPTIONS).read_bytes()) if info.get("captions") else None
+    return ImageSet(images, labels, info["name"], info["split"], info["num_classes"], info["sha256"], captions)

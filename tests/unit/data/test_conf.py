@@ -24,5 +24,16 @@ def test_a_file_builds_its_data_set(file):
 
 
 def test_every_set_is_there():
-    sets = {"digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder", "synthetic", "two_moons"}
+    sets = {
+        "captioned_digits",
+        "captioned_fashion",
+        "digits",
+        "mnist",
+        "fashion_mnist",
+        "cifar10",
+        "cifar100",
+        "image_folder",
+        "synthetic",
+        "two_moons",
+    }
     assert sets <= {file.stem for file in FILES}
