@@ -1,8 +1,9 @@
 """Objectives: `objective(denoiser, x0, t, eps, cond) -> {"loss": [b], and each of its terms by name: [b]}`.
 
-x0, eps [b, ...]; t [b]; the module averages over the batch. `learned_variance` says whether the objective trains one,
-`needs_steps = True` that it is a sum over the steps of a discrete schedule, and `derives_twice = True` that it differentiates the network
-twice, which a compiled network cannot. Flow matching (FM eq. 23) is `Simple` with the velocity parameterization on straight paths.
+x0, eps [b, ...]; t [b]; the module averages over the batch. `learned_variance` says whether the objective trains one. It may have too:
+`needs_steps`, which says that it is a sum over the steps of a discrete schedule, `fits(schedule)`, which raises ValueError for a schedule
+that is not its own, and `derives_twice`, which says that it differentiates the network twice, as a compiled network cannot. Flow matching
+(FM eq. 23) is `Simple` with the velocity parameterization on straight paths.
 """
 
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffusion.denoiser import Denoiser, Estimate
 from diffusion.parameterization import Parameterization
-from diffusion.posterior import posterior
+from diffusion.posterior import discretised_log_likelihood, log_density, posterior
 from diffusion.schedules import Schedule
+from diffusion.schedules.base import time_steps
 from diffusion.support.ranges import Checked, Few, Finite, NonNegative
 from diffusion.typing import expand, per_sample_mean
-from diffusion.weightings import Weighting
+from diffusion.weightings import TimeWeighting
 
 LossTerms = dict[str, Tensor]
 Span = tuple[Finite, Finite] | None  # the interval in which 256 levels lie evenly, a codec's `range`; None for data without levels
@@ -55,16 +57,6 @@ def noise_and_denoise(denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, co
     return x_t, denoiser(x_t, t, cond)
 
 
-def time_steps(schedule: Schedule) -> int:
-    """T, the steps over which the variational bound is a sum. Raises ValueError in continuous time, which has none."""
-    if schedule.num_timesteps is None:
-        raise ValueError(
-            f"The variational bound is a sum over time steps, and {type(schedule).__name__} has none; "
-            "use a discrete schedule such as schedule=cosine."
-        )
-    return schedule.num_timesteps
-
-
 def variational_term(
     schedule: Schedule, estimate: Estimate, x0: Tensor, x_t: Tensor, t: Tensor, span: Span = PIXELS, fixed: str | None = None
 ) -> Tensor:
@@ -90,33 +82,24 @@ def variational_term(
     return per_sample_mean(torch.where(expand(first.to(x_t), x_t) > 0, decoder, kl)) / log(2)
 
 
-def log_density(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
-    """log N(x; mean, var), elementwise, in nats."""
-    return -0.5 * (log(2 * pi) + log_var + (x - mean) ** 2 * (-log_var).exp())
-
-
-def discretised_log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
-    """log of N(mean, std) over the bin around x of one of the 256 levels between low and high, the outermost two open-ended (DDPM eq. 13,
-    whose bins are 2/255 wide); elementwise, in nats."""
-    half, edge = (high - low) / 510, 0.0005 * (high - low)
-
-    def cdf(edge: Tensor) -> Tensor:
-        return 0.5 * (1 + torch.erf(edge / 2**0.5))
-
-    upper, lower = ((x - mean + side * half) * (-log_std).exp() for side in (1, -1))
-    upper_cdf = torch.where(x > high - edge, 1.0, cdf(upper))
-    lower_cdf = torch.where(x < low + edge, 0.0, cdf(lower))
-    return (upper_cdf - lower_cdf).clamp(min=1e-12).log()
-
-
 @dataclass(frozen=True)
 class Simple:
     """L_simple = E || eps - eps_theta(x_t, t, c) ||^2, a mean over dimensions (DDPM eq. 14); for another parameterization, the same
     of its own target. With a `weighting`, w(t) times that; the term "simple" is reported before the weight."""
 
-    weighting: Weighting | None = None
+    weighting: TimeWeighting | None = None
 
     learned_variance: ClassVar[bool] = False
+
+    @property
+    def needs_steps(self) -> bool:
+        """Whether the weights are those of time steps."""
+        return self.weighting is not None and self.weighting.needs_steps
+
+    def fits(self, schedule: Schedule) -> None:
+        """Raises ValueError if the weights are not those of this schedule."""
+        if self.weighting is not None:
+            self.weighting.fits(schedule)
 
     def __call__(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> LossTerms:
         _, estimate = noise_and_denoise(denoiser, x0, t, eps, cond)
@@ -281,6 +264,7 @@ class Uncertainty(nn.Module):
         self.derives_twice, self.needs_steps = (getattr(objective, name, False) for name in ("derives_twice", "needs_steps"))
         self.register_buffer("frequencies", 2 * pi * torch.randn(channels))
         self.register_buffer("phases", 2 * pi * torch.rand(channels))
+        self.fits = getattr(objective, "fits", None)
         self.out = nn.Linear(channels, 1, bias=False)
         nn.init.zeros_(self.out.weight)
 
@@ -306,6 +290,8 @@ def check(denoiser: Denoiser, objective: Objective) -> None:
             f"objective {name} is a sum over discrete time steps, and {type(denoiser.schedule).__name__} has none; "
             "use objective=simple or a schedule such as cosine."
         )
+    if fits := getattr(objective, "fits", None):
+        fits(denoiser.schedule)
 
 
 def in_steps(objective: Objective) -> bool:

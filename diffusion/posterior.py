@@ -1,4 +1,7 @@
-"""Moves between noise levels: the posterior q(x_s | x_t, x_0) for s < t, and the one step that nearly every sampler makes."""
+"""Moves between noise levels: the posterior q(x_s | x_t, x_0) for s < t, and the one step that nearly every sampler makes; and how likely
+a Gaussian move makes a value."""
+
+from math import log, pi
 
 import torch
 from torch import Tensor
@@ -43,3 +46,22 @@ def step(
     x_s = keep * x_t + (alpha_s - keep * alpha_t) * x0
     std = eta * sigma_s * fresh.sqrt()
     return x_s + std * noise(x_t) if std > 0 else x_s
+
+
+def log_density(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+    """log N(x; mean, var), elementwise, in nats."""
+    return -0.5 * (log(2 * pi) + log_var + (x - mean) ** 2 * (-log_var).exp())
+
+
+def discretised_log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
+    """log of N(mean, std) over the bin around x of one of the 256 levels between low and high, the outermost two open-ended (DDPM eq. 13,
+    whose bins are 2/255 wide); elementwise, in nats."""
+    half, edge = (high - low) / 510, 0.0005 * (high - low)
+
+    def cdf(edge: Tensor) -> Tensor:
+        return 0.5 * (1 + torch.erf(edge / 2**0.5))
+
+    upper, lower = ((x - mean + side * half) * (-log_std).exp() for side in (1, -1))
+    upper_cdf = torch.where(x > high - edge, 1.0, cdf(upper))
+    lower_cdf = torch.where(x < low + edge, 0.0, cdf(lower))
+    return (upper_cdf - lower_cdf).clamp(min=1e-12).log()

@@ -56,6 +56,16 @@ class Exploding(Schedule):
         return torch.ones_like(log_snr), (-log_snr / 2).exp()
 
 
+def time_steps(schedule: Schedule) -> int:
+    """T, the steps over which a bound or an objective is a sum. Raises ValueError in continuous time, which has none."""
+    if schedule.num_timesteps is None:
+        raise ValueError(
+            f"A sum over time steps needs a schedule that has them, and {type(schedule).__name__} has none; "
+            "use a discrete schedule such as schedule=cosine."
+        )
+    return schedule.num_timesteps
+
+
 def lerp(start: float, end: float, weight: Tensor) -> Tensor:
     """start + weight (end - start), exact at both ends, on the device of `weight`.
 

@@ -88,7 +88,7 @@ def misfits(schedule: Schedule, read: Parameterization | None, objective: Object
 
 def endless(schedule: Schedule, read: Parameterization, objective: Objective) -> bool:
     """Whether the mean over uniform t of an untrained network's loss is infinite: whether the loss grows as 1/t, or faster, towards 0."""
-    if not isinstance(objective, Simple):
+    if not isinstance(objective, Simple) or objective.needs_steps:
         return False
     later, earlier = objective.untrained(schedule, read, torch.tensor([1e-6, 1e-9], dtype=torch.float64)).tolist()
     return earlier > 100 * later  # 1/t grows a thousandfold

@@ -17,7 +17,8 @@ from torch import nn
 from diffusion.codecs import Pixels
 from diffusion.conditions import Classes
 from diffusion.denoiser import Denoiser
-from diffusion.model import Model, variance_of
+from diffusion.model import Model
+from diffusion.objectives import in_steps
 from diffusion.schedules import discrete
 from diffusion.support.build import build
 from diffusion.training.ema import EMA
@@ -30,7 +31,7 @@ IMAGES = torch.randint(0, 256, (6, 4, 4, 1), dtype=torch.uint8, generator=torch.
 LABELS = torch.arange(6) % CLASSES
 CHOICES = choices("schedule", "parameterization", "objective", "times") | {"ema": ["ema", "posthoc"]}
 CHOICES["objective"].remove("cross_entropy")  # a classifier's
-BOUNDS = [objective for objective in CHOICES["objective"] if variance_of(file("objective", objective))["learned_variance"]]
+BOUNDS = [objective for objective in CHOICES["objective"] if in_steps(build(file("objective", objective)))]
 EMAS = {"ema": lambda: EMA(0.9), "posthoc": lambda: PostHoc(0.9)}
 
 
