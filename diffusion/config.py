@@ -29,6 +29,7 @@ STAGED = {
 MEANING = (
     "name",
     "task",
+    "training",
     "dataset",
     "codec",
     "conditions",

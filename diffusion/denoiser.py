@@ -27,7 +27,8 @@ class Denoiser(nn.Module):
     twice the channels of x_t: the second half, nominally in [-1, 1], is mapped to frac = (out + 1) / 2. Where none is learned,
     `fixed_variance` (fixed_small or fixed_large, None for either) is the one that the bound was trained with, and is measured with.
 
-    Raises ValueError where the output cannot determine x_0: an epsilon- or score-predictor on a schedule with alpha(1) = 0."""
+    Raises ValueError where the output cannot determine x_0, an epsilon- or score-predictor on a schedule with alpha(1) = 0, and for an
+    autoencoder, which denoises nothing."""
 
     def __init__(
         self,
@@ -38,6 +39,9 @@ class Denoiser(nn.Module):
         fixed_variance: str | None = None,
     ) -> None:
         super().__init__()
+        if hasattr(network, "moments"):
+            name = type(network).__name__
+            raise ValueError(f"{name} encodes pictures and denoises none: say task=autoencoder to train it, or another network.")
         if parameterization.needs_signal and schedule.reaches_noise:
             raise ValueError(
                 f"{type(parameterization).__name__} prediction cannot be used with {type(schedule).__name__} here: its alpha is 0 at "

@@ -53,6 +53,17 @@ class AdaptiveNorm(nn.Module):
         return self.norm(h) * (1 + scale) + shift
 
 
+class PlainNorm(nn.Module):
+    """No conditioning: GroupNorm(h)."""
+
+    def __init__(self, channels: int, embedding_channels: int = 0) -> None:
+        super().__init__()
+        self.norm = group_norm(channels)
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        return self.norm(h)
+
+
 def added(skip: Tensor, branch: Tensor, rescale: bool) -> Tensor:
     """skip + branch; with `rescale` divided by sqrt(2), which keeps the variance of the sum (SDE app. H.1, after StyleGAN 2)."""
     return (skip + branch) * math.sqrt(0.5) if rescale else skip + branch
@@ -61,15 +72,15 @@ def added(skip: Tensor, branch: Tensor, rescale: bool) -> Tensor:
 class ResidualBlock(nn.Module):
     """norm, SiLU, conv, conditioned norm, SiLU, dropout, conv; added to the input (DDPM, app. B).
 
-    `resample`, if given, acts on both branches: BigGAN's up- and down-sampling block (ADM, sec. 3). The input goes through a 1x1
-    convolution where the width changes, and with `project` in any case.
+    Without `embedding_channels` nothing conditions it. `resample`, if given, acts on both branches: BigGAN's up- and down-sampling block
+    (ADM, sec. 3). The input goes through a 1x1 convolution where the width changes, and with `project` in any case.
     """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        embedding_channels: int,
+        embedding_channels: int = 0,
         dropout: float = 0.0,
         scale_shift: bool = True,
         resample: nn.Module | None = None,
@@ -81,7 +92,8 @@ class ResidualBlock(nn.Module):
         self.norm = group_norm(in_channels)
         self.resample = resample or nn.Identity()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.condition = (AdaptiveNorm if scale_shift else AdditiveNorm)(out_channels, embedding_channels)
+        norm = (AdaptiveNorm if scale_shift else AdditiveNorm) if embedding_channels else PlainNorm
+        self.condition = norm(out_channels, embedding_channels)
         self.dropout = nn.Dropout(dropout)
         self.out = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Identity() if in_channels == out_channels and not project else nn.Conv2d(in_channels, out_channels, 1)

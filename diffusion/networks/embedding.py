@@ -20,6 +20,10 @@ class Given(NamedTuple):
     context: Tensor | None = None
 
 
+UNTOLD = Given(torch.empty(0), torch.empty(0))
+"""What the blocks of a network are given that sees no time and no condition."""
+
+
 def sinusoidal(label: Tensor, channels: int, max_period: float = 10_000.0) -> Tensor:
     """The sinusoidal embedding of Vaswani et al. 2017 (sec. 3.5) with DDPM's frequencies.
 

@@ -25,6 +25,7 @@ TOLD = {
     "network": ("in_channels", "out_channels", "image_size", "num_classes"),
     "times": ("num_timesteps",),
 }
+TRAINED_BY = {"_target_": "diffusion.training.module.DiffusionModule"}  # of runs from before there was another
 
 
 def brought_up(config: Any, where: str = "the configuration") -> dict[str, Any]:
@@ -38,7 +39,7 @@ def brought_up(config: Any, where: str = "the configuration") -> dict[str, Any]:
 
 
 def _brought_up(config: Mapping[str, Any]) -> dict[str, Any]:
-    config = {key: renamed(value) for key, value in config.items()}
+    config = {"training": TRAINED_BY} | {key: renamed(value) for key, value in config.items()}
     if "codec" in config and "task" in config:
         return config
     dataset, task = config["dataset"], config["task"]

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from diffusion.support.devices import accelerator
 from diffusion.support.errors import UserError
-from diffusion.training.module import DiffusionModule
+from diffusion.training.base import TrainingModule
 
 FOLLOWS = {"max_steps": "steps", "accumulate_grad_batches": "accumulate", "precision": "precision", "deterministic": "deterministic"}
 
@@ -30,7 +30,7 @@ def trainer_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def compiled(module: DiffusionModule) -> None:
+def compiled(module: TrainingModule) -> None:
     """Compile the network. Raises UserError if the objective differentiates it twice."""
     if getattr(module.objective, "derives_twice", False):
         name = type(module.objective).__name__

@@ -27,6 +27,7 @@ from diffusion.support.files import writable
 from diffusion.support.progress import doing
 from diffusion.support.seeds import mixed
 from diffusion.support.trust import trusting, vet
+from diffusion.training.base import TrainingModule
 from diffusion.training.callbacks.checkpoints import SealedIO, kept
 from diffusion.training.callbacks.divergence import Divergence
 from diffusion.training.callbacks.interruption import Interruption, owed
@@ -35,7 +36,6 @@ from diffusion.training.fitting import require_fit, require_methods
 from diffusion.training.launch import alone_in, follow, job, parting
 from diffusion.training.loggers import quiet, run_of_its_own
 from diffusion.training.machine import Unscale, compiled, trainer_settings
-from diffusion.training.module import DiffusionModule
 
 log = logging.getLogger(__name__)
 
@@ -151,13 +151,14 @@ def same_run(config: Mapping[str, Any], before: Mapping[str, Any], folder: Path)
         raise UserError(f"A step of the run {folder} is of {was} = {items} items, and {now} is not: say two whose product is {items}.")
 
 
-def training_module(config: Mapping[str, Any], model: Model, mirror: bool) -> DiffusionModule:
+def training_module(config: Mapping[str, Any], model: Model, mirror: bool) -> TrainingModule:
     """The module that trains this model as the configuration says, with its ways to sample."""
     parts = {name: build(config[name], name) for name in ("optimizer", "lr_schedule", "ema")}
     objective = build(config["objective"], "objective", {"span": model.codec.range})
     times = build(config["times"], "times", {"num_timesteps": model.denoiser.schedule.num_timesteps})
-    settings = {name: config[name] for name in ("p_uncond", "seed", "grad_clip")}
-    module = DiffusionModule(model, objective, times=times, mirror=mirror, **parts, **settings)
+    settings = {name: config[name] for name in ("seed", "grad_clip")} | {"mirror": mirror}
+    offered = {"times": times, "p_uncond": config["p_uncond"]}
+    module = build(config["training"], "training", offered, model=model, objective=objective, **parts, **settings)
     module.recipes = {name: model.recipe(**way) for name, way in ways(config).items()}
     return module
 

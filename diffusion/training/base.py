@@ -1,0 +1,95 @@
+"""What every training has: the optimizer and its learning rate, an average of the weights, meters, ways to sample, checkpoints."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+
+from diffusion.generate import Recipe
+from diffusion.model import Model
+from diffusion.training.ema import EMA
+from diffusion.training.loss_meter import Meter
+
+
+class TrainingModule(LightningModule):
+    """Trains the denoiser of `model`, or what stands in its place, by `objective`. A subclass says a batch's loss, in `training_step`.
+
+    All randomness of a step follows from (seed, step) and a sample's place in it, see `Share`, so that a resumed run continues bit for bit,
+    on another number of devices too but for the rounding of sums, and nothing that happens between steps can change it. No step waits for
+    the device: losses accumulate in `meter` until a callback reads them."""
+
+    def __init__(
+        self,
+        model: Model,
+        objective: Any,
+        optimizer: Callable,
+        lr_schedule: Callable[[int], float],
+        ema: EMA,
+        mirror: bool = False,
+        seed: int = 0,
+        grad_clip: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.denoiser, self.codec, self.conditions = model, model.denoiser, model.codec, model.conditions
+        self.objective, self.make_optimizer, self.lr_schedule, self.ema = objective, optimizer, lr_schedule, ema.start(model.denoiser)
+        self.mirror, self.seed, self.grad_clip = mirror, seed, float("inf") if grad_clip is None else grad_clip
+        self.meter = Meter()
+        self.recipes: dict[str, Recipe] = {}  # what callbacks sample with, by name
+        self.latest: dict[str, float] = {}  # the last value of each recorded number
+        self.latest_step: dict[str, int] = {}  # and of which step it is
+        self.evaluation_seconds = 0.0
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """The gradient's norm, and clipping to it."""
+        self.meter.end_step(self.global_step, torch.nn.utils.clip_grad_norm_(self.parameters(), self.grad_clip))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One step of the weights, then what follows it."""
+        super().optimizer_step(*args, **kwargs)
+        self.follow()
+
+    def follow(self) -> None:
+        """After a step of the weights: one of their average."""
+        self.ema.update(self.denoiser)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The optimizer over what is trained and what the objective learns itself, its learning rate multiplied by lr_schedule(step)."""
+        optimizer = self.make_optimizer(self.parameters())
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Averaged weights and evaluation mode; afterwards everything as it was."""
+        training = self.denoiser.training
+        with self.ema.applied(self.denoiser), torch.no_grad():
+            self.denoiser.eval()
+            yield
+        self.denoiser.train(training)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """The average travels with the weights, the losses that are not logged yet, and the time spent on evaluation."""
+        checkpoint["ema"] = self.ema.state_dict()
+        checkpoint["meter"] = self.meter.state_dict()
+        checkpoint["evaluation_seconds"] = self.evaluation_seconds
+
+    def on_train_start(self) -> None:
+        """A resumed run goes on with the learning rate, its schedule and the optimizer's settings of its configuration, which may have
+        been changed; torch would go on with the saved ones."""
+        optimizer, (config,) = self.trainer.optimizers[0], self.trainer.lr_scheduler_configs
+        scheduler = config.scheduler
+        for group in optimizer.param_groups:
+            group.update(optimizer.defaults, initial_lr=optimizer.defaults["lr"])
+            group["lr"] = optimizer.defaults["lr"] * self.lr_schedule(scheduler.last_epoch)
+        scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """See on_save_checkpoint. The saved settings of the learning rate's schedule are left: `on_train_start` says why."""
+        for scheduler in checkpoint["lr_schedulers"]:
+            scheduler["lr_lambdas"] = [None] * len(scheduler["lr_lambdas"])
+        self.ema.load_state_dict(checkpoint["ema"])
+        self.meter.load_state_dict(checkpoint.get("meter", self.meter.state_dict()), self.device)
+        self.evaluation_seconds = checkpoint.get("evaluation_seconds", 0.0)
