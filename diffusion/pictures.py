@@ -3,6 +3,7 @@ points; PNG, GIF."""
 
 import math
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -141,15 +142,16 @@ def save_gif(pictures: Sequence[Tensor], path: str | Path, seconds: float = 4.0)
     return Path(path)
 
 
-def read_image(path: str | Path, channels: int) -> Image.Image:
-    """The picture (the first one of an animation) of 8 bits, grey (channels=1) or RGB (channels=3), turned upright by its EXIF tag.
+def read_image(path: str | Path | BytesIO, channels: int) -> Image.Image:
+    """The picture of a file, or of its bytes (the first one of an animation), of 8 bits, grey (channels=1) or RGB (channels=3), turned
+    upright by its EXIF tag.
 
     What is transparent shows white: of a colour c with alpha a, a c + (1 - a) 255 is seen. Of 16 bits the upper 8 are taken, of grey as
     Pillow does of colours. A file is told by its content, which a wrong suffix does not change.
 
     Raises ValueError, whose text is the reason, for what is no regular file (a pipe is not opened, which would wait), a picture of
     another format, a damaged one, and one whose size is that of a decompression bomb."""
-    if not Path(path).is_file():
+    if not isinstance(path, BytesIO) and not Path(path).is_file():
         raise ValueError("it is not a file" if Path(path).exists() else "there is no such file")
     try:
         with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:

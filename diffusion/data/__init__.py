@@ -12,6 +12,7 @@ from diffusion.data.mnist import MNIST, FashionMNIST
 from diffusion.data.stream import Batch, Stream, flip
 from diffusion.data.synthetic import Synthetic
 from diffusion.data.two_moons import TwoMoons
+from diffusion.data.webdataset import WebDataset
 
 if TYPE_CHECKING:
     from diffusion.data.module import DataModule
@@ -33,6 +34,7 @@ __all__ = [
     "Stream",
     "Synthetic",
     "TwoMoons",
+    "WebDataset",
     "flip",
 ]
 

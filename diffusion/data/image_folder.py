@@ -15,6 +15,7 @@ from PIL import Image
 
 from diffusion.data.base import PictureDataset
 from diffusion.data.cache import Chunk, ImageSet
+from diffusion.data.captions import caption_files, read_captions
 from diffusion.pictures import FORMATS, MODES, read_image
 from diffusion.support.errors import UserError
 from diffusion.support.ranges import Few, Some
@@ -37,13 +38,18 @@ class ImageFolder(PictureDataset):
     centre; see `cover`. Editing a file, adding one or asking for another size makes another cache. Links are followed, to each folder
     once. What is left out is counted and said.
 
-    Raises UserError: no such folder, no images, images beside class folders, images that cannot be read, all of them at once.
+    Images have captions where there is a metadata.jsonl or metadata.csv, which has them in the column `caption`, or a .txt file beside an
+    image; see `diffusion.data.captions`.
+
+    Raises UserError: no such folder, no images, images beside class folders, images that cannot be read, all of them at once; captions
+    that cannot be read, or are not of these images.
     """
 
     image_size: Few | list[Few] = 64
     num_classes: Some | None = None  # type: ignore[assignment]  # the other sets know theirs
     flip: bool = True
     labelled: bool = True
+    caption: str = "text"
 
     name: ClassVar[str] = "image_folder"
     splits: ClassVar[tuple[str, ...]] = ("train",)
@@ -58,14 +64,21 @@ class ImageFolder(PictureDataset):
         return Path(self.root).expanduser().resolve()
 
     @cached_property
-    def _listed(self) -> tuple[list[Path], dict[str, list[Path]]]:
-        """The images, relative to the folder, and what is left out of it; see `listed`."""
+    def _listed(self) -> tuple[list[Path], dict[str, list[Path]], list[Path]]:
+        """The images, relative to the folder, what is left out of it (see `listed`), and the files that hold captions."""
         if not self._folder.is_dir():
             raise UserError(f"There is no folder {self._folder}: point dataset.root at your folder of images.")
         images, left_out = listed(self._folder)
         if not images:
             raise UserError(f"{self._folder} holds no image ({', '.join(sorted(FORMATS))}): check dataset.root{_said(left_out)}.")
-        return images, left_out
+        captions = caption_files(images, [path for paths in left_out.values() for path in paths])
+        kept = {kind: [path for path in paths if path not in set(captions)] for kind, paths in left_out.items()}
+        return images, {kind: paths for kind, paths in kept.items() if paths}, sorted(captions)
+
+    @property
+    def captioned(self) -> bool:
+        """Whether there are files with captions."""
+        return bool(self._listed[2])
 
     @cached_property
     def classes(self) -> list[str]:
@@ -87,13 +100,19 @@ class ImageFolder(PictureDataset):
         classes = f"{images.num_classes} classes, its sub-folders" if images.num_classes else "without classes"
         if self.classes and not images.num_classes:
             classes += ", since dataset.num_classes=0"
+        if images.captions is not None:
+            classes += f", with captions of {sum(map(bool, images.captions))}"
         say(f"{self._folder} has {len(images)} images, {classes}{_said(self._listed[1])}.")
         return images
 
     def key(self) -> Any:
-        stats = [(path, (self._folder / path).stat()) for path in self._listed[0]]
-        files = [(path.as_posix(), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
-        return [_READING, str(self._folder), self.image_size, self.channels, self.labelled, files]
+        images, _, captions = self._listed
+        of_captions = [self.caption, self._stats(captions)] if captions else []  # nothing, so that a cache from before them stays
+        return [_READING, str(self._folder), self.image_size, self.channels, self.labelled, self._stats(images), *of_captions]
+
+    def _stats(self, paths: list[Path]) -> list[tuple[str, int, int]]:
+        stats = [(path, (self._folder / path).stat()) for path in paths]
+        return [(path.as_posix(), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
 
     def read(self) -> tuple[str, Iterator[Chunk]]:
         return str(self._folder), self._chunks()
@@ -102,6 +121,7 @@ class ImageFolder(PictureDataset):
         from tqdm import tqdm
 
         images, label = self._listed[0], {name: index for index, name in enumerate(self.classes)}
+        captions = read_captions(self._folder, self._listed[2], images, self.caption)  # before the images, which take longer
         broken: list[str] = []
         # Threads are enough: PIL decodes and resizes without holding the interpreter's lock.
         with ThreadPoolExecutor() as pool, tqdm(total=len(images), desc="image cache", disable=None) as bar:
@@ -110,7 +130,8 @@ class ImageFolder(PictureDataset):
                 pixels = list(pool.map(self._image, paths))
                 broken += [reason for reason in pixels if isinstance(reason, str)]
                 if not broken:  # else what is left is only looked at, to name all at once
-                    yield np.stack(pixels), np.array([label[path.parts[0]] for path in paths]) if label else None
+                    labels = np.array([label[path.parts[0]] for path in paths]) if label else None
+                    yield np.stack(pixels), labels, captions[first : first + _CHUNK] if self.captioned else ()
                 bar.update(len(paths))
         if broken:
             more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
