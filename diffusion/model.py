@@ -82,7 +82,7 @@ class Model:
             raise ValueError(
                 "sampler.variance=learned needs a model with a learned variance: say sampler.variance=auto, or objective=hybrid."
             )
-        denoiser = self.guided(own["guidance"] if guidance is None else guidance, {"grid": grid, "codec": codec})
+        denoiser = self.guided(own["guidance"] if guidance is None else guidance, {"sampler": sampler, "grid": grid, "codec": codec})
         for doubt in doubts(denoiser, codec):
             log.warning(doubt)
         conditions = denoiser.asks(self.conditions) if isinstance(denoiser, Guidance) else self.conditions

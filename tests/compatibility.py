@@ -15,8 +15,9 @@ PAGE = ROOT / "docs" / "compatibility.md"
 TOP = """# What goes with what
 
 Written by `tests/compatibility.py` from the classes themselves. Everything that is not named here goes with everything: each grid with each
-schedule (of at most its number of time steps), each sampler with each grid, each guidance with each sampler. What does not fit is refused
-before the training begins, all of it in one sentence, with words that do.
+schedule (of at most its number of time steps), each sampler with each grid, each guidance with each sampler, but for
+`guidance=classifier_mean`, which is of `sampler=ddpm` alone. What does not fit is refused before the training begins, all of it in one
+sentence, with words that do.
 """
 MEAN = "no finite mean"  # the second table's
 ASIDE = ("custom", "cross_entropy")  # a class that is not named, and the objective of another task

@@ -44,6 +44,11 @@ def meaningless(schedule: str, parameterization: str) -> bool:
     return build(file("parameterization", parameterization), "").needs_signal and build(file("schedule", schedule), "").reaches_noise
 
 
+def unguided(sampler: str, guidance: str) -> bool:
+    """A guidance that shifts the mean of a Gaussian, and a sampler that draws from none."""
+    return guidance == "classifier_mean" and not hasattr(build(file("sampler", sampler), ""), "drawn")
+
+
 def pairs(case: Mapping[str, Any]) -> set[frozenset]:
     """The choices of a case, two by two."""
     return {frozenset(pair) for pair in combinations(case.items(), 2)}

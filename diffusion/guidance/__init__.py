@@ -4,7 +4,7 @@ Only x_0 and eps are ever changed; a learned variance passes through from the co
 """
 
 from diffusion.guidance.base import Guidance
-from diffusion.guidance.classifier import Classifier
+from diffusion.guidance.classifier import Classifier, ClassifierMean
 from diffusion.guidance.contrast import Autoguidance, CFGPlusPlus, ClassifierFree, Unconditional
 from diffusion.guidance.correct import Clip, DynamicThreshold, Interval, Rescale
 from diffusion.guidance.doubts import doubts
@@ -14,6 +14,7 @@ __all__ = [
     "CFGPlusPlus",
     "Classifier",
     "ClassifierFree",
+    "ClassifierMean",
     "Clip",
     "DynamicThreshold",
     "Guidance",

@@ -1,7 +1,9 @@
 """The contract of guidance: a frozen wrapper around a denoiser, called like it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +16,11 @@ from diffusion.typing import Codec, Conditions, Denoise, device_of, expand
 
 @dataclass(frozen=True)
 class Guidance(Checked, ABC):
-    """The contract: a frozen wrapper with the schedule and device of the denoiser inside."""
+    """The contract: a frozen wrapper with the schedule and device of the denoiser inside.
+
+    `limits` says that it keeps x_0 near its range."""
+
+    limits: ClassVar[bool] = False
 
     denoiser: Denoise
 
@@ -37,6 +43,10 @@ class Guidance(Checked, ABC):
         """The conditions of guided images, where the model's own are `conditions`. Raises ValueError if this guidance needs others."""
         return self.denoiser.asks(conditions) if isinstance(self.denoiser, Guidance) else conditions
 
+    def doubts(self, codec: Codec, limited: bool) -> Iterator[str]:
+        """A sentence for each setting that does nothing, or harms, without a word; `limited` says that some stage limits x_0."""
+        yield from ()
+
     @abstractmethod
     def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
         """The guided estimate."""
@@ -54,6 +64,13 @@ def same_space(second: object, codec: Codec | None, what: str) -> None:
     mine, other = (c.sized(1, 1) if len(c.shape) == 3 else c for c in (codec, theirs))
     if mine != other:
         raise ValueError(f"{what} was trained in another space, {theirs}, than the model, {codec}; train it again with the model's codec.")
+
+
+def place(grid: Callable[[Schedule], Tensor], schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    """(the grid's times, ascending, and i, of t's shape): t lies in the move from times[i] to times[i - 1]."""
+    times = grid(schedule).flip(0).to(t.device, non_blocking=True)
+    i = torch.searchsorted(times, t.contiguous() * (1 - 1e-9))  # rounding keeps a grid time on the grid
+    return times, i.clamp(1, len(times) - 1)
 
 
 def of_x0(schedule: Schedule, x0: Tensor, x_t: Tensor, t: Tensor, frac: Tensor | None) -> Estimate:

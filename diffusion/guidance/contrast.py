@@ -1,6 +1,6 @@
 """Guidance away from a worse estimate: the model without its condition, or a worse model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import Estimate, null
-from diffusion.guidance.base import Guidance, lerp_estimates, same_space
+from diffusion.guidance.base import Guidance, lerp_estimates, place, same_space
 from diffusion.schedules import Schedule
 from diffusion.support.ranges import Finite
 from diffusion.typing import Codec, Conditions, Denoise, expand
@@ -50,6 +50,12 @@ class ClassifierFree(Guidance):
         if self.scale != 1 and not conditions.given:
             raise ValueError(f"guidance.scale={self.scale} needs a conditional model, and this one has no condition; set guidance.scale=1.")
         return super().asks(conditions)
+
+    def doubts(self, codec: Codec, limited: bool) -> Iterator[str]:
+        if self.scale == 1 and self.negative is not None:
+            yield f"guidance.negative={self.negative} does nothing at guidance.scale=1, the conditional model alone; raise it."
+        if self.scale > 1 and codec.range is not None and not limited:
+            yield f"guidance.scale={self.scale} takes x_0 out of the data's range, and nothing clips it: say guidance=[cfg,clip]."
 
     @cached_property
     def other(self) -> Tensor | None:
@@ -109,12 +115,12 @@ class CFGPlusPlus(ClassifierFree):
 
     def strength(self, x_t: Tensor, t: Tensor) -> Tensor:
         assert self.grid is not None  # see __post_init__
-        times = self.grid(self.schedule).flip(0).to(t.device, non_blocking=True)
-        i = torch.searchsorted(times, t.contiguous() * (1 - 1e-9)).clamp(1, len(times) - 1)  # rounding keeps a grid time on the grid
+        times, i = place(self.grid, self.schedule, t)
         start, end = self.schedule.log_snr(times[i]), self.schedule.log_snr(times[i - 1])
         return expand(self.scale / -torch.expm1((start - end) / 2), x_t)
 
     pair = ClassifierFree.contrast  # here a scale of 1 is not the conditional model
+    doubts = Guidance.doubts
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Limits to guidance: clipping, dynamic thresholds, rescaling, an interval of noise levels."""
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ class Clip(Guidance):
     range; without a codec, of [-1, 1].
 
     Raises ValueError for a codec without a range, as one into latents or of vectors is."""
+
+    limits: ClassVar[bool] = True
 
     low: Finite | None = None
     high: Finite | None = None
@@ -68,6 +71,8 @@ class Rescale(Guidance):
     """The guided estimate brought back towards the conditional one's contrast (Lin et al. 2305.08891, eq. 14 to 16), in x_0, per sample:
     phi x_0 std(x_0(c)) / std(x_0) + (1 - phi) x_0, and eps derived again. The paper rescales the output of its v-predictor, which is the
     same at alpha = 0, where it matters most. Raises ValueError around a denoiser that is not guided."""
+
+    limits: ClassVar[bool] = True
 
     denoiser: Guidance
     phi: Share = 0.7

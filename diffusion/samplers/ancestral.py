@@ -59,12 +59,16 @@ class DDPM(Checked):
         """Whether it samples only models with a learned variance."""
         return self.variance == "learned"
 
+    def drawn(self, small: Tensor, large: Tensor, frac: Tensor | None) -> Tensor:
+        """The variance of a move, where the posterior's and the larger one are these."""
+        return self.choices[self.variance](small, large, frac)
+
     def __call__(self, denoise: Denoise, x: Tensor, times: Tensor, noise: Noise = torch.randn_like) -> Iterator[State]:
         for t, s in pairwise(times):
             estimate = denoise(x, t)
             x, small, large = posterior(x, estimate.x0, t, s, denoise.schedule)
             if s > 0:
-                x = x + self.choices[self.variance](small, large, estimate.frac).sqrt() * noise(x)
+                x = x + self.drawn(small, large, estimate.frac).sqrt() * noise(x)
             yield State(x, estimate.x0, s)
 
 

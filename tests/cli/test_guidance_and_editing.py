@@ -99,6 +99,16 @@ def test_a_classifier_guides_a_model_that_has_no_classes(runs, tmp_path):
 
 
 @pytest.mark.xdist_group("guidance")
+def test_algorithm_1_guides_what_ddpm_draws(runs, tmp_path):
+    """As a stage of its own, told the sampler that is typed; another sampler is refused with the words that do."""
+    words = ["n=4", "grid.steps=4", "guidance=[clip,classifier_mean]", f"guidance.ckpt={runs / 'classifier'}"]
+    made = [sampled(runs / "model", tmp_path, *words, "sampler=ddpm", f"guidance.scale={scale}")["images"] for scale in (0, 30)]
+    assert (made[0] != made[1]).any()
+    with pytest.raises(ValueError, match=r"DDIM draws otherwise: say sampler=ddpm, or guidance=\[classifier,clip\]"):
+        sampled(runs / "model", tmp_path, *words, "sampler=ddim")
+
+
+@pytest.mark.xdist_group("guidance")
 def test_a_negative_class_by_its_number(runs, tmp_path):
     words = ["n=4", "classes=[1]", "guidance.scale=3", "grid.steps=2"]
     plain, away, itself = (sampled(runs / "model", tmp_path, *words, f"guidance.negative={c}")["images"] for c in ("null", 3, 1))

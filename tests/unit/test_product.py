@@ -8,7 +8,7 @@ from itertools import combinations, product
 
 import pytest
 import torch
-from covering import CLASSES, SHAPE, choices, covering, meaningless, pairs, recipe
+from covering import CLASSES, SHAPE, choices, covering, meaningless, pairs, recipe, unguided
 
 from diffusion.generate import trajectories
 
@@ -51,8 +51,7 @@ REFUSED = {
     frozenset({("schedule", s), ("parameterization", p)})
     for s, p in product(CHOICES["schedule"], CHOICES["parameterization"])
     if meaningless(s, p)
-}
-
+} | {frozenset({("sampler", s), ("guidance", g)}) for s, g in product(CHOICES["sampler"], CHOICES["guidance"]) if unguided(s, g)}
 
 CASES = list(covering(CHOICES, REFUSED))
 
@@ -71,7 +70,7 @@ def test_pairwise(case, monkeypatch):
 
 @pytest.mark.parametrize("pair", sorted(sorted(pair) for pair in REFUSED), ids=str)
 def test_what_has_no_meaning_is_refused(pair, monkeypatch):
-    with pytest.raises(ValueError, match="its alpha is 0"):
+    with pytest.raises(ValueError, match=r"its alpha is 0|say sampler=ddpm, or guidance="):
         recipe(CASES[0] | dict(pair), monkeypatch)
 
 
