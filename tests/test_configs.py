@@ -7,6 +7,7 @@ import torch
 from composing import ROOT, composed, way
 
 from diffusion.model import assemble, variance_of
+from diffusion.networks.resampling import Downsample
 from diffusion.support.build import build, ways
 from diffusion.training.run import train
 
@@ -50,6 +51,8 @@ def test_experiments_train(choice, tmp_path: Path):
     shape = {k: config["dataset"][k] for k in ("image_size", "channels", "num_classes", "flip")}
     shape["num_classes"] = 10 if shape["num_classes"] is None else shape["num_classes"]  # null: as many as a folder has
     config["dataset"] = {"_target_": "diffusion.data.Synthetic", "root": "", "cache": str(tmp_path / "cache"), "n": 16, **shape}
+    for other in config["samplers"].values():
+        other.get("grid", {}).pop("steps", None)
     network = config["network"]
     if "channels" in network:
         network.update(channels=32, res_blocks=1, **{key: 32 for key in ("head_channels",) if key in network})
@@ -80,7 +83,7 @@ def test_the_models_of_document_002(name):
     network, channels = config["network"], MODELS[name][0]
     assert (network["channels"], network["block"]) == MODELS[name] and network["dropout"] == 0
     assert (config["dataset"]["image_size"], config["dataset"]["num_classes"]) == (64, 1000)
-    assert [channels * m for m in network["multipliers"]] == [2 * channels, 4 * channels, 8 * channels]  # doubling, on three levels
+    assert [channels * m for m in network["multipliers"]][:3] == [2 * channels, 4 * channels, 8 * channels]  # doubling, on three levels
     assert config["schedule"]["_target_"].endswith(".Cosine") and config["schedule"]["num_timesteps"] == 1000
     assert config["objective"] == {"_target_": "diffusion.objectives.Hybrid", "weight": 0.001}
     assert (config["batch_size"], config["accumulate"], config["steps"]) == (1024, 1, 600_000)
@@ -91,5 +94,10 @@ def test_the_models_of_document_002(name):
         built = build(network, "network", told)
     assert learned and built.out.out_channels == 6
     assert built.time.out.out_features == built.classes.embedding_dim == 512
-    assert network["attention"] == ([16] if "atn" in network["block"] else [])
-    assert config["guidance"]["cfg"]["scale"] == 1  # measured without guidance
+    assert network["attention"] == ([16, 8] if "atn" in network["block"] else [])
+    assert sum(isinstance(block, Downsample) for block in built.down) == 3 and built.multiple == 8  # "number of U-net blocks 3": 64 to 8
+    # without guidance, of 10,000 images every 50,000 steps, by DDIM's scale 0 or 1 and steps of 1 or 10
+    assert config["guidance"]["cfg"]["scale"] == 1 and config["callbacks"]["distance"]["every"] is None
+    assert {key: config["callbacks"]["milestones"][key] for key in ("every", "n")} == {"every": 50_000, "n": 10_000}
+    sampled = {name: (way["sampler"]["eta"], way["grid"]["steps"]) for name, way in ways(config).items()}
+    assert sampled == {"main": (0, 100), "ddim_1000": (0, 1000), "ddpm_100": (1, 100), "ddpm_1000": (1, 1000)}

@@ -215,8 +215,8 @@ def test_the_five_models_of_document_002(network, channels, block):
     """Its list of models and its table of constants: T, lambda, p_uncond, learning rate, steps, batch, embedding, attention resolution."""
     config = composed("experiment=res_64", f"network={network}")
     assert config["network"]["channels"] == channels and config["network"]["block"] == block.split()
-    assert config["network"]["embedding_channels"] == 512 and len(config["network"]["multipliers"]) == 3
-    assert config["network"]["attention"] == ([16] if "atn" in block.split() else [])
+    assert config["network"]["embedding_channels"] == 512 and len(config["network"]["multipliers"]) == 3 + 1  # halvings
+    assert config["network"]["attention"] == ([16, 8] if "atn" in block.split() else [])
     assert config["schedule"]["_target_"].endswith("Cosine") and config["schedule"]["num_timesteps"] == 1000
     assert config["objective"]["_target_"].endswith("Hybrid") and config["objective"]["weight"] == 0.001
     assert (config["p_uncond"], config["optimizer"]["lr"]) == (0.2, 3e-4)
