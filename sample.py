@@ -21,7 +21,7 @@ register()
 @hydra.main(version_base="1.3", config_path="conf", config_name="sample")
 def main(cfg: DictConfig) -> None:
     """One call of the command."""
-    with begin(trust=cfg.trust, places=told(cfg, words())):
+    with begin(trust=cfg.trust, places=[*told(cfg, words()), Path("samples")]):
         known(cfg, SampleSchema)
         if OmegaConf.is_missing(cfg, "ckpt"):
             raise UserError("Say what to sample from: ckpt=runs/NAME, or a checkpoint of a run.")
@@ -46,7 +46,7 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
 
     if cfg.out:
         album.require_own(Path(cfg.out), "out")
-    model = load(cfg.ckpt, cfg.averaged).to(device(cfg.device))
+    model = load(cfg.ckpt, cfg.averaged).to(device(cfg.device), cfg.precision)
     recipe = model.recipe(
         **own(model.config, cfg, typed),
         batch_size=cfg.sample_batch_size,
@@ -62,7 +62,7 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
         cond = chosen[numbers % len(chosen)]
     drawn = {"classes": classes, "shape": list(recipe.shape), "columns": cfg.columns, "trajectory": cfg.trajectory}
     made_by = {**model.describe(), **recipe.describe(), "seeds": album.seeds_as_data(seeds), **drawn}
-    folder = Path(cfg.out or model.path.parent.parent / "samples" / album.folder_name(made_by)).absolute()
+    folder = Path(cfg.out or model.samples / album.folder_name(made_by)).absolute()
     album.require_own(folder, "out")
     command = " ".join(["python sample.py", *(f"{key}={value}" for key, value in typed.items())])
     album.write(recipe, seeds, cond, folder, {"command": command, "code": code_version(), **made_by}, cfg.columns, cfg.trajectory)

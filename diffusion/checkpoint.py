@@ -14,6 +14,7 @@ from torch import nn
 
 from diffusion.classifier import NoisyClassifier
 from diffusion.denoiser import Denoiser
+from diffusion.foreign.stable_diffusion import is_pipeline, stable_diffusion
 from diffusion.model import Model, assemble
 from diffusion.support.errors import UserError
 from diffusion.support.files import PLACES, atomic, broken, seal, writing_in
@@ -38,7 +39,10 @@ def find(path: str | Path) -> tuple[Path, Path]:
         log.warning("%s is not there; in its place the one before is used: %s.", file, previous)
         file = previous
     if not file.is_file():
-        raise UserError(f"There is no checkpoint {file}; give a run's folder such as runs/NAME, or a .ckpt file in it.")
+        raise UserError(
+            f"There is no checkpoint {file}; give a run's folder such as runs/NAME, a .ckpt file in it, or a folder of Stable Diffusion, "
+            "which has a model_index.json."
+        )
     folder = file.parent.parent
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{file} is not in a run's folder: {folder / 'config.yaml'}, which says how to build the model, is missing.")
@@ -125,12 +129,15 @@ def checked(config: dict[str, Any], where: str) -> dict[str, Any]:
 
 def load(path: str | Path, averaged: bool = True, kind: type[nn.Module] = Denoiser, trust: Sequence[str] = ()) -> Model:
     """The model of a run, in evaluation mode on the CPU, with the averaged weights or the last ones; its network's module must be of this
-    `kind`.
+    `kind`. Of a folder in diffusers' format, Stable Diffusion's (`diffusion.foreign`).
 
     Only this package's classes, and a few of torch's, are built from a run's folder; `trust` names packages of yours beside them.
 
     Raises UserError if there is no such checkpoint, it does not fit the run's config.yaml, it is another kind of model, or its
     configuration names a class that is not trusted."""
+    if is_pipeline(path):
+        model = stable_diffusion(path)
+        return replace(of_kind(model, kind, path), weights=weights_hash(model.denoiser))
     folder, _ = find(path)
     config = read_config(folder)
     with trusting(trust), writing_in(PLACES.get() or [folder]):
@@ -141,8 +148,7 @@ def load(path: str | Path, averaged: bool = True, kind: type[nn.Module] = Denois
             reason = str(error).splitlines()[0] if str(error) else "nothing more"
             raise UserError(f"{folder / 'config.yaml'} describes no model ({type(error).__name__}: {reason}).") from error
     file, checkpoint = read(path)
-    if not isinstance(model.denoiser, kind):
-        raise UserError(f"{file} holds a {type(model.denoiser).__name__} where a {kind.__name__} is needed; give another run.")
+    of_kind(model, kind, file)
     prefix = "denoiser."
     try:
         weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
@@ -153,7 +159,14 @@ def load(path: str | Path, averaged: bool = True, kind: type[nn.Module] = Denois
     model.denoiser.eval().requires_grad_(False)
     ema = checkpoint["ema"].get("average", {"decay": config["ema"].get("decay")}) if averaged else None
     step = checkpoint["global_step"]
-    return replace(model, config=config, path=file, step=step, weights=weights_hash(model.denoiser), ema=ema)
+    return replace(model, config=config, folder=folder, path=file, step=step, weights=weights_hash(model.denoiser), ema=ema)
+
+
+def of_kind(model: Model, kind: type[nn.Module], place: str | Path) -> Model:
+    """The model, if its module is of this kind. Raises UserError otherwise."""
+    if not isinstance(model.denoiser, kind):
+        raise UserError(f"{place} holds a {type(model.denoiser).__name__} where a {kind.__name__} is needed; give another run.")
+    return model
 
 
 def weights_hash(module: nn.Module) -> str:

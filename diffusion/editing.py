@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from diffusion.generate import Between, Recipe
 from diffusion.pictures import MODES, read_image
@@ -103,19 +104,22 @@ def interpolated(recipe: Recipe, seeds: Sequence[int], n: int, cond: Tensor | No
 
 def edited(recipe: Recipe, edit: Mapping[str, Any]) -> Recipe:
     """The recipe whose sampler makes the edit of a configuration; its `image` and `mask` are files. An empty configuration changes nothing.
+    Of latents, each of which stands for several pixels, one is painted if any of its pixels is to be.
 
     Raises UserError for a file that is no picture, and for a model of anything but pictures."""
     if not edit:
         return recipe
-    if len(recipe.shape) != 3 or recipe.codec.range is None:
+    seen = recipe.codec.decode(torch.empty(0, *recipe.shape))
+    if seen.ndim != 4 or seen.dtype != torch.uint8:
         raise UserError("A file's picture can be edited by a model of pictures of 8 bits, and this one makes other things; leave edit out.")
-    channels, *size = recipe.shape
+    *size, channels = seen.shape[1:]
     given: dict[str, Any] = {
         "sampler": recipe.sampler,
         "image": recipe.codec.encode(picture(edit["image"], "image", channels, size)[None])[0],
     }
     if "mask" in edit:
-        given["mask"] = (picture(edit["mask"], "mask", 1, size).permute(2, 0, 1) > 127).float()
+        mask = (picture(edit["mask"], "mask", 1, size).permute(2, 0, 1) > 127).float()
+        given["mask"] = max_pool2d(mask, getattr(recipe.codec, "factor", 1), ceil_mode=True)
     settings = {key: value for key, value in edit.items() if key not in given}
     return replace(recipe, sampler=build(settings, "edit", **given))
 

@@ -49,7 +49,7 @@ def measured_cell(cfg: DictConfig, typed: dict[str, str]) -> None:
         subject = subjects.exact(config, device)
         way = own_way(subject.model, cfg, typed)
     else:
-        model = load(config["ckpt"], config["averaged"]).to(device)
+        model = load(config["ckpt"], config["averaged"]).to(device, config["precision"])
         way = own_way(model, cfg, typed)
         subject = subjects.trained(model, way["dataset"], device)
     cells.evaluate(subject, way, config, typed, file)

@@ -18,7 +18,9 @@ from diffusion.samplers import State, last
 from diffusion.support.hashes import tensors_hash
 from diffusion.typing import Codec, Conditions, Denoise, device_of
 
-PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # what autocast computes in
+# What autocast computes in; of -true, the weights are of that type too.
+HALVES = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
+PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, **HALVES}
 
 
 class Between(NamedTuple):
@@ -144,10 +146,12 @@ class Made(NamedTuple):
 class Recipe:
     """Everything that makes images, except their seeds: a (guided) denoiser, a sampler, a grid, the model's codec, and its conditions.
 
-    `precision` is what the network computes in: 32-true, or bf16-mixed or 16-mixed for autocast, as in training; `matmul_precision` is
-    torch's for float32 (high: TF32 where there is any). `model` is the denoiser without guidance, where that is known.
+    `precision` is what the network computes in: 32-true, or bf16-mixed or 16-mixed for autocast, as in training, or bf16-true or 16-true
+    for autocast with weights of that type (see `Model.to`); `matmul_precision` is torch's for float32 (high: TF32 where there is any).
+    `model` is the denoiser without guidance, where that is known.
 
-    Raises ValueError at once for another precision, and if the grid does not fit the denoiser's schedule."""
+    Raises ValueError at once for another precision, for weights of another type than it says, and if the grid does not fit the denoiser's
+    schedule."""
 
     denoiser: Denoise
     sampler: Callable
@@ -165,6 +169,9 @@ class Recipe:
             raise ValueError(f"sample_batch_size={self.batch_size} is the number of images at a time, at least 1.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision} is not one that images are made in: use {', '.join(PRECISIONS)}.")
+        weights = {weight.dtype for weight in getattr(self.model, "parameters", tuple)()} & set(HALVES.values())
+        if self.model is not None and weights != {HALVES[name] for name in {self.precision} & HALVES.keys()}:
+            raise ValueError(f"precision={self.precision} needs weights of that type: load the model again, and say to(device, precision).")
         self.grid(self.denoiser.schedule)
 
     def __call__(self, seeds: Sequence[Seed], cond: Tensor | None = None) -> Made:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import torch
 
-from diffusion.generate import Recipe
+from diffusion.generate import HALVES, Recipe
 from diffusion.guidance import Guidance, doubts
 from diffusion.support.build import asks_for, build, changed, wanted, ways
 from diffusion.support.errors import UserError
@@ -22,13 +22,15 @@ log = logging.getLogger(__name__)
 class Model:
     """A denoiser with the codec of its space and the conditions it knows.
 
-    `config` is the run's, {} for none. `diffusion.checkpoint.load` sets the other fields: `path` is the checkpoint's file, written at
-    `step`; `weights` the hash of the weights; `ema` says which average they are, None for the last weights."""
+    `config` is the run's, {} for none. `diffusion.checkpoint.load` sets the other fields: `folder` is the run's folder, or one in another
+    format; `path` the checkpoint's file, written at `step`; `weights` the hash of the weights; `ema` says which average they are, None for
+    the last weights."""
 
     denoiser: Any  # a Denoiser, anything that is called like one, or a NoisyClassifier
     codec: Codec
     conditions: Conditions
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    folder: Path | None = None
     path: Path | None = None
     step: int = 0
     weights: str | None = None
@@ -36,22 +38,32 @@ class Model:
 
     def describe(self) -> dict[str, Any]:
         """What the weights are, as plain data for a passport: the run's folder, the step, their hash, which average they are."""
-        run = None if self.path is None else self.path.parent.parent.name
-        return {"run": run, "step": self.step, "weights": self.weights, "ema": self.ema}
+        return {"run": self.folder and self.folder.absolute().name, "step": self.step, "weights": self.weights, "ema": self.ema}
 
-    def to(self, device: torch.device | str) -> Self:
-        """Move the denoiser; returns this model."""
+    @property
+    def samples(self) -> Path:
+        """Where its images go: into its run's folder, or to samples/NAME here, since a folder in another format is not ours to write to."""
+        if self.folder is None:
+            return Path("samples")
+        return self.folder / "samples" if self.path else Path("samples", self.folder.absolute().name)
+
+    def to(self, device: torch.device | str, precision: str | None = None) -> Self:
+        """Move the denoiser; returns this model. With precision=bf16-true or 16-true its weights are of that type from then on, and take
+        half the memory."""
         self.denoiser.to(device)
+        if precision in HALVES:
+            for weight in self.denoiser.parameters():  # and no buffer: frequencies stay exact
+                weight.data = weight.data.to(HALVES[precision])
         return self
 
     def size(self, height: int | None, width: int | None) -> tuple[int, int] | None:
-        """(height, width), where None stands for the model's own; None if both are None. Raises ValueError for vectors, which have none,
-        and for what is no size."""
+        """(height, width) of the data, where None stands for the model's own; None if both are None. Raises ValueError for vectors, which
+        have none, and for what is no size."""
         if height is None and width is None:
             return None
         if len(self.codec.shape) != 3:
             raise ValueError("Vectors have no height and width: leave both out.")
-        own_height, own_width = self.codec.shape[1:]
+        own_height, own_width = self.codec.decode(torch.empty(0, *self.codec.shape)).shape[1:3]  # of pictures, where x_0 is their latents
         size = own_height if height is None else height, own_width if width is None else width
         if min(size) < 1:
             raise ValueError(f"height={size[0]} and width={size[1]} should be at least 1 pixel.")

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import stable_folders
 import torch
 from composing import TINY, composed
 
@@ -21,3 +22,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def tiny(tmp_path: Path):
     """`tiny(*overrides)`: the configuration of a run of seconds on synthetic images, with its cache in a temporary folder."""
     return lambda *overrides: composed(*TINY, f"paths.cache={tmp_path / 'cache'}", *overrides)
+
+
+@pytest.fixture(scope="session")
+def stable_diffusion(tmp_path_factory):
+    """Two folders of random weights in diffusers' format: `one` as Stable Diffusion 1.x, `two` as 2.x."""
+    pytest.importorskip("diffusers")
+    place = tmp_path_factory.mktemp("stable")
+    return {name: stable_folders.written(place / name, kind) for name, kind in stable_folders.KINDS.items()}

@@ -14,6 +14,7 @@ TWO = SimpleNamespace(
     unet=dict(upcast_attention=True, use_linear_projection=True),
     scheduler=("DDIMScheduler", {"prediction_type": "v_prediction", "clip_sample": False}),
 )
+KINDS = {"one": ONE, "two": TWO}
 LETTERS = "!\"#$%&'()*+,-./0123456789:;<=>?@[]^_`abcdefghijklmnopqrstuvwxyz{|}~"
 WORDS = 77  # of a prompt, as CLIP's
 

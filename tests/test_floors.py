@@ -26,7 +26,8 @@ FLOORS = {
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 # The bound's terms are the objective's and the ODE's solver the sampler's; a likelihood draws noise as samples do, and pairs are pictures;
 # an edit is a recipe whose sampler is another, an album what a recipe made; a file's picture is read for edits as for data sets; a
-# checkpoint's weights go into an assembled model; a training measures as evaluate does.
+# checkpoint's weights go into an assembled model, and a folder in another format is loaded as a run's is; a training measures as evaluate
+# does.
 MAY_READ = {
     "likelihood": {"objectives", "samplers"},
     "objectives": {"weightings"},
@@ -34,7 +35,8 @@ MAY_READ = {
     "album": {"generate", "pictures"},
     "data": {"pictures"},
     "editing": {"generate", "pictures"},
-    "checkpoint": {"model"},
+    "checkpoint": {"foreign", "model"},
+    "foreign": {"model"},
     "training": {"evaluation"},
 }
 HYDRA = {"hydra", "omegaconf"}

@@ -15,7 +15,7 @@ STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}  # of 
 def read_json(file: Path) -> dict[str, Any]:
     """The mapping that a JSON file holds. Raises UserError if it is missing or holds none."""
     if not file.is_file():
-        raise UserError(f"There is no {file}; is {file.parent} a folder in diffusers' format, and complete?")
+        raise UserError(f"There is no {file}: the folder is not complete, or not in diffusers' format.")
     try:
         content = json.loads(file.read_text())
     except ValueError as error:  # of bytes that are no text too
@@ -26,11 +26,13 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def imported(library: str) -> Any:
-    """diffusers or transformers. Raises UserError where it is not installed."""
+    """diffusers or transformers, without its bars. Raises UserError where it is not installed."""
     try:
-        return import_module(library)
+        found = import_module(library)
     except ImportError:
         raise UserError(f"A folder in diffusers' format needs {library}: install it with pip install 'diffusion[diffusers]'.") from None
+    found.utils.logging.disable_progress_bar()
+    return found
 
 
 def required(folder: Path, config: dict[str, Any], usual: dict[str, tuple[Any, ...]]) -> None:
@@ -38,7 +40,7 @@ def required(folder: Path, config: dict[str, Any], usual: dict[str, tuple[Any, .
     for key, values in usual.items():
         if key in config and config[key] not in values:
             words = " or ".join("null" if value is None else str(value) for value in values)
-            raise UserError(f"{folder} has {key}={config[key]}, and only {words} can be read; is it a Stable Diffusion 1.x or 2.x model?")
+            raise UserError(f"{folder} has {key}={config[key]}, and only {words} can be read; Stable Diffusion 1.x and 2.x have no other.")
 
 
 def pretrained(library: str, name: str, folder: Path) -> nn.Module:

@@ -14,32 +14,28 @@ UNUSUAL = ("addition_embed_type", "class_embed_type", "num_class_embeds", "time_
 
 
 class ConditionalUNet(nn.Module):
-    """diffusers' UNet2DConditionModel as `network(x, label, cond)`: the label is its time step, cond [b, n, d] its context.
+    """diffusers' UNet2DConditionModel as `network(x, label, cond)`: the label is its time step, cond [b, n, context_channels] its context.
 
-    `null` [n, d] is the context that stands for no condition, the encoded empty prompt. Where its configuration asks for
-    `upcast_attention`, attention is computed in float32 whatever the rest is computed in."""
+    Where its configuration asks for `upcast_attention`, attention is computed in float32 whatever the rest is computed in."""
 
-    null: Tensor
-
-    def __init__(self, unet: Any, null: Tensor) -> None:
+    def __init__(self, unet: Any) -> None:
         super().__init__()
         self.unet: Any = unet
-        self.register_buffer("null", null, persistent=False)
+        self.context_channels: int = unet.config.cross_attention_dim
         if unet.config.upcast_attention:
             self.unet.set_attn_processor(UpcastAttention())
 
     @classmethod
-    def read(cls, folder: Path, null: Tensor) -> Self:
+    def read(cls, folder: Path) -> Self:
         """That of a folder in diffusers' format. Raises UserError as `pretrained` does, and for a kind that is told more than a text."""
         unet: Any = pretrained("diffusers", "UNet2DConditionModel", folder)
         required(folder / "config.json", dict(unet.config), dict.fromkeys(UNUSUAL, (None,)))
-        return cls(unet, null)
+        return cls(unet)
 
-    def forward(self, x: Tensor, label: Tensor, cond: Tensor | None = None) -> Tensor:
-        """x [b, c, h, w], label [b], cond [b, n, d] or None -> [b, c, h, w] of the weights' type."""
-        context = self.null.expand(len(x), -1, -1) if cond is None else cond
+    def forward(self, x: Tensor, label: Tensor, cond: Tensor) -> Tensor:
+        """x [b, c, h, w], label [b], cond [b, n, d] -> [b, c, h, w] of the weights' type."""
         dtype = self.unet.dtype
-        return self.unet(x.to(dtype), label, encoder_hidden_states=context.to(dtype), return_dict=False)[0]
+        return self.unet(x.to(dtype), label, encoder_hidden_states=cond.to(dtype), return_dict=False)[0]
 
 
 class UpcastAttention:

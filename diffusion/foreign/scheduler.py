@@ -94,7 +94,7 @@ def ways_of(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder / FILE} asks for {name} with {asked}, which has no counterpart here; name another scheduler in it.")
     ladder = next((word for key, word in LADDERS.items() if config.get(key)), None)
     return {
-        "schedule": schedule(config, linear_in_sigma=meant.between and ladder is None),
+        "schedule": schedule(config, linear_in_sigma=meant.between and ladder is None and config["timestep_spacing"] == "linspace"),
         "parameterization": {"_target_": f"diffusion.parameterization.{PARAMETERIZATIONS[config['prediction_type']]}"},
         "sampler": {"_target_": f"diffusion.samplers.{meant.sampler}"} | {ours: config[key] for ours, key in meant.settings.items()},
         "grid": grid(config, meant, ladder),

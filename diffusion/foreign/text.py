@@ -60,6 +60,19 @@ class Frozen(TextEncoder):
         made.parts = model.eval().requires_grad_(False), tokenizer
         return made
 
+    @classmethod
+    def read(cls, folder: Path, words: Path) -> tuple[Any, Any]:
+        """The model in a folder and the tokenizer in `words`. Raises UserError if they cannot be read, or do not fit each other."""
+        with torch.random.fork_rng(devices=[]):
+            model: Any = pretrained("transformers", cls.model_class, folder)
+        try:
+            tokenizer = getattr(imported("transformers"), cls.tokenizer_class).from_pretrained(words, local_files_only=True)
+        except Exception as error:  # the library raises many kinds for a damaged file
+            raise UserError(f"{words} holds no {cls.tokenizer_class} that can be read ({type(error).__name__}).") from error
+        if not 3 < len(tokenizer) <= model.config.vocab_size:
+            raise UserError(f"{words} has a tokenizer of {len(tokenizer)} tokens for an encoder that knows {model.config.vocab_size}.")
+        return model, tokenizer
+
     @abstractmethod
     def vectors(self, model: Any, tokens: Any) -> tuple[Tensor, Tensor]:
         """(the vectors [k, length, channels], that of the whole text [k, channels]) of what the tokenizer made of k texts."""
@@ -68,14 +81,7 @@ class Frozen(TextEncoder):
     def parts(self) -> tuple[Any, Any]:
         """The model and its tokenizer."""
         place = found(self.folder)
-        with torch.random.fork_rng(devices=[]):
-            model: Any = pretrained("transformers", self.model_class, place)
-        try:
-            tokenizer = getattr(imported("transformers"), self.tokenizer_class).from_pretrained(place, local_files_only=True)
-        except Exception as error:  # the library raises many kinds for a damaged file
-            raise UserError(f"{place} holds no {self.tokenizer_class} that can be read ({type(error).__name__}).") from error
-        if not 3 < len(tokenizer) <= model.config.vocab_size:
-            raise UserError(f"{place} has a tokenizer of {len(tokenizer)} tokens for an encoder that knows {model.config.vocab_size}.")
+        model, tokenizer = self.read(place, place)
         if self.hash is not None and self.hash != (here := parts_hash(model, tokenizer)):
             raise UserError(
                 f"conditions.encoder.folder={self.folder} holds another model than the run was trained with: its hash is {here}, and "

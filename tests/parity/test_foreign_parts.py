@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from stable_folders import BETAS, ONE, written
+from stable_folders import BETAS
 
 from diffusion.support.build import build
 from diffusion.support.errors import UserError
@@ -87,15 +87,29 @@ def test_the_ladder(tmp_path, name, ladder):
     assert (told - outer(scheduler.timesteps.double())).abs().max() < 1
 
 
-def test_settings_that_are_left_out_are_diffusers_own(tmp_path):
-    """The file of Stable Diffusion 1.x, which names neither prediction_type nor timestep_spacing."""
-    config = {"_class_name": "PNDMScheduler", "set_alpha_to_one": False, "skip_prk_steps": True, **BETAS}
-    (tmp_path / FILE).write_text(json.dumps(config))
-    found = ways_of(tmp_path)
-    assert found["parameterization"]["_target_"].endswith(".Epsilon")
-    assert found["grid"] == {"_target_": "diffusion.grids.Leading", "steps": 50, "offset": 1}
-    assert found["sampler"] == {"_target_": "diffusion.samplers.PNDM", "skip_prk_steps": True}
-    assert build(found["schedule"]).beta_end == pytest.approx(0.012)
+@pytest.fixture
+def published(tmp_path):
+    """What is read of Stable Diffusion 1.5's own file, which names neither prediction_type nor timestep_spacing."""
+    config = {"_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "clip_sample": False, "set_alpha_to_one": False, **BETAS}
+    (tmp_path / FILE).write_text(json.dumps(config | {"skip_prk_steps": True, "trained_betas": None}))
+    return ways_of(tmp_path)
+
+
+def test_settings_that_are_left_out_are_diffusers_own(published):
+    assert published["parameterization"]["_target_"].endswith(".Epsilon")
+    assert published["grid"] == {"_target_": "diffusion.grids.Leading", "steps": 50, "offset": 1}
+    assert published["sampler"] == {"_target_": "diffusion.samplers.PNDM", "skip_prk_steps": True}
+
+
+def test_000_eq_24_to_30_the_betas_of_stable_diffusion(published):
+    """The table of document 000, to the ten decimals that it prints."""
+    betas = build(published["schedule"]).betas()
+    table = {0: 0.00085, 1: 0.0008546986, 2: 0.0008594103, 10: 0.0008975693, 100: 0.0013839726, 999: 0.012}
+    assert len(betas) == 1000
+    for i, beta in table.items():
+        assert betas[i].item() == pytest.approx(beta, rel=0, abs=1e-10)
+    even = betas.sqrt().diff()  # eq. 24
+    torch.testing.assert_close(even, even[:1].expand(999), rtol=1e-9, atol=0)
 
 
 def test_x0_is_clipped_where_the_scheduler_clips_it(tmp_path):
@@ -126,19 +140,19 @@ def test_a_scheduler_without_a_counterpart(tmp_path, name, settings, said):
 # ---- networks
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return written(tmp_path_factory.mktemp("stable") / "one", ONE)
+@pytest.fixture
+def folder(stable_diffusion):
+    return stable_diffusion["one"]
 
 
-def test_no_condition_is_the_null_context(folder):
-    null = torch.randn(77, 32, generator=torch.Generator().manual_seed(0))
-    unet, x, label = ConditionalUNet.read(folder / "unet", null), torch.randn(2, 4, 8, 8), torch.tensor([3.0, 250.5])
-    theirs = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet")
+def test_the_network(folder):
+    """The label, fractional between two steps, is its time step, and the condition its context."""
+    unet, theirs = ConditionalUNet.read(folder / "unet"), diffusers.UNet2DConditionModel.from_pretrained(folder / "unet")
+    x, label, cond = torch.randn(2, 4, 8, 8), torch.tensor([3.0, 250.5]), torch.randn(2, 77, 32)
     with torch.no_grad():
-        torch.testing.assert_close(unet(x, label), theirs(x, label, null.expand(2, -1, -1)).sample)
-        assert (unet(x, label, torch.zeros(2, 77, 32)) - unet(x, label)).abs().max() > 1e-4
-    assert "null" not in unet.state_dict() and not any(p.requires_grad for p in unet.parameters())
+        torch.testing.assert_close(unet(x, label, cond), theirs(x, label, cond).sample)
+        assert (unet(x, label, cond) - unet(x, label + 0.5, cond)).abs().max() > 1e-4
+    assert unet.context_channels == 32 and not any(p.requires_grad for p in unet.parameters())
 
 
 @pytest.mark.parametrize("context", [None, 24])
