@@ -37,7 +37,7 @@ def stable_diffusion(folder: str | Path) -> Model:
 
     Raises UserError for another kind of folder, one that is not complete, and parts that do not fit each other."""
     folder = Path(folder)
-    named(folder)
+    indexed(folder)
     ways = ways_of(folder / "scheduler")
     vae, words = ForeignAutoencoder.read(folder / "vae"), Text(CLIP.of(*CLIP.read(folder / "text_encoder", folder / "tokenizer")))
     unet = ConditionalUNet.read(folder / "unet")
@@ -50,7 +50,7 @@ def stable_diffusion(folder: str | Path) -> Model:
     return Model(denoiser, codec, words, config, folder=folder)
 
 
-def named(folder: Path) -> None:
+def indexed(folder: Path) -> None:
     """Raises UserError unless a folder's index names a pipeline that is read here, of parts that are."""
     index = read_json(folder / INDEX)
     if (name := index.get("_class_name")) not in PIPELINES:
