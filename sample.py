@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,13 +34,14 @@ def main(cfg: DictConfig) -> None:
 
 
 def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
-    """Load, generate, write. Image i has seed SEED + i, and has the condition that it has in the run's own grids unless `classes` is
-    given."""
+    """Load, generate, write. Image i has seed SEED + i, and has the condition that it has in the run's own grids unless `classes`, `prompt`
+    or `prompts` is given."""
     with doing("loading torch and the run"):  # slow, so that --help and a mistyped word have been answered by now
         import torch
 
         from diffusion import album
         from diffusion.checkpoint import load
+        from diffusion.conditions.asking import require_texts, wish
         from diffusion.editing import between, edited
         from diffusion.metrics.passport import code_version
         from diffusion.support.devices import device
@@ -47,6 +49,8 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
     if cfg.out:
         album.require_own(Path(cfg.out), "out")
     model = load(cfg.ckpt, cfg.averaged).to(device(cfg.device), cfg.precision)
+    if cfg.negative_prompt is not None:
+        require_texts(model.conditions, "negative_prompt", cfg.negative_prompt)
     recipe = model.recipe(
         **own(model.config, cfg, typed),
         batch_size=cfg.sample_batch_size,
@@ -55,17 +59,15 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
     )
     recipe = edited(recipe, OmegaConf.to_container(cfg.edit, resolve=True))
     seeds = between(cfg.between, cfg.n) if cfg.between else range(cfg.seed, cfg.seed + cfg.n)
-    numbers = torch.arange(cfg.n)
-    cond, classes = recipe.conditions.ask(numbers), OmegaConf.to_object(cfg.classes) if OmegaConf.is_config(cfg.classes) else cfg.classes
-    if classes is not None:
-        chosen = recipe.conditions.parse(classes, "classes")
-        cond = chosen[numbers % len(chosen)]
-    drawn = {"classes": classes, "shape": list(recipe.shape), "columns": cfg.columns, "trajectory": cfg.trajectory}
+    said = {key: OmegaConf.to_object(cfg[key]) if OmegaConf.is_config(cfg[key]) else cfg[key] for key in ("classes", "prompt", "prompts")}
+    cond, names = wish(recipe.conditions, torch.arange(cfg.n), said)
+    drawn = {"classes": said["classes"], "shape": list(recipe.shape), "columns": cfg.columns, "trajectory": cfg.trajectory}
+    drawn |= {} if names is None else {"prompts": list(dict.fromkeys(names))}
     made_by = {**model.describe(), **recipe.describe(), "seeds": album.seeds_as_data(seeds), **drawn}
     folder = Path(cfg.out or model.samples / album.folder_name(made_by)).absolute()
     album.require_own(folder, "out")
-    command = " ".join(["python sample.py", *(f"{key}={value}" for key, value in typed.items())])
-    album.write(recipe, seeds, cond, folder, {"command": command, "code": code_version(), **made_by}, cfg.columns, cfg.trajectory)
+    command = shlex.join(["python", "sample.py", *(f"{key}={value}" for key, value in typed.items())])
+    album.write(recipe, seeds, cond, folder, {"command": command, "code": code_version(), **made_by}, cfg.columns, cfg.trajectory, names)
     first, film = f" of the first {album.PICTURES}" * (cfg.n > album.PICTURES), ", trajectory.gif" * cfg.trajectory
     log.info("%d images, grid.png%s%s and samples.npz in %s", cfg.n, first, film, folder)
 

@@ -23,6 +23,7 @@ from diffusion.samplers import State
 from diffusion.support.errors import UserError
 from diffusion.support.files import atomic, sweep
 from diffusion.support.progress import bar
+from diffusion.typing import Rows
 
 OURS = re.compile(r"\d{6,}\.png|grid\.png|samples\.npz|trajectory\.gif|recipe\.json")
 RECORD = "recipe.json"
@@ -60,18 +61,20 @@ def require_own(folder: Path, key: str) -> None:
 def write(
     recipe: Recipe,
     seeds: Sequence[Seed],
-    cond: Tensor | None,
+    cond: Rows | None,
     folder: Path,
     made_by: Mapping[str, Any],
     columns: int | None = None,
     trajectory: bool = False,
+    names: Sequence[str] | None = None,
 ) -> None:
-    """Make an image for each seed, with these conditions, and write them to `folder`, which takes the place of an earlier one whole:
+    """Make an image for each seed, with these conditions, and write them to `folder`, which takes the place of an earlier one whole. If
+    they are texts, `names` are these, one for each image:
 
-    samples.npz     images, labels (the conditions, if any), seeds (unless between two), recipe (recipe.json as a string)
+    samples.npz     images, labels (the conditions, if any) or prompts, seeds (unless between two), recipe (recipe.json as a string)
     recipe.json     `made_by`, and `nfe`, the calls of the denoiser for an image
     000000.png ...  each image, if they are pictures; floats on one scale
-    grid.png        the first 256 pictures in rows of `columns`, or a scatter of the first 10,000 points
+    grid.png        the first 256 pictures in rows of `columns`, those of a text under it, or a scatter of the first 10,000 points
     trajectory.gif  if asked for, the way of the first 64 out of noise, in up to 60 frames"""
     SeededNoise([seeds[0], seeds[-1]], "cpu")  # what is too large is refused now, and not at the last batch
     sweep(folder)
@@ -88,14 +91,16 @@ def write(
                 film = [a + b for a, b in zip(film, seen, strict=True)] if film and seen else film or seen
                 wanted = max(0, wanted - len(state.x))
                 add(recipe.codec.decode(state.x).cpu())
-        draw(torch.from_numpy(np.load(array, mmap_mode="c")), place, columns)
+        draw(torch.from_numpy(np.load(array, mmap_mode="c")), place, columns, names)
         if trajectory:
             few = columns or square(min(FILMED, len(seeds)))
             save_gif([show(torch.cat(frames), few) for frames in film], place / "trajectory.gif")
         record = json.dumps({**made_by, "nfe": round(asked.images / len(seeds))}, indent=1)
         (place / RECORD).write_text(record + "\n")
         own = None if isinstance(seeds[0], Between) else np.array(seeds)
-        pack(place / "samples.npz", array, labels=None if cond is None else cond.numpy(), seeds=own, recipe=np.array(record))
+        labels = None if cond is None or names is not None else cond[:].numpy()
+        texts = None if names is None else np.array(names)
+        pack(place / "samples.npz", array, labels=labels, prompts=texts, seeds=own, recipe=np.array(record))
 
 
 def watched(recipe: Recipe, states: Iterator[State], rows: int) -> tuple[State, list[list[Tensor]]]:
@@ -122,15 +127,20 @@ def rows_of(path: Path, n: int) -> Iterator[Any]:
         yield add
 
 
-def draw(images: Tensor, folder: Path, columns: int | None) -> None:
-    """Each picture as a file, and grid.png."""
+def draw(images: Tensor, folder: Path, columns: int | None, names: Sequence[str] | None = None) -> None:
+    """Each picture as a file, and grid.png, in which those of one name stand together."""
     bounds: Bounds | None = None if images.dtype == torch.uint8 else spanned(images)
     if images.ndim == 4:
         for i, image in enumerate(images):
             picture = tile(image[None] if bounds is None else levels(image[None], bounds), 1, gap=0, cell=1)
             Image.fromarray(picture.numpy()).save(folder / f"{i:06d}.png")
     shown = images[: POINTS if images.ndim == 2 else PICTURES]
-    save_png(show(shown, min(len(shown), columns or square(len(shown))), bounds), folder / "grid.png")
+    count, sections = len(shown), None
+    if names is not None and images.ndim == 4:
+        named = list(names[:count])
+        order = sorted(range(count), key=lambda i: (named.index(named[i]), i))
+        shown, sections, count = shown[order], [named[i] for i in order], max(map(named.count, named))
+    save_png(show(shown, min(count, columns or square(len(shown))), bounds, sections), folder / "grid.png")
 
 
 def spanned(images: Tensor) -> Bounds:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import yaml
 from hydra.core.config_store import ConfigStore
@@ -13,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from diffusion.mistyped import CONF, unknown_choice
-from diffusion.schemas import EvaluateSchema, SampleSchema, TrainSchema, bare, container, known
+from diffusion.schemas import TEXTS, EvaluateSchema, SampleSchema, TrainSchema, bare, container, known
 from diffusion.support.build import spread, ways
 from diffusion.support.errors import UserError
 from diffusion.support.moved import brought_up
@@ -70,6 +71,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("basename", lambda path: Path(path).name, replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
+    OmegaConf.register_new_resolver("text", unquote, replace=True)
 
 
 def run_name(name: str) -> str:
@@ -91,13 +93,24 @@ def run_dir(runs: str, name: str, resume: str | None) -> str:
 def words() -> dict[str, str]:
     """The words that the user or a sweep typed, by key."""
     split = (word.lstrip("+~").partition("=") for word in HydraConfig.get().overrides.task)
-    return {key.split("@")[0]: value for key, _, value in split}
+    return {key.split("@")[0]: unescaped(value) for key, _, value in split}
+
+
+def escaped(text: str) -> str:
+    """A text so that neither Hydra nor OmegaConf finds anything in it to read: its marks by their numbers, behind the resolver `text`."""
+    return f"""'${{text:"{quote(text, safe=" ", errors="replace")}"}}'"""
+
+
+def unescaped(value: str) -> str:
+    """The text of a `escaped` value, and any other value as it is."""
+    found = re.fullmatch(r"""'\$\{text:"(.*)"}'""", value)
+    return unquote(found[1]) if found else value
 
 
 def told(cfg: DictConfig, typed: Collection[str]) -> list[Path]:
     """Where a command that reads a run's folder may write: in the places that it names itself, typed or by its own `paths`, and in that
     folder."""
-    named = [OmegaConf.select(cfg, key) for key in typed] + list(cfg.get("paths", {}).values())
+    named = [OmegaConf.select(cfg, key) for key in typed if key not in TEXTS] + list(cfg.get("paths", {}).values())
     places = [Path(value) for value in named if isinstance(value, str) and value]
     return places + [place.parents[1] for place in places if os.path.isfile(place) and len(place.parents) > 1]  # of a checkpoint, its run
 
@@ -221,6 +234,8 @@ def own(run: Mapping[str, Any], cfg: DictConfig, typed: Mapping[str, str]) -> di
             result[group] = chosen
         else:
             result[group] = _changed_by(typed, group, run[group], cfg)
+            if group == "guidance" and cfg.get("negative_prompt") is not None:
+                result[group]["negative"] = cfg.negative_prompt
             if group in STAGED:  # what a sweep's file says of all stages
                 result[group] |= {key: value for key, value in chosen.items() if not isinstance(value, dict)}
         if group in STAGED:

@@ -16,7 +16,7 @@ from diffusion.conditions import Unconditional
 from diffusion.denoiser import Estimate
 from diffusion.samplers import State, last
 from diffusion.support.hashes import tensors_hash
-from diffusion.typing import Codec, Conditions, Denoise, device_of
+from diffusion.typing import Codec, Conditions, Denoise, Rows, device_of
 
 # What autocast computes in; of -true, the weights are of that type too.
 HALVES = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
@@ -108,7 +108,7 @@ def walks(
     grid: Callable,
     shape: Sequence[int],
     seeds: Sequence[Seed],
-    cond: Tensor | None = None,
+    cond: Rows | None = None,
     batch_size: int = 64,
 ) -> Iterator[Iterator[State]]:
     """The `trajectories` of one batch of the seeds after the other."""
@@ -123,7 +123,7 @@ def generate(
     grid: Callable,
     shape: Sequence[int],
     seeds: Sequence[Seed],
-    cond: Tensor | None = None,
+    cond: Rows | None = None,
     batch_size: int = 64,
     codec: Codec = Pixels(),  # noqa: B008 (frozen)
 ) -> Tensor:
@@ -174,7 +174,7 @@ class Recipe:
             raise ValueError(f"precision={self.precision} needs weights of that type: load the model again, and say to(device, precision).")
         self.grid(self.denoiser.schedule)
 
-    def __call__(self, seeds: Sequence[Seed], cond: Tensor | None = None) -> Made:
+    def __call__(self, seeds: Sequence[Seed], cond: Rows | None = None) -> Made:
         """An image for each seed, with these conditions, such as `conditions.ask(torch.arange(n))`; None asks for none."""
         asked = Asked(self.denoiser)
         with self.computing():

@@ -4,11 +4,12 @@ points; PNG, GIF."""
 import math
 from collections.abc import Sequence
 from io import BytesIO
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -24,8 +25,9 @@ Bounds = tuple[Tensor | float, Tensor | float]
 """(lowest, highest): two numbers for pictures; for points two numbers, or two for each axis."""
 
 
-def show(batch: Tensor, columns: int, bounds: Bounds | None = None) -> Tensor:
-    """What a batch of items as the data hold them looks like, uint8 [H, W, 3]: pictures in a grid, vectors [n, d] as a scatter.
+def show(batch: Tensor, columns: int, bounds: Bounds | None = None, names: Sequence[str] | None = None) -> Tensor:
+    """What a batch of items as the data hold them looks like, uint8 [H, W, 3]: pictures in a grid, vectors [n, d] as a scatter. With
+    `names`, one for each, pictures of the same one that follow each other stand under it.
 
     uint8 pictures [n, h, w, c] are shown as they are, and floats so that `bounds` become black and white; the batch's own, `limits`,
     if None. Pictures [n, h, w] have one channel. Several batches are shown on one scale by giving the bounds of one to all. Raises
@@ -36,7 +38,12 @@ def show(batch: Tensor, columns: int, bounds: Bounds | None = None) -> Tensor:
         batch = batch[..., None]
     if batch.ndim != 4:
         raise ValueError(f"Items of shape {list(batch.shape[1:])} are no pictures and no vectors: nothing here can draw them.")
-    return tile(batch if batch.dtype == torch.uint8 else levels(batch, bounds), columns)
+    pictures = batch if batch.dtype == torch.uint8 else levels(batch, bounds)
+    if names is None:
+        return tile(pictures, columns)
+    groups = [(name, len(list(group))) for name, group in groupby(names)]
+    parts = pictures.split([count for _, count in groups])
+    return torch.cat([part for (name, _), each in zip(groups, parts, strict=True) for part in titled(tile(each, columns), name)])
 
 
 def limits(batch: Tensor) -> Bounds:
@@ -68,6 +75,26 @@ def tile(images: Tensor, columns: int, gap: int = 2, cell: int = CELL) -> Tensor
         y, x = gap + i // columns * h, gap + i % columns * w
         picture[y : y + h - gap, x : x + w - gap] = image
     return picture
+
+
+def titled(picture: Tensor, title: str, size: int = 11) -> list[Tensor]:
+    """[a strip uint8 [h, W, 3] with the title in black on white, in up to three lines, the picture uint8 [H, W, 3]]."""
+    font, width = ImageFont.load_default(size), picture.shape[1]
+    lines = [""]
+    for letter in " ".join(title.split()):
+        wide = font.getlength(lines[-1] + letter) > width - 4
+        left, space, right = lines[-1].rpartition(" ")
+        if wide and letter == " ":
+            lines.append("")
+        elif wide:  # the word that is being written goes on in the next line, unless it is as long as the line
+            lines[-1:] = [left, right + letter] if space else [lines[-1], letter]
+        else:
+            lines[-1] += letter
+    if len(lines) > 3:
+        lines[2:] = [lines[2][:-1] + "…"]
+    strip = Image.new("RGB", (width, len(lines) * (size + 3) + 2), "white")
+    ImageDraw.Draw(strip).multiline_text((2, 1), "\n".join(lines), "black", font, spacing=3)
+    return [torch.from_numpy(np.array(strip)), picture]
 
 
 def coloured(images: Tensor) -> Tensor:

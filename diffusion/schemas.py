@@ -8,6 +8,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from diffusion.support.errors import UserError, did_you_mean
 from diffusion.support.ranges import Count, Decay, Few, Images, Limit, Natural, Seed, Several, Share, plain_type, refused
 
+TEXTS = ("prompt", "negative_prompt")  # keys whose values are texts, taken as they are typed
 MatMul = Literal["highest", "high", "medium"]  # torch's words
 
 
@@ -76,6 +77,9 @@ class SampleSchema:
     n: Images = MISSING
     seed: Seed = MISSING
     classes: Any = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    prompts: str | None = None
     height: Few | None = None
     width: Few | None = None
     averaged: bool = MISSING

@@ -14,7 +14,9 @@ from pathlib import Path
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from diffusion.config import escaped
 from diffusion.mistyped import CONF, plainly
+from diffusion.schemas import TEXTS
 from diffusion.support.errors import TRACEBACK, UserError, one_sentence
 from diffusion.support.files import writing_in
 from diffusion.support.trust import trusting
@@ -40,8 +42,11 @@ def shell(main: Callable[[], None]) -> None:
 
 def quoted(word: str) -> str:
     """KEY=VALUE as Hydra reads it where the value holds a `=` of its own, as a file's name may: quoted, each of several apart. A number is
-    quoted where a group's choice is to be, which Hydra, if it is not among the choices, answers with an empty message or a traceback."""
+    quoted where a group's choice is to be, which Hydra, if it is not among the choices, answers with an empty message or a traceback. Of a
+    text no letter means anything to Hydra."""
     key, equals, value = word.partition("=")
+    if key in TEXTS:
+        return f"{key}={escaped(value)}"
     if key in GROUPS:
         return key + equals + NUMBER.sub(r'"\g<0>"', value)
     if "=" not in value or not re.fullmatch(r"[+~]*[\w./@:]+", key) or re.match(r"['\"\[{]|\w+\(", value):

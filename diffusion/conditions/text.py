@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from diffusion.conditions.rows import numbered_texts
 from diffusion.networks import TextNetwork
 from diffusion.support.errors import UserError
 from diffusion.support.ranges import Checked, Few
@@ -110,7 +111,7 @@ class Text(Checked):
             self.nulls[cond.device] = self.nothing.to(cond.device)
         return self.nulls[cond.device].expand(len(cond), *self.nothing.shape)
 
-    def names(self, indices: Tensor) -> list[str] | None:
+    def names(self, indices: Tensor) -> list[str]:
         """The texts that images number `indices` [b] are asked for. Raises ValueError where nothing says them."""
         if not self.asked:
             raise ValueError('Nothing says which text to ask for: say prompt="...", or conditions.prompts=["...","..."] in training.')
@@ -118,9 +119,8 @@ class Text(Checked):
 
     def ask(self, indices: Tensor) -> Tensor | None:
         """The conditions of images number `indices` [b]: [b, ...]. Raises ValueError as `names` does."""
-        names = self.names(indices) or []
-        distinct = {text: i for i, text in enumerate(dict.fromkeys(names))}
-        return self.encoder.encode(list(distinct))[[distinct[text] for text in names]]
+        distinct, number = numbered_texts(self.names(indices))
+        return self.encoder.encode(distinct)[number]
 
     def parse(self, words: Any, key: str = "the condition") -> Tensor:
         """The conditions [k, ...] of a text, or of a list of k. Raises UserError for what is none, as a class is."""

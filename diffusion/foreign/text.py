@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from diffusion.conditions.rows import Repeated, numbered_texts
 from diffusion.conditions.text import TextEncoder
 from diffusion.conditions.tokens import warn_cut
 from diffusion.foreign.files import imported, pretrained
@@ -130,10 +131,8 @@ class Frozen(TextEncoder):
 
     def of_data(self, texts: Sequence[str], folder: Path | None) -> Rows:
         """The vectors of a data set's texts, each different one once; mapped from a file in `folder` that is made the first time."""
-        distinct = list(dict.fromkeys(texts))
-        number = {text: i for i, text in enumerate(distinct)}
-        table = torch.cat(list(self.batches(distinct))) if folder is None else self.kept(distinct, folder)
-        return Repeated(table, torch.tensor([number[text] for text in texts]))
+        distinct, number = numbered_texts(list(texts))
+        return Repeated(torch.cat(list(self.batches(distinct))) if folder is None else self.kept(distinct, folder), number)
 
     def kept(self, texts: Sequence[str], folder: Path) -> Tensor:
         """The vectors of texts, mapped from a file whose name is a hash of the model, the tokenizer, the settings and the texts."""
@@ -181,28 +180,6 @@ class T5(Frozen):
         there = tokens.attention_mask[..., None]
         each = model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state * there
         return each, each.sum(1) / there.sum(1)
-
-
-class Repeated:
-    """Rows [n, ...] many of which are the same: row i is table[number[i]], of a table [k, ...] and numbers [n]."""
-
-    def __init__(self, table: Tensor, number: Tensor) -> None:
-        self.table, self.number = table, number
-
-    def __getitem__(self, indices: Any, /) -> Tensor:
-        return self.table[self.number[indices]]
-
-    def __len__(self) -> int:
-        return len(self.number)
-
-    @property
-    def nbytes(self) -> int:
-        """The memory that they take."""
-        return self.table.nbytes + self.number.nbytes
-
-    def to(self, device: Any, /) -> "Repeated":
-        """The same on this device."""
-        return Repeated(self.table.to(device), self.number.to(device))
 
 
 def found(folder: str) -> Path:

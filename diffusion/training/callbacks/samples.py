@@ -17,7 +17,8 @@ class Samples(Evaluation):
     """Every `every` steps, for each of the module's recipes: a grid of samples, as PNG under samples/ and to the loggers.
 
     A class-conditional model's grid has a row for each class (the first `rows` of them), the same seeds every time; of classes that are
-    left to chance, a row for each draw. Of vectors there are `points`, in one scatter. Each rank makes its share."""
+    left to chance, a row for each draw; of texts, a row under each of the first `rows`. Of vectors there are `points`, in one scatter.
+    Each rank makes its share."""
 
     def __init__(self, every: Count, rows: Few = 10, columns: Few = 10, points: Few = 1000, seed: Seed = 0, at_start: bool = False) -> None:
         super().__init__(every, at_start)
@@ -26,14 +27,16 @@ class Samples(Evaluation):
     def evaluate(self, trainer: Trainer, module: LightningModule) -> None:
         rank, world = rank_and_world()
         for name, recipe in module.recipes.items():
-            rows, columns = min(self.rows, recipe.conditions.num_classes or self.rows), self.columns
+            asked = recipe.conditions
+            rows, columns = min(self.rows, asked.num_classes or (asked.period if asked.period > 1 else self.rows)), self.columns
             if len(recipe.shape) == 1:
                 rows, columns = self.points, 1
-            mine = torch.arange(rows * columns)[rank::world]
-            made = recipe((mine + self.seed).tolist(), recipe.conditions.ask(mine // columns))
+            numbers = torch.arange(rows * columns)
+            mine = numbers[rank::world]
+            made = recipe((mine + self.seed).tolist(), asked.ask(mine // columns))
             images = gather_dealt(made.images)
             if trainer.is_global_zero:
-                picture = show(images, self.columns)
+                picture = show(images, self.columns, names=asked.names(numbers // columns))
                 save_png(picture, Path(trainer.default_root_dir) / "samples" / f"{name}-step={trainer.global_step:08d}.png")
                 for logger in trainer.loggers:
                     log_image(logger, f"samples/{name}", picture, trainer.global_step)
