@@ -143,7 +143,7 @@ def load(path: str | Path, averaged: bool = True, kind: type[nn.Module] = Denois
     with trusting(trust), writing_in(PLACES.get() or [folder]):
         vet({group: config.get(group) for group in (*MODEL, *WAYS)}, where=str(folder / "config.yaml"))
         try:
-            model = assemble(config)
+            model = assemble(config, folder)
         except (TypeError, KeyError, AttributeError, IndexError, RuntimeError, OverflowError, MemoryError) as error:  # of a damaged file
             reason = str(error).splitlines()[0] if str(error) else "nothing more"
             raise UserError(f"{folder / 'config.yaml'} describes no model ({type(error).__name__}: {reason}).") from error

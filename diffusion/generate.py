@@ -193,15 +193,17 @@ class Recipe:
             torch.set_float32_matmul_precision(before)
 
     def describe(self) -> dict[str, Any]:
-        """Sampler, grid, guidance, conditions, precision and kind of device as plain data for a passport."""
+        """Sampler, grid, guidance, conditions, an autoencoder, precision and kind of device as plain data for a passport."""
         plain = self.denoiser is self.model or (self.model is None and not is_dataclass(self.denoiser))
         usual = self.matmul_precision == "high"
+        trained = {"codec": self.codec.describe()} if hasattr(self.codec, "describe") else {}
         return {
             "sampler": described(self.sampler) | {"grid": described(self.grid)},
             "guidance": None if plain else described(self.denoiser),
             "conditions": self.conditions.describe(),
             "precision": self.precision if usual else f"{self.precision}, matmul {self.matmul_precision}",
             "device": device_of(self.denoiser).type,
+            **trained,
         }
 
 

@@ -11,7 +11,7 @@ import torch
 
 from diffusion.generate import HALVES, Recipe
 from diffusion.guidance import Guidance, doubts
-from diffusion.support.build import asks_for, build, changed, wanted, ways
+from diffusion.support.build import asks_for, build, changed, locate, wanted, ways
 from diffusion.support.errors import UserError
 from diffusion.typing import Codec, Conditions, Denoise
 
@@ -128,15 +128,18 @@ class Model:
         return denoiser
 
 
-def assemble(config: Mapping[str, Any]) -> Model:
+def assemble(config: Mapping[str, Any], home: Path | None = None) -> Model:
     """The model that a resolved configuration describes, with the weights it begins with (from torch's random state).
 
-    Settings that follow from the data (see `completed`) are read from the data set if the configuration lacks them.
+    Settings that follow from the data (see `completed`) are read from the data set if the configuration lacks them. `home` is the folder of
+    the run, if it is there already, for a codec that has a copy of itself in it. The model's configuration is this one, with the settings
+    of its network that follow from the size of latents.
 
     Raises ValueError or UserError with one sentence for what does not fit."""
     if config["codec"].get("data_shape", ()) is None:
-        config = completed(config, build(config["dataset"], "dataset").load())
-    codec, conditions = build(config["codec"], "codec"), build(config["conditions"], "conditions")
+        config = completed(config, build(config["dataset"], "dataset").load(), home)
+    codec, conditions = build(config["codec"], "codec", {"home": home}), build(config["conditions"], "conditions")
+    config = {**config, "network": fitted(config["network"], codec)}
     variance = variance_of(config["objective"])
     channels, *size = codec.shape
     told = {"in_channels": channels, "out_channels": channels * (1 + variance["learned_variance"]), **conditions.network()}
@@ -158,10 +161,20 @@ def variance_of(objective: Mapping[str, Any]) -> dict[str, Any]:
     return {"learned_variance": made.learned_variance, "fixed_variance": getattr(made, "fixed_variance", None)}
 
 
-def completed(config: Mapping[str, Any], data: Any) -> dict[str, Any]:
+def completed(config: Mapping[str, Any], data: Any, home: Path | None = None) -> dict[str, Any]:
     """The configuration with the settings that follow from the data: an item's shape, the data's statistics, the classes' number and
     frequencies.
 
-    `data` is a `diffusion.data.ImageSet`. With them, a run's config.yaml builds the model without its data set."""
-    parts = {name: changed(config[name], build(config[name], name).facts(data)) for name in ("codec", "conditions")}
+    `data` is a `diffusion.data.ImageSet`, `home` as for `assemble`. With them, a run's config.yaml builds the model without its data
+    set."""
+    parts = {name: changed(config[name], build(config[name], name, {"home": home}).facts(data)) for name in ("codec", "conditions")}
     return {**config, **parts}
+
+
+def fitted(network: Mapping[str, Any], codec: Codec) -> Mapping[str, Any]:
+    """A network's settings, which were chosen for pictures, for the latents of this codec: what its class makes of them in
+    `fitted(settings, size)`, if it does."""
+    if getattr(codec, "factor", 1) == 1:
+        return network
+    fit = getattr(locate(network["_target_"]), "fitted", None)
+    return network if fit is None else {**network, **fit(network, codec.shape[1:])}

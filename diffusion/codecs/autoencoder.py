@@ -1,8 +1,9 @@
 """The codec of latent diffusion: pictures become latents of an autoencoder that was trained before (Rombach et al. 2112.10752)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -26,7 +27,8 @@ class Autoencoder(Checked):
     at a time, on the device of what it is given. It is nobody's submodule, so that no optimizer, average or checkpoint holds it.
 
     `pixels` is the codec that the autoencoder was trained with, of pictures of this size. `weights` is the network's hash. `cached` says
-    that a training encodes its pictures once, see `diffusion.data.Moments`.
+    that a training encodes its pictures once, see `diffusion.data.Posteriors`. `keep(folder)` writes the autoencoder to a folder, from
+    which `diffusion.latents` reads it again; None where that is done.
 
     Raises ValueError unless mean and std have as many numbers as there are latent channels."""
 
@@ -37,6 +39,7 @@ class Autoencoder(Checked):
     slices: Few = field(default=64, compare=False)
     cached: bool = field(default=True, compare=False)
     weights: str = ""
+    keep: Callable[[Path], Any] | None = field(default=None, repr=False, compare=False)
 
     range: ClassVar[None] = None
 
@@ -85,9 +88,9 @@ class Autoencoder(Checked):
     def decode(self, x: Tensor) -> Tensor:
         """float [b, *shape] -> uint8 [b, h, w, c]."""
         channels, height, width = self.pixels.shape
-        kind, images = self._moved(x.device), [x.new_empty(0, height, width, channels, dtype=torch.uint8)]
+        images = [x.new_empty(0, height, width, channels, dtype=torch.uint8)]
         with torch.autocast(x.device.type, enabled=False):
-            for part in x.to(kind).split(self.slices) if len(x) else ():
+            for part in x.to(self._moved(x.device)).split(self.slices) if len(x) else ():
                 mean, std = self._scale(part)
                 images.append(self.pixels.decode(self.network.decode(part * std + mean)[..., :height, :width]))
         return torch.cat(images)

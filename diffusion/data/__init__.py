@@ -9,6 +9,7 @@ from diffusion.data.cifar import CIFAR10, CIFAR100
 from diffusion.data.digits import Digits
 from diffusion.data.image_folder import ImageFolder
 from diffusion.data.mnist import MNIST, FashionMNIST
+from diffusion.data.serving import Plain, Posteriors, Serving, served
 from diffusion.data.stream import Batch, Stream, flip
 from diffusion.data.synthetic import Synthetic
 from diffusion.data.two_moons import TwoMoons
@@ -31,11 +32,15 @@ __all__ = [
     "ImageFolder",
     "ImageSet",
     "PictureDataset",
+    "Plain",
+    "Posteriors",
+    "Serving",
     "Stream",
     "Synthetic",
     "TwoMoons",
     "WebDataset",
     "flip",
+    "served",
 ]
 
 

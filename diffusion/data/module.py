@@ -8,9 +8,11 @@ import torch
 from pytorch_lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
+from diffusion.codecs import Pixels
 from diffusion.conditions import Classes
 from diffusion.data.base import Dataset
 from diffusion.data.cache import ImageSet
+from diffusion.data.serving import Plain, Serving
 from diffusion.data.stream import Batch, Stream
 from diffusion.support.errors import UserError
 from diffusion.support.ranges import Count, Natural
@@ -33,8 +35,8 @@ class Restartable:
 
 
 class DataModule(LightningDataModule):
-    """Serves `dataset` as batches of its items [b, ...] (uint8 pictures [b, h, w, c], float32 vectors [b, d]) and of what `conditions` say
-    of them, [b, ...]; see `Stream`.
+    """Serves `dataset` as batches of its items [b, ...] (uint8 pictures [b, h, w, c], float32 vectors [b, d], or what `serving` makes of
+    them) and of what `conditions` say of them, [b, ...]; see `Stream`.
 
     batch_size: items in a batch over all devices.
     num_workers: processes that fetch ahead; 0 fetches in the training process, which a mapped cache rarely makes slow.
@@ -58,6 +60,7 @@ class DataModule(LightningDataModule):
         num_workers: Natural = 0,
         device_resident: bool = False,
         conditions: Conditions = Classes(),  # noqa: B008 (frozen)
+        serving: Serving = Plain(Pixels()),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         self.dataset = dataset
@@ -66,6 +69,7 @@ class DataModule(LightningDataModule):
         self.num_workers = num_workers
         self.device_resident = device_resident
         self.conditions = conditions
+        self.serving = serving
         self.flip = dataset.flip
 
     def prepare_data(self) -> None:
@@ -73,7 +77,7 @@ class DataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         self.images: ImageSet = self.dataset.load()
-        images = torch.from_numpy(self.images.images)
+        images = torch.from_numpy(self.serving.items(self.images))
         labels = self.conditions.labels(self.images)
         if self.device_resident:
             images, labels = self._move(images), None if labels is None else self._move(labels)

@@ -37,6 +37,7 @@ class Passport:
     precision     what the network computed in: 32-true, bf16-mixed, ...
     device        kind of device: a seed's noise on the CPU is not that on a GPU
     conditions    how images got their conditions, if not the classes in turn
+    codec         the autoencoder whose decoder made the images, with the hash of its weights; None for pixels
     settings      what else the metric was told: subsets, neighbours, its own seed; None if there is nothing
     intervals     what the numbers NAME/error, NAME/std beside it mean, by their last word; None if there are none
 
@@ -60,13 +61,15 @@ class Passport:
     device: str = "cpu"
     weights: str | None = None
     conditions: Mapping[str, Any] | None = None
+    codec: Mapping[str, Any] | None = None
     settings: Mapping[str, Any] | None = None
     intervals: Mapping[str, str] | None = None
 
     # An adaptive sampler's calls follow from the sampler and the weights.
-    # One curve has many steps, each with its weights, and may outlive a commit or move to another machine. Statistics differ by rounding
-    # from machine to machine; what determines them is in `extractor` and `reference`. An interval says how well a number is known.
-    NOT_IN_ID: ClassVar[tuple[str, ...]] = ("step", "code", "statistics", "nfe", "intervals", "weights", "device")
+    # One curve has many steps, each with its weights, of which an autoencoder's are a part, and may outlive a commit or move to another
+    # machine. Statistics differ by rounding from machine to machine; what determines them is in `extractor` and `reference`. An interval
+    # says how well a number is known.
+    NOT_IN_ID: ClassVar[tuple[str, ...]] = ("step", "code", "statistics", "nfe", "intervals", "weights", "codec", "device")
 
     @property
     def id(self) -> str:

@@ -1,9 +1,11 @@
 """The U-Net of the DDPM, Improved DDPM and ADM family, from one class."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +118,18 @@ class UNet(ConditionedNetwork):
         self.up = _up_path(blocks, levels, res_blocks, skips)
         self.norm = group_norm(self.widths[0])
         self.out = zero(nn.Conv2d(self.widths[0], out_channels, 3, padding=1))
+
+    @staticmethod
+    def fitted(settings: Mapping[str, Any], size: Sequence[int]) -> dict[str, list[int]]:
+        """The settings of a U-Net of pictures that make it one of their latents, [height, width]: `multipliers` without the first levels,
+        as many as its halvings are too many, and for each resolution of `attention` the nearest below it that is then reached."""
+        usual = {name: parameter.default for name, parameter in signature(UNet).parameters.items()}
+        multipliers, attention = (list(settings.get(key, usual[key])) for key in ("multipliers", "attention"))
+        while len(multipliers) > 1 and any(side % 2 ** (len(multipliers) - 1) for side in size):
+            del multipliers[0]
+        levels = [min(size) // 2**level for level in range(len(multipliers) or 1)]
+        reached = {next((side for side in levels if side <= said), levels[-1]) for said in attention}
+        return {"multipliers": multipliers, "attention": sorted(reached, reverse=True)}
 
     def forward(self, x_t: Tensor, label: Tensor, cond: Tensor | None = None) -> Tensor:
         """x_t [b, in_channels, h, w], label [b], cond -> [b, out_channels, h, w]: see `ConditionedNetwork`.

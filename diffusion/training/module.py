@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.data import flip
+from diffusion.data import Plain, Serving
 from diffusion.model import Model
 from diffusion.objectives import Objective, check
 from diffusion.times import Times
@@ -16,7 +16,8 @@ from diffusion.training.share import Share
 
 
 class DiffusionModule(TrainingModule):
-    """Trains the denoiser of `model` by `objective` on batches (images uint8 [b, h, w, c] or whatever its codec takes, labels [b] or None).
+    """Trains the denoiser of `model` by `objective` on batches (images uint8 [b, h, w, c] or whatever its codec takes, labels [b] or None),
+    or with images as `serving` serves them, which makes x_0 of them.
 
     The random numbers of a step are flips, condition dropout, t, eps, and an objective's own; dropout inside the network follows from the
     seed, the step and the share. See `TrainingModule` for the other settings.
@@ -32,13 +33,14 @@ class DiffusionModule(TrainingModule):
         lr_schedule: Callable[[int], float],
         ema: EMA,
         p_uncond: float = 0.1,
+        serving: Serving | None = None,
         **others: Any,
     ) -> None:
         check(model.denoiser, objective)
         super().__init__(model, objective, optimizer, lr_schedule, ema, **others)
         if not 0 <= p_uncond <= 1:
             raise ValueError(f"p_uncond={p_uncond} is a share of the conditions, between 0 and 1.")
-        self.times, self.p_uncond = times, p_uncond
+        self.times, self.p_uncond, self.serving = times, p_uncond, serving or Plain(model.codec)
         self.seen: list[tuple[Tensor, Tensor]] = []  # t and loss of the step's batches so far
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> Tensor:
@@ -46,7 +48,7 @@ class DiffusionModule(TrainingModule):
         (images, labels), step = batch, self.global_step
         share = Share.of(len(images), self.trainer, batch_idx)
         share.begin(self.seed, step)
-        x0 = self.codec.encode(flip(images, share.rand(images.device)) if self.mirror else images, share.randn_like)
+        x0 = self.serving.x0(images, share.rand(images.device) if self.mirror else None, share.randn_like)
         cond = self.drop(self.conditions.of(labels), share)
         t, weight = map(share.own, self.times(share.total, self.denoiser.schedule, x0.device))
         noises = [share.randn_like(x0) for _ in range(1 + getattr(self.objective, "noises", 0))]

@@ -6,7 +6,7 @@
 import logging
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,9 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 
 from diffusion.checkpoint import find, read, read_config
+from diffusion.data import Serving, served
 from diffusion.data.module import DataModule
+from diffusion.latents import COPY
 from diffusion.metrics import Metric
 from diffusion.model import Model, assemble, completed
 from diffusion.support.build import build, build_stages, construct, review, ways
@@ -36,6 +38,7 @@ from diffusion.training.fitting import require_fit, require_methods
 from diffusion.training.launch import alone_in, follow, job, parting
 from diffusion.training.loggers import quiet, run_of_its_own
 from diffusion.training.machine import Unscale, compiled, trainer_settings
+from diffusion.typing import Codec
 
 log = logging.getLogger(__name__)
 
@@ -55,17 +58,22 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
     require_possible(config, folder)
     settings = trainer_settings(config)
     dataset = build(config["dataset"], "dataset")
+    home = folder if config["resume"] else None
     with doing(f"reading {dataset.name}"):
-        config = completed(config, dataset.load())  # on every rank: one makes the cache, and all refuse with the same sentence
+        images = dataset.load()  # on every rank: one makes the cache, and all refuse with the same sentence
+        config = completed(config, images, home)
     torch.manual_seed(mixed(config["seed"]))  # of the network's first weights, the same on every rank
-    module = training_module(config, assemble(config), dataset.flip)
+    model = assemble(config, home)
+    say_what_is_fitted(config, config := dict(model.config))
+    serving = served(model.codec, dataset, "cuda" if settings["accelerator"] in ("cuda", "gpu") else "cpu")
+    module = training_module(config, model, dataset.flip, serving)
     if config["compile"]:
         compiled(module)
     interruption = Interruption(callbacks := build_callbacks(config))
     trainer: Trainer = build(
         settings,
         "trainer",
-        callbacks=[Record(config, sources), Divergence(), Unscale(), *callbacks.values(), interruption],
+        callbacks=[Record(config, sources, copies(model.codec)), Divergence(), Unscale(), *callbacks.values(), interruption],
         logger=list(build_stages(config["logger"], "logger").values()),
         plugins=[SealedIO()],
         default_root_dir=folder,
@@ -74,7 +82,13 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
         enable_model_summary=False,
     )
     require_writable_places(trainer.loggers)
-    given = {"dataset": dataset, "batch_size": config["batch_size"], "seed": config["seed"], "conditions": module.conditions}
+    given = {
+        "dataset": dataset,
+        "batch_size": config["batch_size"],
+        "seed": config["seed"],
+        "conditions": module.conditions,
+        "serving": serving,
+    }
     data = construct(DataModule, config["data"], "data", given=given)
     with alone_in(folder) if trainer.is_global_zero else nullcontext():
         resume, done, left = resumable(config) if config["resume"] else (None, 0, False)
@@ -84,6 +98,7 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
             return {}
         if not resume and trainer.is_global_zero and begun(folder):
             raise UserError(f"The run {folder} was begun by another process meanwhile; run the command again.")
+        serving.items(images)  # what is to be encoded is encoded now, and not while the other ranks wait at a barrier
         with job(config, folder, trust), run_of_its_own(), interruption.heeded(trainer, trust), kept(folder):
             if not resume:
                 begin_anew(trainer, config)
@@ -141,23 +156,39 @@ def resumable(config: Mapping[str, Any]) -> tuple[Path, int, bool]:
     return file, checkpoint["global_step"], owed(checkpoint)
 
 
+def copies(codec: Codec) -> dict[str, Callable[[Path], Any]]:
+    """What writes the folders of a run's that hold what its codec was trained to be."""
+    keep = getattr(codec, "keep", None)
+    return {COPY: keep} if keep else {}
+
+
+def say_what_is_fitted(said: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Log the settings of the network that follow from the size of the codec's latents."""
+    changed = {key: value for key, value in config["network"].items() if value != said["network"].get(key)}
+    if changed:
+        settings = ", ".join(f"network.{key}={value}" for key, value in changed.items())
+        log.info("%s, by the size of the latents", settings.replace(" ", ""))
+
+
 def same_run(config: Mapping[str, Any], before: Mapping[str, Any], folder: Path) -> None:
-    """Raises UserError if the data are not those of the run in `folder`, or a step is of another number of items."""
+    """Raises UserError if the data, or the autoencoder, are not those of the run in `folder`, or a step is of another number of items."""
     for group in ("codec", "conditions"):
-        if config[group] != before[group]:
-            raise UserError(f"The data are not those of the run {folder}: {group} was {before[group]} and would be {config[group]}.")
+        for key in sorted({*before[group], *config[group]} - {"ckpt"}):  # where an autoencoder was found; its weights say which it is
+            if (was := before[group].get(key)) != (now := config[group].get(key)):
+                what = "autoencoder is not that" if key == "weights" else "data are not those"
+                raise UserError(f"The {what} of the run {folder}: {group}.{key} was {was} and would be {now}.")
     was, now = (f"batch_size={c['batch_size']} x accumulate={c['accumulate']}" for c in (before, config))
     if (items := before["batch_size"] * before["accumulate"]) != config["batch_size"] * config["accumulate"]:
         raise UserError(f"A step of the run {folder} is of {was} = {items} items, and {now} is not: say two whose product is {items}.")
 
 
-def training_module(config: Mapping[str, Any], model: Model, mirror: bool) -> TrainingModule:
-    """The module that trains this model as the configuration says, with its ways to sample."""
+def training_module(config: Mapping[str, Any], model: Model, mirror: bool, serving: Serving | None = None) -> TrainingModule:
+    """The module that trains this model as the configuration says, on items served so, with its ways to sample."""
     parts = {name: build(config[name], name) for name in ("optimizer", "lr_schedule", "ema")}
     objective = build(config["objective"], "objective", {"span": model.codec.range})
     times = build(config["times"], "times", {"num_timesteps": model.denoiser.schedule.num_timesteps})
     settings = {name: config[name] for name in ("seed", "grad_clip")} | {"mirror": mirror}
-    offered = {"times": times, "p_uncond": config["p_uncond"]}
+    offered = {"times": times, "p_uncond": config["p_uncond"], "serving": serving}
     module = build(config["training"], "training", offered, model=model, objective=objective, **parts, **settings)
     module.recipes = {name: model.recipe(**way) for name, way in ways(config).items()}
     return module

@@ -1,7 +1,7 @@
 """The record of a run's configuration, written when nothing can refuse the run any more, and where its numbers stood at a checkpoint."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,21 @@ from diffusion.support.files import atomic, cut, lines
 from diffusion.training.loggers import purge
 
 NUMBERS = ("metrics.jsonl", "*/metrics.csv")  # a line for each that was recorded
-TEMPORARY = (".*.yaml.*.tmp", ".metrics.*.tmp", "*/.metrics.*.tmp", "checkpoints/**/.*.tmp", "samples/.*.png.*.tmp")
+TEMPORARY = (".*.yaml.*.tmp", ".codec.*.tmp", ".metrics.*.tmp", "*/.metrics.*.tmp", "checkpoints/**/.*.tmp", "samples/.*.png.*.tmp")
 
 
 class Record(Callback):
     """Before the first step, when data, model, metrics and, of a resumed run, its checkpoint have been loaded: the resolved configuration
-    and where it came from to the run's folder, and the configuration to every logger. A refused command leaves the folder as it was.
+    and where it came from to the run's folder, with the folders that the functions `beside` write, and the configuration to every logger.
+    A refused command leaves the folder as it was.
 
     A checkpoint knows how many lines the files of numbers had. A resumed run cuts them there, and goes on as if it had never been stopped;
     a new one begins them anew. What killed writers left behind goes too."""
 
-    def __init__(self, config: Mapping[str, Any], sources: Mapping[str, str] = {}) -> None:
-        self.config, self.sources = dict(config), sources
+    def __init__(
+        self, config: Mapping[str, Any], sources: Mapping[str, str] = {}, beside: Mapping[str, Callable[[Path], Any]] = {}
+    ) -> None:
+        self.config, self.sources, self.beside = dict(config), sources, beside
         self.stood: dict[str, int] | None = None if config["resume"] else {}  # None: of an older version, which did not say
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -45,6 +48,9 @@ class Record(Callback):
         folder = Path(trainer.default_root_dir)
         for left in [path for pattern in TEMPORARY for path in folder.glob(pattern)]:
             shutil.rmtree(left, ignore_errors=True)
+        for name, write in self.beside.items():
+            with atomic(folder / name) as temporary:
+                write(temporary)
         for name, text in {"config.yaml": yaml.safe_dump(self.config, sort_keys=False), **self.sources}.items():
             with atomic(folder / name) as temporary:
                 temporary.write_text(text)
