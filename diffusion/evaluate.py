@@ -50,6 +50,8 @@ def measured_cell(cfg: DictConfig, typed: dict[str, str]) -> None:
         way = own_way(subject.model, cfg, typed)
     else:
         model = load(config["ckpt"], config["averaged"]).to(device, config["precision"])
+        if "metric" not in model.config:
+            raise UserError(f"ckpt={config['ckpt']} is not a run, and has no data to be compared with: sample it by sample.py.")
         way = own_way(model, cfg, typed)
         subject = subjects.trained(model, way["dataset"], device)
     cells.evaluate(subject, way, config, typed, file)

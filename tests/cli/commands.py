@@ -23,11 +23,13 @@ SMALL = [
 ]
 
 
-def command(*words: str, launcher: tuple[str, ...] = (), timeout: float = 300, env: dict | None = None) -> subprocess.CompletedProcess:
-    """Run `python [launcher] WORDS` in the repository's root; never raises, the caller looks at returncode."""
+def command(
+    *words: str, launcher: tuple[str, ...] = (), timeout: float = 300, env: dict | None = None, cwd: Path = ROOT
+) -> subprocess.CompletedProcess:
+    """Run `python [launcher] WORDS` in the repository's root, or elsewhere; never raises, the caller looks at returncode."""
     line = [sys.executable, *launcher, *map(str, words)]
     environment = {k: v for k, v in os.environ.items() if k not in ("HYDRA_FULL_ERROR",)} | (env or {})
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=environment)
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=environment)
 
 
 def succeeded(result: subprocess.CompletedProcess) -> str:

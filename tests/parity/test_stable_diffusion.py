@@ -14,6 +14,7 @@ from walks import close
 
 from diffusion.checkpoint import load
 from diffusion.denoiser import Denoiser
+from diffusion.editing import FromImage
 from diffusion.generate import trajectories
 from diffusion.samplers import last
 from diffusion.support.build import build
@@ -28,6 +29,7 @@ CASES = {
     "ddpm": ("DDPMScheduler", {"clip_sample": False}),
     "ddpm-clipped": ("DDPMScheduler", {"clip_sample": True, "clip_sample_range": 1.5}),
     "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
+    "ddim-trailing": ("DDIMScheduler", {"clip_sample": False, "timestep_spacing": "trailing"}),
     "ddim-trailing-zero-snr": ("DDIMScheduler", {"clip_sample": False, "timestep_spacing": "trailing", "rescale_betas_zero_snr": True}),
     "euler": ("EulerDiscreteScheduler", {}),
     "euler-karras": ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
@@ -128,3 +130,22 @@ def test_the_pipeline(both, tmp_path, case, family):
     close(x, expected, 1e-4)
     pictures = torch.from_numpy(pipeline.vae.decode(expected / 0.18215).sample.clamp(-1, 1).detach().numpy()).permute(0, 2, 3, 1)
     assert (recipe.codec.decode(x).double() - (pictures.double() + 1) * 127.5).abs().max() < 1
+
+
+@pytest.mark.parametrize("case", ["ddim-trailing", "euler-ancestral", "dpmpp-2m"])
+@pytest.mark.parametrize("steps", [3, 8])
+def test_an_image_to_an_image(both, tmp_path, case, steps):
+    """diffusers' own pipeline for it, given latents. Its strength is a share of the steps, ours the time that they begin at."""
+    model, pipeline = both["one"]
+    saved = scheduler(case, "one")
+    recipe = ours_like(model, saved, tmp_path)
+    generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
+    image = torch.randn(recipe.shape, generator=torch.Generator().manual_seed(1))
+    parts = {name: part for name, part in pipeline.components.items() if name != "image_encoder"} | {"scheduler": saved}
+    second = diffusers.StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
+    second.set_progress_bar_config(disable=True)
+    called = dict(prompt=PROMPTS, negative_prompt=[NEGATIVE] * 2, num_inference_steps=STEPS, guidance_scale=SCALE, output_type="latent")
+    expected = second(image=image.expand(2, -1, -1, -1), strength=steps / STEPS, generator=generators, **called).images
+    cond = recipe.conditions.parse(PROMPTS)
+    edit = FromImage(recipe.sampler, image, recipe.grid(recipe.denoiser.schedule)[-1 - steps].item())
+    close(last(trajectories(recipe.denoiser, edit, recipe.grid, recipe.shape, SEEDS, cond)).x, expected, 1e-4)
