@@ -2,13 +2,15 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from diffusion.data.base import PictureDataset
-from diffusion.data.cache import Chunk
+from diffusion.data.cache import Chunk, ImageSet
 from diffusion.data.digits import Digits
 from diffusion.data.mnist import FashionMNIST
 from diffusion.support.ranges import Few, Images, Seed, Some
@@ -101,6 +103,23 @@ class Captioned(PictureDataset):
         rest, second = divmod(number, len(self.kinds))
         relation, first = divmod(rest, len(self.kinds))
         return Scene(relation, first, second)
+
+    def layouts(self) -> np.ndarray:
+        """What each scene has in each of PLACES: the number of a kind, or k where there is nothing; int64 [2 k^2, places]."""
+        relations, *objects = self.scene(np.arange(len(RELATIONS) * len(self.kinds) ** 2))
+        found = np.full((len(relations), len(PLACES)), len(self.kinds))
+        for number, relation in enumerate(RELATIONS):
+            for place, kinds in zip(relation.places, objects, strict=True):
+                found[relations == number, list(PLACES).index(place)] = kinds[relations == number]
+        return found
+
+    def parts(self, pictures: Tensor) -> Tensor:
+        """What pictures [n, h, w, c] have in each of PLACES: [n, places, h/2, w/2, c]."""
+        return torch.stack([at_place(pictures, place) for place in PLACES], 1)
+
+    def of_split(self, split: str) -> ImageSet:
+        """The pictures of a split of the same settings."""
+        return replace(self, split=split).load()
 
     def allowed(self) -> np.ndarray:
         """The numbers of the scenes that this split has."""

@@ -54,7 +54,8 @@ def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any]
         cell = finite({"seed": config["seed"], **passport, **of_exact, **source.describe()})
         words = {key: value for key, value in typed.items() if key.split(".")[0] in NAMED}
         facts = {**subject.facts, "ckpt": config["ckpt"], "way": kind, "cell": cell, "words": words}
-        asked = metrics if kind == "sampler" else [metric for metric in metrics if metric.n]  # real images cannot measure the model
+        # Real images cannot measure the model, and are not made for a question.
+        asked = metrics if kind == "sampler" else [m for m in metrics if m.n and m.asks(recipe.conditions) is recipe.conditions]
         fill(path, facts, asked, lambda metrics, source=source: measure(model, source, metrics, passport, config["seed"]))
 
 
@@ -76,6 +77,8 @@ def fill(path: Path, facts: dict[str, Any], metrics: list[Metric], measured: Cal
                 "seconds": seconds,
                 **values,
                 "metric": metric.name,
+                "numbers": [key for key in values if "/" not in key],
+                "higher": metric.higher,
                 **metric.facts(),
                 **pictured(metric, path, facts["cell"]),
                 "passport": passport.to_dict(),

@@ -1,6 +1,7 @@
 """The metrics of a recipe's images, over all ranks: computed by a training every so many steps, and by `diffusion.evaluate` afterwards."""
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +24,24 @@ def measure(
     """Make the images once and yield (metric, its numbers by name, passport) for every metric; on all ranks at once, each with its share.
 
     A metric of n images sees the first n of them, seeds first_seed .. first_seed + n - 1, with the conditions that the recipe asks for. The
-    metrics have been set up. `facts` are the passport's fields that are the model's: ema, step, weights."""
+    metrics have been set up; one that has questions of its own (`Metric.asks`) has images of its own. `facts` are the passport's fields
+    that are the model's: ema, step, weights."""
+    for way, asking in questions(recipe, metrics):
+        yield from measure_together(model, way, asking, facts, first_seed)
+
+
+def questions(recipe: Recipe | Drawn, metrics: Collection[Metric]) -> list[tuple[Recipe | Drawn, list[Metric]]]:
+    """The metrics that ask as the recipe does, with it, and each of the others with the recipe that asks its questions."""
+    usual = recipe.conditions
+    asked = [(metric, metric.asks(usual)) for metric in metrics]
+    own = [(replace(recipe, conditions=conditions), [metric]) for metric, conditions in asked if conditions is not usual]
+    return [(recipe, [metric for metric, conditions in asked if conditions is usual]), *own]
+
+
+def measure_together(
+    model: Model, recipe: Recipe | Drawn, metrics: Collection[Metric], facts: Mapping[str, Any], first_seed: int
+) -> Iterator[tuple[Metric, dict[str, float], Passport]]:
+    """`measure` for metrics whose images are the same."""
     for metric in metrics:
         metric.reset()
         if metric.n == 0:  # it looks at the model, without guidance, and not at images

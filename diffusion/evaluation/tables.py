@@ -55,20 +55,22 @@ def layout(lines: list[dict]) -> list[dict]:
         words = {key.removeprefix("sampler."): line["words"][key] for key in varying if key in line["words"]}
         label = " ".join(value if key == "sampler" else f"{key}={value}" for key, value in words.items())
         grid = passport["sampler"].get("grid", {})
-        row = {
-            "label": FLOOR if line["way"] == "floor" else label or passport["sampler"]["name"],
-            "grid": grid.get("name", ""),
-            "steps": grid.get("steps", 0),
-            "calls": passport["nfe"],
-            "metric": line["metric"],
-            "value": line[line["metric"]],
-            "error": line.get(f"{line['metric']}/error"),
-            "n": passport["n"],
-            "seconds": round(line["seconds"], 2),
-            "passport": passport["id"],
-            "code": passport["code"],
-        }
-        rows[tuple(row[key] for key in ("label", "grid", "steps", "metric"))] = row  # the last of its kind
+        for name in line.get("numbers", [line["metric"]]):  # older lines do not say them
+            row = {
+                "label": FLOOR if line["way"] == "floor" else label or passport["sampler"]["name"],
+                "grid": grid.get("name", ""),
+                "steps": grid.get("steps", 0),
+                "calls": passport["nfe"],
+                "metric": name,
+                "value": line[name],
+                "error": line.get(f"{name}/error"),
+                "n": passport["n"],
+                "seconds": round(line["seconds"], 2),
+                "passport": passport["id"],
+                "code": passport["code"],
+                "higher": line.get("higher", False),  # is better
+            }
+            rows[tuple(row[key] for key in ("label", "grid", "steps", "metric"))] = row  # the last of its kind
     return list(rows.values())
 
 
@@ -87,6 +89,11 @@ def floor(rows: list[dict], metric: str) -> float | None:
     return next((row["value"] for row in rows if row["metric"] == metric and row["label"] == FLOOR), None)
 
 
+def is_higher_better(rows: list[dict], metric: str) -> bool:
+    """Whether the highest value is the best, of accuracies, and not the lowest, of distances."""
+    return any(row.get("higher") for row in rows if row["metric"] == metric)
+
+
 def number(value: float | None) -> str:
     """Three digits; a value that is not finite was kept as None."""
     return "not finite" if value is None else f"{value:.3g}"
@@ -98,7 +105,8 @@ def markdown(rows: list[dict], command: str) -> str:
     for metric in dict.fromkeys(row["metric"] for row in rows):
         found = curves(rows, metric)
         steps = sorted({step for curve in found.values() for step in curve})
-        best = {s: min((c[s]["value"] for c in found.values() if s in c and c[s]["value"] is not None), default=None) for s in steps}
+        first = max if is_higher_better(rows, metric) else min
+        best = {s: first((c[s]["value"] for c in found.values() if s in c and c[s]["value"] is not None), default=None) for s in steps}
         parts.append(f"{metric}, and in brackets the calls of the denoiser; the best of each column in bold.")
         bottom = floor(rows, metric)
         if bottom is not None:
@@ -147,7 +155,9 @@ def plot(rows: list[dict], path: Path) -> None:
         if bottom is not None:
             axes.axhline(bottom, color="black", linewidth=1, label=FLOOR)
             axes.legend(loc="upper right", fontsize=8)
-        front = leading(lines) if len(lines) > len(COLOURS) else list(lines)
+        sign = -1 if is_higher_better(rows, metric) else 1
+        signed = {name: [(calls, sign * value) for calls, value in line] for name, line in lines.items()}
+        front = leading(signed) if len(lines) > len(COLOURS) else list(lines)
         shades = dict(zip(front, COLOURS, strict=False))
         for name, line in sorted(lines.items(), key=lambda item: item[0] in shades):  # the coloured ones above the others
             style = {"color": shades[name], "linewidth": 1.9} if name in shades else {"color": GREY, "linewidth": 0.9}

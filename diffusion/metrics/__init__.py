@@ -11,6 +11,7 @@ from diffusion.metrics.likelihood import BitsPerDimension, FlowBits, Variational
 from diffusion.metrics.memorization import Memorization
 from diffusion.metrics.neighbours import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
 from diffusion.metrics.passport import Passport, code_version, write_metrics
+from diffusion.metrics.prompts import PromptAccuracy
 from diffusion.metrics.reference import reference_features, reference_moments
 from diffusion.metrics.sliced import SlicedWasserstein
 
@@ -36,6 +37,7 @@ __all__ = [
     "Passport",
     "Pixels",
     "PrecisionRecall",
+    "PromptAccuracy",
     "ResNet56",
     "RowMetric",
     "SlicedWasserstein",

@@ -59,6 +59,10 @@ class Metric(ABC):
     def passport(self) -> dict[str, Any]:
         """This metric's part of the `Passport`; after `setup`."""
 
+    def asks(self, conditions: Conditions) -> Conditions:
+        """The conditions that its images are asked for by: those of the model's own way, but for a metric with questions of its own."""
+        return conditions
+
     def numbers(self) -> dict[str, float]:
         """The result of `compute` by the names that it is recorded under; the first is `name`."""
         result = self.compute()
