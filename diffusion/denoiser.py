@@ -59,7 +59,8 @@ class Denoiser(nn.Module):
         """x_t [b, ...], t [] or [b] in (0, 1], cond [b, ...] or None."""
         levels, read = self.schedule(t), self.parameterization
         alpha, sigma = (expand(v, x_t) for v in levels)
-        out = self.network(expand(read.scale_in(*levels), x_t) * x_t, labels(self.schedule, t, x_t), cond).to(x_t.dtype)
+        x = (expand(read.scale_in(*levels), x_t) * x_t).to(next(self.network.parameters(), x_t).dtype)
+        out = self.network(x, labels(self.schedule, t, x_t), cond).to(x_t.dtype)
         frac = None
         if self.learned_variance:
             out, fraction = out.chunk(2, dim=1)

@@ -2,7 +2,7 @@
 network's arithmetic) whatever the batch size, the number of processes or the order, and torch's own random state is left alone."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from math import isfinite
@@ -18,9 +18,8 @@ from diffusion.samplers import State, last
 from diffusion.support.hashes import tensors_hash
 from diffusion.typing import Codec, Conditions, Denoise, Rows, device_of
 
-# What autocast computes in; of -true, the weights are of that type too.
+# Of -true, the weights are of that type too.
 HALVES = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
-PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, **HALVES}
 
 
 class Between(NamedTuple):
@@ -134,6 +133,42 @@ def generate(
     return torch.cat(images) if images else codec.decode(torch.empty(0, *shape))
 
 
+def autocast_to(kind: torch.dtype) -> Callable[[Denoise], AbstractContextManager[None]]:
+    """Autocast to this type, on the denoiser's device."""
+    return lambda denoiser: torch.autocast(device_of(denoiser).type, dtype=kind)
+
+
+@contextmanager
+def doubled(denoiser: Denoise) -> Iterator[None]:
+    """Within the context the denoiser's networks compute in float64; float32 goes there and back without a change."""
+    models = [(model, next(model.parameters(), torch.empty(0)).dtype) for model in modules(denoiser)]
+    try:
+        for model, _ in models:
+            model.double()
+        yield
+    finally:
+        for model, kind in models:
+            model.to(kind)
+
+
+def modules(denoiser: Any) -> list[torch.nn.Module]:
+    """The torch modules of a denoiser inside its guidance, second models too."""
+    if isinstance(denoiser, torch.nn.Module):
+        return [denoiser]
+    parts = [getattr(denoiser, f.name) for f in fields(denoiser)] if is_dataclass(denoiser) else []
+    return [module for part in parts for module in modules(part)]
+
+
+PRECISIONS = {
+    "32-true": nullcontext,
+    "64-true": doubled,
+    "bf16-mixed": autocast_to(torch.bfloat16),
+    "16-mixed": autocast_to(torch.float16),
+    **{name: autocast_to(kind) for name, kind in HALVES.items()},
+}
+"""What the network computes in, as a context for the denoiser."""
+
+
 class Made(NamedTuple):
     """What a recipe made: uint8 images [n, h, w, c], or whatever its codec decodes to, and the number of denoiser calls for each (of an
     adaptive sampler, whose images differ in it, the rounded mean)."""
@@ -147,7 +182,8 @@ class Recipe:
     """Everything that makes images, except their seeds: a (guided) denoiser, a sampler, a grid, the model's codec, and its conditions.
 
     `precision` is what the network computes in: 32-true, or bf16-mixed or 16-mixed for autocast, as in training, or bf16-true or 16-true
-    for autocast with weights of that type (see `Model.to`); `matmul_precision` is torch's for float32 (high: TF32 where there is any).
+    for autocast with weights of that type (see `Model.to`); or 64-true, whose rounding is too small to move an adaptive sampler's steps.
+    `matmul_precision` is torch's for float32 (high: TF32 where there is any).
     `model` is the denoiser without guidance, where that is known.
 
     Raises ValueError at once for another precision, for weights of another type than it says, and if the grid does not fit the denoiser's
@@ -184,10 +220,10 @@ class Recipe:
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Within the context the network computes in the recipe's precision."""
-        kind, before = PRECISIONS[self.precision], torch.get_float32_matmul_precision()
+        before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision(self.matmul_precision)
         try:
-            with torch.autocast(device_of(self.denoiser).type, dtype=kind) if kind else nullcontext():
+            with PRECISIONS[self.precision](self.denoiser):
                 yield
         finally:
             torch.set_float32_matmul_precision(before)

@@ -40,7 +40,7 @@ def plainly(error: Exception) -> str:
     elif cause is not None:
         text += f": {str(cause).strip().splitlines()[0]}"
     elif text.startswith("Config group override must be"):  # of GROUP=true, and Hydra does not say of which
-        typed = (word.partition("=")[::2] for word in sys.argv[1:] if re.fullmatch(r"\w+=(true|false|[\d.]+)", word, re.I))
+        typed = (word.partition("=")[::2] for word in sys.argv[1:] if re.fullmatch(r"\w+=(true|false|null|[\d.]+)", word, re.I))
         text = "; ".join(unknown_choice(*word) for word in typed if word[0] and (CONF / word[0]).is_dir()) or text
     elif found := re.match(r"Could not override '(\w+)'. No match in the defaults list", text):
         text = unknown(found[1])

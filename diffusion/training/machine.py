@@ -10,6 +10,7 @@ from diffusion.support.devices import accelerator
 from diffusion.support.errors import UserError
 from diffusion.training.base import TrainingModule
 
+TRAINED_IN = ("32-true", "bf16-mixed", "16-mixed")
 FOLLOWS = {"max_steps": "steps", "accumulate_grad_batches": "accumulate", "precision": "precision", "deterministic": "deterministic"}
 
 
@@ -17,7 +18,8 @@ def trainer_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The trainer's settings, with the device that `auto` stands for. A deterministic run does not let cuDNN choose the fastest kernels,
     which may be others the next time.
 
-    Raises UserError for a setting that contradicts the plain key that it follows from, for 16-mixed on a CPU, and for Apple's GPU."""
+    Raises UserError for a setting that contradicts the plain key that it follows from, for a precision that is not trained in, for
+    16-mixed on a CPU, and for Apple's GPU."""
     settings = dict(config["trainer"])
     for key, plain in FOLLOWS.items():
         if key in settings and plain in config and settings[key] != config[plain]:  # an older run may not have one of them
@@ -25,6 +27,8 @@ def trainer_settings(config: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"trainer.{key}={said} contradicts {follows}, which it follows; say {plain}={said}.")
     settings["accelerator"] = accelerator(settings["accelerator"])
     settings["benchmark"] = settings["benchmark"] and not settings["deterministic"]
+    if settings["precision"] not in TRAINED_IN:
+        raise UserError(f"precision={settings['precision']} is not one that is trained in: use {', '.join(TRAINED_IN)}.")
     if (settings["accelerator"], settings["precision"]) == ("cpu", "16-mixed"):
         raise UserError("precision=16-mixed trains on a GPU; on the CPU say precision=bf16-mixed or 32-true.")
     return settings

@@ -2,7 +2,7 @@
 
 The random numbers of a seed, an adaptive sampler's steps and its errors are the image's own, so that what is left is the rounding of the
 network's sums, which a matrix product may order otherwise in another batch. An adaptive sampler's steps follow that rounding: in float32
-its images agree to its tolerance only."""
+its images agree to its tolerance only, and with a network in float64 as those of any other sampler."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from diffusion import samplers
 from diffusion.denoiser import Denoiser
 from diffusion.generate import Asked, Recipe, generate
 from diffusion.grids import Karras
-from diffusion.guidance import ClassifierFree, Clip
+from diffusion.guidance import Autoguidance, ClassifierFree, Clip
 from diffusion.parameterization import V
 from diffusion.samplers import RK45, DPMAdaptive, Langevin
 from diffusion.schedules import Cosine
@@ -81,6 +81,21 @@ def test_what_rounding_leaves_of_it(sampler):
     tolerance = {RK45: 1e-3, DPMAdaptive: 0.1}.get(type(sampler), 1e-4)
     for size in (1, 3):
         assert (made(denoiser, sampler, size=size) - whole).abs().max() <= tolerance
+
+
+@pytest.mark.parametrize("sampler", [RK45(), RK45(1e-7, 1e-7), DPMAdaptive(), DPMAdaptive(0.001, 0.0001)], ids=str)
+def test_a_network_in_float64_leaves_an_adaptive_sampler_its_steps(sampler):
+    """The state stays float32, so that its noise does; a second model counts too, and afterwards all weights are as they were."""
+    denoisers = [Denoiser(Mixing(), Cosine(), V()) for _ in range(2)]
+    guided = Autoguidance(Clip(ClassifierFree(denoisers[0], 2.0), low=-1.5, high=1.5), denoisers[1])
+
+    def spread(precision):
+        whole, alone = (Recipe(guided, sampler, GRID, SHAPE, Raw(), batch_size=b, precision=precision)(SEEDS, COND).images for b in (7, 1))
+        return (alone - whole).abs().max()
+
+    before = [denoiser.network.weight.clone() for denoiser in denoisers]
+    assert spread("64-true") <= 1e-7 < spread("32-true")
+    assert all(torch.equal(d.network.weight, w) and w.dtype == torch.float32 for d, w in zip(denoisers, before, strict=True))
 
 
 @pytest.mark.parametrize("sampler", [RK45(), DPMAdaptive(), DPMAdaptive(order=2)], ids=str)

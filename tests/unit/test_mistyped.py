@@ -16,6 +16,7 @@ CASES = [
     ("train", ["schedule=cosin"], "schedule=cosin is not one of the choices cosine, custom, edm, .*; did you mean schedule=cosine;"),
     ("train", ["guidance=[cgf]"], "guidance=cgf is not one of the choices .*; did you mean guidance=cfg;"),
     ("train", ["schedule=true"], "schedule=true is not one of the choices cosine, "),
+    ("evaluate", ["sampler=null"], "sampler=null is not one of the choices custom, "),
     ("train", ["schedul=cosine"], "schedul is not a key of this command; did you mean schedule"),
     ("train", ["stepz=3"], "stepz is not a key of this command; did you mean steps;"),
     ("train", ["+stepz=3"], r"stepz is not a key of this command; its keys are .*; did you mean steps$"),
