@@ -159,7 +159,7 @@ def modules(denoiser: Any) -> list[torch.nn.Module]:
     return [module for part in parts for module in modules(part)]
 
 
-PRECISIONS = {
+PRECISIONS: dict[str, Callable[[Denoise], AbstractContextManager[Any]]] = {
     "32-true": nullcontext,
     "64-true": doubled,
     "bf16-mixed": autocast_to(torch.bfloat16),
