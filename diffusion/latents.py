@@ -14,6 +14,7 @@ from diffusion.codecs import Autoencoder, Pixels
 from diffusion.foreign.networks import ForeignAutoencoder
 from diffusion.model import Model
 from diffusion.support.errors import UserError
+from diffusion.support.hashes import tensors_hash
 from diffusion.support.ranges import Few, Finite, Positive
 
 COPY = "codec"  # in a run's folder: its autoencoder, as a folder of the kind that it was read from
@@ -38,7 +39,7 @@ def codec(
     weights: str | None = None,
     cached: bool = True,
     slices: Few = 64,
-    home: Path | None = None,
+    home: str | Path | None = None,
 ) -> Autoencoder:
     """The codec of the autoencoder in the folder `ckpt`: a run of task=autoencoder, or diffusers' AutoencoderKL, alone or in a Stable
     Diffusion folder. If the run in the folder `home` has a copy of it, that is taken.
@@ -47,21 +48,21 @@ def codec(
     the hash that the network's should have. See `Autoencoder` for the other settings.
 
     Raises UserError where there is no autoencoder, it is another than it was, or it does not say its latents' mean and std."""
-    own = None if home is None else home / COPY
+    own = None if home is None else Path(home) / COPY
     place = own if own is not None and own.is_dir() else ckpt
     if place is None:
         raise UserError("codec=autoencoder takes an autoencoder that was trained before: say which by codec.ckpt=runs/NAME.")
     found = found_in(Path(place))
+    digest = tensors_hash(found.network.state_dict())
+    if weights not in (None, digest):
+        raise UserError(f"The autoencoder in {place} is another than it was: its weights have the hash {digest}, and had {weights}.")
     mean, std = (said if said is not None else known for said, known in ((mean, found.mean), (std, found.std)))
     if mean is None or std is None:
         raise UserError(
             f"{place} does not say the mean and the deviation of its latents; train it to its end, or say codec.mean and codec.std."
         )
     pixels = found.pixels.sized(*data_shape[:2]) if data_shape is not None else found.pixels
-    made = Autoencoder(found.network, pixels, mean, std, slices, cached, keep=None if place == own else found.copy)
-    if weights not in (None, made.weights):
-        raise UserError(f"The autoencoder in {place} is another than it was: its weights have the hash {made.weights}, and had {weights}.")
-    return made
+    return Autoencoder(found.network, pixels, mean, std, slices, cached, digest, None if place == own else found.copy)
 
 
 def found_in(place: Path) -> Trained:

@@ -42,3 +42,24 @@ def autoencoder(folder: Path, *words: str, latents: dict | None = LATENTS, seed:
         {"state_dict": weights, "ema": {"shadow": {}, "average": None}, "global_step": 7, **said}, folder / "checkpoints/last.ckpt"
     )
     return folder
+
+
+def of_diffusers(folder: Path, channels: int = 1, seed: int = 0) -> Path:
+    """`folder`, diffusers' AutoencoderKL of 8 x 8 pictures with latents of 3 x 4 x 4, as diffusers writes it."""
+    import diffusers
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        diffusers.AutoencoderKL(
+            in_channels=channels,
+            out_channels=channels,
+            block_out_channels=(8, 16),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=3,
+            norm_num_groups=4,
+            sample_size=8,
+            scaling_factor=0.5,
+            shift_factor=0.25,
+        ).save_pretrained(folder)
+    return folder

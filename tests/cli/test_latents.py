@@ -1,5 +1,6 @@
 """Diffusion in latents: a run whose codec is another run, as the commands train, move, resume, sample and measure it."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -8,12 +9,13 @@ import pytest
 import torch
 import yaml
 from inside import lines, measured, sampled
-from made_autoencoders import LATENTS, TRUST, autoencoder
+from made_autoencoders import LATENTS, TRUST, autoencoder, of_diffusers
 from PIL import Image
 
 from diffusion.checkpoint import load
 from diffusion.codecs import Autoencoder
 from diffusion.latents import codec
+from diffusion.likelihood import bin_width
 from diffusion.support.errors import UserError
 from diffusion.support.trust import trusting
 from diffusion.training.run import train
@@ -192,3 +194,67 @@ def test_the_passports_of_latents_and_pixels_share_an_axis(tiny, vae, tmp_path):
         next(line for line in lines(tmp_path / name / "metrics.jsonl") if "passport" in line)["passport"] for name in ("pixels", "latents")
     ]
     assert said[0]["id"] == said[1]["id"] and said[0]["codec"] is None and said[1]["codec"]["weights"]
+
+
+def test_an_autoencoder_of_diffusers_is_a_codec(tiny, tmp_path):
+    """Its latents are diffusers' own, (z - shift) scale; the run holds a copy that diffusers reads."""
+    import diffusers
+
+    place = of_diffusers(tmp_path / "vae")
+    train(in_latents(tiny, place, "steps=2"), tmp_path / "run")
+    theirs = diffusers.AutoencoderKL.from_pretrained(place).eval()
+    shutil.rmtree(place)
+    batch = torch.randint(0, 256, (3, 8, 8, 1), dtype=torch.uint8)
+    with torch.no_grad():
+        posterior = theirs.encode(batch.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist
+        pictures = theirs.decode(posterior.mean).sample
+    made = load(tmp_path / "run").codec
+    torch.testing.assert_close(made.encode(batch), (posterior.mean - 0.25) * 0.5, rtol=1e-5, atol=1e-5)
+    z = posterior.mean + posterior.std * 0.7
+    torch.testing.assert_close(made.encode(batch, lambda x: torch.full_like(x, 0.7)), (z - 0.25) * 0.5, rtol=1e-5, atol=1e-5)
+    levels = (pictures.clamp(-1, 1).permute(0, 2, 3, 1) + 1) * 127.5
+    assert (made.decode(made.encode(batch)).double() - levels).abs().max() <= 0.5 + 1e-3
+    assert torch.equal(
+        diffusers.AutoencoderKL.from_pretrained(tmp_path / "run/codec").decoder.conv_in.weight, theirs.decoder.conv_in.weight
+    )
+
+
+def test_a_folder_of_another_format_is_a_sentence(tiny, tmp_path):
+    new, place = tmp_path / "new", of_diffusers(tmp_path / "vae")
+    refused(r"with channels=3, and synthetic holds uint8 \[8, 8, 1\]", in_latents(tiny, of_diffusers(tmp_path / "colour", 3)), new)
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(config | {"_class_name": "VQModel"}))
+    refused(r"^.*vae has _class_name=VQModel, and only AutoencoderKL can be read", in_latents(tiny, place), new)
+    (place / "config.json").write_text(json.dumps(config))
+    (place / "diffusion_pytorch_model.safetensors").rename(place / "diffusion_pytorch_model.bin")
+    refused(r"holds no diffusion_pytorch_model\.safetensors; other kinds of files may be programs", in_latents(tiny, place), new)
+    (tmp_path / "empty").mkdir()
+    refused(r"^There is no checkpoint .*empty", in_latents(tiny, tmp_path / "empty"), new)
+
+
+def test_latents_of_another_shape_are_a_sentence(run, tmp_path):
+    """The denoiser's weights are of other latents than those of the autoencoder that its configuration names."""
+    other = shutil.copytree(run, tmp_path / "other")
+    shutil.rmtree(other / "codec")
+    of_diffusers(other / "codec")
+    config = yaml.safe_load((other / "config.yaml").read_text())
+    for weights, sentence in (
+        ("as it was", "another than it was: its weights"),
+        (None, r"codec\.mean=.* should have 3 numbers, one for each"),
+    ):
+        config["codec"]["weights"] = weights
+        (other / "config.yaml").write_text(yaml.safe_dump(config))
+        with pytest.raises((UserError, ValueError), match=sentence):
+            load(other, trust=TRUST)
+    config["codec"] |= {"mean": [0, 0, 0], "std": [1, 1, 1]}
+    (other / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match=r"last\.ckpt does not match the network that .*config\.yaml describes"):
+        load(other, trust=TRUST)
+
+
+def test_a_likelihood_of_pixels_is_a_sentence(tiny, vae, tmp_path):
+    config = in_latents(tiny, vae, "steps=1", "eval_every=1") | {"metric": tiny("metric=nll_vlb", "metric.images=2")["metric"]}
+    with pytest.raises(UserError, match=r"is of pictures of 8 bits, and this model's space has no levels; choose another metric"):
+        train(config, tmp_path / "run", trust=TRUST)
+    with pytest.raises(ValueError, match=r"^Autoencoder does not keep 8-bit levels evenly spaced"):
+        bin_width(load(tmp_path / "run", trust=TRUST).codec)

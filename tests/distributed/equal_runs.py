@@ -9,8 +9,9 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning import Trainer
 
-from diffusion.codecs import Pixels
+from diffusion.codecs import Autoencoder, Pixels
 from diffusion.data import DataModule
+from diffusion.latents import codec
 from diffusion.model import assemble, completed
 from diffusion.support.build import build
 from diffusion.support.seeds import mixed
@@ -27,12 +28,22 @@ class Double(Pixels):
         return super().encode(batch).double()
 
 
+def latents(**settings: Any) -> Autoencoder:
+    """An autoencoder in float64, and with it its latents; `weights` is the hash that it has in float32."""
+    made = codec(**settings)
+    made.network.double()
+    return made
+
+
+DOUBLES = {"diffusion.codecs.Pixels": "equal_runs.Double", "diffusion.latents.codec": "equal_runs.latents"}
+
+
 def fit(config: dict[str, Any], folder: Path, accumulate: int = 1, world: int = 1, until: int | None = None) -> Path:
     """Steps of config["batch_size"] items in `accumulate` batches on `world` processes, up to config["steps"] or `until`; from
     folder/last.ckpt if there is one, which is written at the end. Returns the folder."""
     dataset = build(config["dataset"], "dataset")
     config = completed(config, dataset.load())
-    config["codec"]["_target_"] = "equal_runs.Double"
+    config["codec"]["_target_"] = DOUBLES[config["codec"]["_target_"]]
     torch.manual_seed(mixed(config["seed"]))
     module = training_module(config, assemble(config), dataset.flip).double()
     module.ema.start(module.denoiser)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from composing import ROOT, TINY, composed
 from equal_runs import fit, kept, log
+from made_autoencoders import of_diffusers
 from processes import two_ranks
 
 WORKER = """
@@ -86,6 +87,19 @@ def test_two_processes(config, alone, begun, tmp_path):
     """One batch to a step and two; and a run begun on one process that is resumed on two, in other batches."""
     for folder in together(config, tmp_path, begun, 2, {}, {"accumulate": 2}):
         assert_equal(folder, alone)
+
+
+@pytest.mark.slow
+def test_two_processes_in_latents(tmp_path):
+    """Each draws from the posterior what belongs to the places of its pictures, mirrored or not."""
+    words = ["codec=autoencoder", f"codec.ckpt={of_diffusers(tmp_path / 'vae')}", f"paths.cache={tmp_path / 'cache'}", "codec.cached=false"]
+    training = ["objective=simple", "optimizer.lr=0.002", "warmup=1", "dataset.flip=true", "steps=4", f"batch_size={E}"]
+    config = composed(*TINY, *words, *training)
+    folders = [tmp_path / "alone", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    two_ranks(WORKER, tmp_path, "2", json.dumps([config, [(str(folders[1]), {"accumulate": 2})]]), timeout=600)
+    torch.testing.assert_close(kept(folders[1]), kept(fit(config, folders[0])), rtol=1e-10, atol=1e-11)
 
 
 OBJECTIVES = {path.stem: [] for path in sorted((ROOT / "conf/objective").glob("*.yaml")) if path.stem != "custom"} | {

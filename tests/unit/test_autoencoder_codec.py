@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from diffusion.codecs import Autoencoder, Pixels
+from diffusion.data import ImageSet, Plain, Posteriors
 from diffusion.guidance import Clip
 from diffusion.guidance.base import same_space
 from diffusion.support.errors import UserError
+from diffusion.training.share import Share
 
 
 class Means(nn.Module):
@@ -122,3 +124,28 @@ def test_what_does_not_fit_is_refused():
         Autoencoder(Means(), Pixels((8, 8, 1)), [0.0, 0.0], [1.0, 0.0])
     with pytest.raises(ValueError, match=r"^Clip needs a range, and x_0 has none in this space; leave the stage out of guidance\.$"):
         Clip(SimpleNamespace(schedule=None), codec=codec())
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_posteriors_that_were_kept_are_drawn_from_like_fresh_ones(pictures, tmp_path, mirror):
+    """Kept in the cache's type, mirrored ones too; a rank that has half of a step's places draws half of what one alone would."""
+    made, uniform = codec(), torch.linspace(0, 0.99, 7) if mirror else None
+    data = ImageSet(pictures.numpy(), None, "somewhere", "train", 0, "its hash")
+    kept = Posteriors(made, mirror, tmp_path)
+    noise = torch.randn(7, 2, 2, 2, generator=torch.Generator().manual_seed(1))
+    items = torch.from_numpy(kept.items(data))
+    assert items.shape == (7, 1 + mirror, 2, 2, 2, 2)
+    fresh = Plain(made).x0(pictures, uniform, lambda x: noise)
+    torch.testing.assert_close(kept.x0(items, uniform, lambda x: noise), fresh, rtol=1e-6, atol=1e-6)
+    if mirror:  # the first four are
+        torch.testing.assert_close(fresh[:4], made.encode(pictures.flip(2), lambda x: noise)[:4])
+        torch.testing.assert_close(fresh[4:], made.encode(pictures, lambda x: noise)[4:])
+    calls = len(made.network.seen)
+    kept.items(data)
+    assert len(made.network.seen) == calls  # read from the disk
+    whole, rows = [], []
+    for share in (Share(6, 0, 6), Share(6, 0, 3), Share(6, 3, 3)):
+        share.begin(0, 5)
+        some = items[share.first : share.first + share.count]
+        (whole if share.count == 6 else rows).append(kept.x0(some, share.rand(some.device) if mirror else None, share.randn_like))
+    assert torch.equal(torch.cat(rows), whole[0])

@@ -279,3 +279,18 @@ def test_classes_given_to_an_unconditional_network_are_refused():
     net = UNet(in_channels=1, out_channels=1, image_size=8, channels=8, multipliers=(1,), attention=(), res_blocks=1)
     with pytest.raises(ValueError, match="unconditional"):
         net(torch.randn(2, 1, 8, 8), torch.zeros(2), torch.zeros(2, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("size", "multipliers", "attention"),
+    [((28, 28), [1, 2, 2], [7]), ((14, 14), [2, 2], [7]), ((7, 7), [2], [7]), ((4, 4), [1, 2, 2], [4]), ((4, 12), [1, 2, 2], [4])],
+)
+def test_a_network_of_pictures_becomes_one_of_their_latents(size, multipliers, attention):
+    """Without the levels whose halvings are too many, and with attention at a level that there is: the preset of 28 x 28 pictures on
+    latents of each factor."""
+    said = {"channels": 8, "multipliers": [1, 2, 2], "attention": [7], "res_blocks": 1}
+    found = UNet.fitted(said, size)
+    assert found == {"multipliers": multipliers, "attention": attention}
+    network = UNet(in_channels=4, out_channels=4, image_size=size, **said | found)
+    assert network(torch.randn(1, 4, *size), torch.zeros(1)).shape == (1, 4, *size)
+    assert UNet.fitted({}, (8, 8)) == {"multipliers": [1, 2, 2, 2], "attention": [8]}  # what is not said is the class's own
