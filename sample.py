@@ -57,7 +57,7 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
         precision=cfg.precision,
         size=model.size(cfg.height, cfg.width),
     )
-    recipe = edited(recipe, OmegaConf.to_container(cfg.edit, resolve=True))
+    recipe = edited(recipe, OmegaConf.to_container(cfg.edit, resolve=True), cfg.n)
     seeds = between(cfg.between, cfg.n) if cfg.between else range(cfg.seed, cfg.seed + cfg.n)
     said = {key: OmegaConf.to_object(cfg[key]) if OmegaConf.is_config(cfg[key]) else cfg[key] for key in ("classes", "prompt", "prompts")}
     cond, names = wish(recipe.conditions, torch.arange(cfg.n), said)

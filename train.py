@@ -43,6 +43,10 @@ def summarise(latest: dict[str, float], folder: Path) -> None:
     if "loss/accuracy" in latest:  # a classifier, which makes no images
         log.info("guide a run by it        python sample.py ckpt=runs/NAME guidance=[classifier,clip] guidance.ckpt=%s", folder)
         return
+    if "loss/reconstruction" in latest:  # an autoencoder, which makes none out of noise
+        log.info("its reconstructions      python sample.py ckpt=%s edit=autoencode", folder)
+        log.info("diffusion in its latents python train.py codec=autoencoder codec.ckpt=%s", folder)
+        return
     log.info("samples                  %s", pictures[-1] if pictures else "none")
     log.info("sample from it           python sample.py ckpt=%s", folder)
 

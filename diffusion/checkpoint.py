@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from diffusion.classifier import NoisyClassifier
 from diffusion.denoiser import Denoiser
 from diffusion.foreign.stable_diffusion import is_pipeline, stable_diffusion
 from diffusion.model import Model, assemble
+from diffusion.reconstruction import Autoencoding
 from diffusion.support.errors import UserError
 from diffusion.support.files import PLACES, atomic, broken, seal, writing_in
 from diffusion.support.hashes import tensors_hash
@@ -127,9 +128,9 @@ def checked(config: dict[str, Any], where: str) -> dict[str, Any]:
     return config
 
 
-def load(path: str | Path, averaged: bool = True, kind: type[nn.Module] = Denoiser, trust: Sequence[str] = ()) -> Model:
+def load(path: str | Path, averaged: bool = True, kind: Any = Denoiser | Autoencoding, trust: Sequence[str] = ()) -> Model:
     """The model of a run, in evaluation mode on the CPU, with the averaged weights or the last ones; its network's module must be of this
-    `kind`. Of a folder in diffusers' format, Stable Diffusion's (`diffusion.foreign`).
+    `kind`, a class or a union of some. Of a folder in diffusers' format, Stable Diffusion's (`diffusion.foreign`).
 
     Only this package's classes, and a few of torch's, are built from a run's folder; `trust` names packages of yours beside them.
 
@@ -162,10 +163,11 @@ def load(path: str | Path, averaged: bool = True, kind: type[nn.Module] = Denois
     return replace(model, config=config, folder=folder, path=file, step=step, weights=weights_hash(model.denoiser), ema=ema)
 
 
-def of_kind(model: Model, kind: type[nn.Module], place: str | Path) -> Model:
+def of_kind(model: Model, kind: Any, place: str | Path) -> Model:
     """The model, if its module is of this kind. Raises UserError otherwise."""
     if not isinstance(model.denoiser, kind):
-        raise UserError(f"{place} holds a {type(model.denoiser).__name__} where a {kind.__name__} is needed; give another run.")
+        asked = " or ".join(one.__name__ for one in get_args(kind) or [kind])
+        raise UserError(f"{place} holds a {type(model.denoiser).__name__} where a {asked} is needed; give another run.")
     return model
 
 

@@ -4,6 +4,7 @@ each seed, and guidance, grids and codecs work unchanged. Images here are in the
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
+from diffusion.conditions import Originals
 from diffusion.generate import Between, Recipe
 from diffusion.pictures import MODES, read_image
 from diffusion.posterior import shrink
+from diffusion.reconstruction import Autoencoding, Beside
 from diffusion.samplers import DDIMInversion, State, last
 from diffusion.samplers.base import part
 from diffusion.schedules import Schedule
-from diffusion.support.build import build
+from diffusion.support.build import asks_for, build
 from diffusion.support.errors import UserError
 from diffusion.support.ranges import Checked, Count, Fraction
 from diffusion.typing import Denoise, Noise
@@ -102,11 +105,60 @@ def interpolated(recipe: Recipe, seeds: Sequence[int], n: int, cond: Tensor | No
     return recipe(between(seeds, n), cond).images
 
 
-def edited(recipe: Recipe, edit: Mapping[str, Any]) -> Recipe:
-    """The recipe whose sampler makes the edit of a configuration; its `image` and `mask` are files. An empty configuration changes nothing.
-    Of latents, each of which stands for several pixels, one is painted if any of its pixels is to be.
+def beside(recipe: Recipe) -> Recipe:
+    """The recipe of an autoencoder, with each picture at the left of its reconstruction."""
+    channels, height, width = recipe.shape
+    return replace(recipe, denoiser=Beside(autoencoding(recipe)), shape=(channels, height, 2 * width))
 
-    Raises UserError for a file that is no picture, and for a model of anything but pictures."""
+
+def autoencode(recipe: Recipe, n: int, image: str | None = None) -> Recipe:
+    """Originals beside their reconstructions: those of a file, or of all files in a folder, again and again; None: those of the run's data.
+
+    Raises UserError for a model that is no autoencoder, and for a file that is no picture."""
+    pairs = beside(recipe)
+    return pairs if image is None else replace(pairs, conditions=Originals(shown=all_of(image, "image", recipe)))
+
+
+def interpolate(recipe: Recipe, n: int, images: Sequence[Any] | None = None) -> Recipe:
+    """n pictures on the straight line between the latents of two, which are files, or numbers of pictures in the run's data.
+
+    Raises UserError for a model that is no autoencoder, unless there are two, and for a file that is no picture."""
+    model = autoencoding(recipe)
+    if images is None or len(images) != 2:
+        raise UserError("This edit is between two pictures: edit.images=[FILE,FILE], or their numbers in the run's data, as [3,8].")
+    numbered = (recipe.conditions.ask(torch.tensor([one])) if isinstance(one, int) else None for one in images)
+    ends = [all_of(one, "images", recipe)[:1] if end is None else end for one, end in zip(images, numbered, strict=True)]
+    with torch.no_grad(), recipe.computing():
+        first, second = (model.latents(end)[0].float().cpu() for end in ends)
+    weight = torch.linspace(0, 1, n).reshape(-1, 1, 1, 1)
+    return replace(recipe, conditions=Originals(shown=torch.lerp(first, second, weight)))
+
+
+def autoencoding(recipe: Recipe) -> Autoencoding:
+    """The recipe's autoencoder. Raises UserError if it has none."""
+    if not isinstance(recipe.denoiser, Autoencoding):
+        raise UserError("This edit shows what an autoencoder makes of pictures, and this run is none: say a ckpt of task=autoencoder.")
+    return recipe.denoiser
+
+
+def all_of(path: Any, key: str, recipe: Recipe) -> Tensor:
+    """The pictures of a file, or of the files in a folder by their names, uint8 [n, h, w, c], of the recipe's size. Raises UserError."""
+    channels, *size = recipe.shape
+    files = sorted(Path(path).iterdir()) if Path(path).is_dir() else [path]
+    return torch.stack([picture(str(file), key, channels, size) for file in files])
+
+
+def edited(recipe: Recipe, edit: Mapping[str, Any], n: int = 1) -> Recipe:
+    """The recipe that makes the edit of a configuration in n images: by its sampler, its `image` and `mask` being files, or as a function
+    of the recipe that it names. An empty configuration changes nothing. Of latents, each of which stands for several pixels, one is painted
+    if any of its pixels is to be.
+
+    Raises UserError for a file that is no picture, for a model of anything but pictures, and for an autoencoder where none is asked for, or
+    the reverse."""
+    if edit and asks_for(edit, "recipe"):
+        return build(dict(edit), "edit", recipe=recipe, n=n)
+    if isinstance(recipe.denoiser, Autoencoding):
+        raise UserError("An autoencoder makes no pictures out of noise: say edit=autoencode, or edit=interpolate, or a ckpt that denoises.")
     if not edit:
         return recipe
     seen = recipe.codec.decode(torch.empty(0, *recipe.shape))

@@ -138,7 +138,8 @@ def assemble(config: Mapping[str, Any], home: Path | None = None) -> Model:
     Raises ValueError or UserError with one sentence for what does not fit."""
     if config["codec"].get("data_shape", ()) is None:
         config = completed(config, build(config["dataset"], "dataset").load(), home)
-    codec, conditions = build(config["codec"], "codec", {"home": home}), build(config["conditions"], "conditions")
+    codec = build(config["codec"], "codec", {"home": home})
+    conditions = build(config["conditions"], "conditions", {"dataset": config.get("dataset")})
     config = {**config, "network": fitted(config["network"], codec)}
     variance = variance_of(config["objective"])
     channels, *size = codec.shape
@@ -149,7 +150,7 @@ def assemble(config: Mapping[str, Any], home: Path | None = None) -> Model:
         raise UserError("The data are vectors, and this network is one of pictures; say network=mlp.")
     network = conditions.around(build(config["network"], "network", told))
     schedule, parameterization = build(config["schedule"], "schedule"), build(config["parameterization"], "parameterization")
-    parts = {"network": network, "schedule": schedule, "parameterization": parameterization, **variance}
+    parts = {"network": network, "schedule": schedule, "parameterization": parameterization, "codec": codec, **variance}
     return Model(build(config["task"], "task", parts | conditions.network()), codec, conditions, config)
 
 

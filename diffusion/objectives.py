@@ -282,6 +282,8 @@ class Uncertainty(nn.Module):
 def check(denoiser: Denoiser, objective: Objective) -> None:
     """Raises ValueError with one sentence if this objective cannot train this denoiser."""
     name = type(objective).__name__
+    if getattr(objective, "reconstructs", False):
+        raise ValueError(f"objective {name} trains an autoencoder: say task=autoencoder, or another objective.")
     if objective.learned_variance != denoiser.learned_variance:
         has, wants = ("no", "trains") if objective.learned_variance else ("a", "does not train")
         raise ValueError(f"objective {name} {wants} a learned variance, and the denoiser has {has} learned variance.")

@@ -5,7 +5,8 @@ number i is asked for, how words typed on the command line are read, and what th
 """
 
 from diffusion.conditions.classes import Classes, Unconditional
+from diffusion.conditions.originals import Originals
 from diffusion.conditions.text import Text, TextEncoder
 from diffusion.conditions.tokens import Bytes, Words
 
-__all__ = ["Bytes", "Classes", "Text", "TextEncoder", "Unconditional", "Words"]
+__all__ = ["Bytes", "Classes", "Originals", "Text", "TextEncoder", "Unconditional", "Words"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from diffusion.evaluation.tables import FLOOR
 from diffusion.generate import Made
 from diffusion.model import Model, completed
 from diffusion.oracles import EmpiricalDistribution
-from diffusion.support.build import build
+from diffusion.support.build import asks_for, build
 from diffusion.support.errors import UserError
 from diffusion.support.trust import vet
 from diffusion.typing import Conditions
@@ -50,6 +50,8 @@ def trained(model: Model, dataset: Mapping[str, Any], device: torch.device) -> S
     run = model.config
     vet({"metric": run["metric"]}, where=f"config.yaml of {model.path}")
     data = build(dataset, "dataset").load()
+    if asks_for(run["conditions"], "dataset"):  # its images are reconstructions, of these data now
+        model = replace(model, conditions=build(run["conditions"], "conditions", {"dataset": dataset}))
     return Subject(model, device, data, {"step": model.step, "images": model.step * run["batch_size"] * run["accumulate"]})
 
 

@@ -10,12 +10,17 @@ from diffusion.metrics.kernel import KernelDistance, mmd2
 from diffusion.metrics.likelihood import BitsPerDimension, FlowBits, VariationalBits
 from diffusion.metrics.memorization import Memorization
 from diffusion.metrics.neighbours import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
+from diffusion.metrics.pairs import PSNR, SSIM, ReconstructionDistance
 from diffusion.metrics.passport import Passport, code_version, write_metrics
+from diffusion.metrics.perceptual import LPIPS
 from diffusion.metrics.prompts import PromptAccuracy
 from diffusion.metrics.reference import reference_features, reference_moments
 from diffusion.metrics.sliced import SlicedWasserstein
 
 __all__ = [
+    "LPIPS",
+    "PSNR",
+    "SSIM",
     "BitsPerDimension",
     "ClassAccuracy",
     "DINOv2",
@@ -38,6 +43,7 @@ __all__ = [
     "Pixels",
     "PrecisionRecall",
     "PromptAccuracy",
+    "ReconstructionDistance",
     "ResNet56",
     "RowMetric",
     "SlicedWasserstein",

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion.conditions import Originals
 from diffusion.generate import SeededNoise
 from diffusion.guidance import Clip
 from diffusion.likelihood import bin_width, bits_per_dimension, dequantised, flow_log_likelihood, variational_bound
@@ -42,7 +43,9 @@ class BitsPerDimension(Metric):
         self.images, self.batch_size, self.seed = images, batch_size, seed
 
     def setup(self, imageset: RealImages, device: torch.device | str, conditions: Conditions = UNCONDITIONAL) -> None:
-        """Choose the images. Raises ValueError for a set without images."""
+        """Choose the images. Raises ValueError for a set without images, UserError for an autoencoder."""
+        if isinstance(conditions, Originals):
+            raise UserError(f"{self.word} is a likelihood by a diffusion model, and this is an autoencoder: say metric=[psnr,ssim,rfd].")
         total = len(imageset.images)
         count = min(self.images or total, total)
         if count < 2:

@@ -45,16 +45,18 @@ class Meter:
         self.arriving: deque[tuple[int, Arriving]] = deque()
 
     @torch.no_grad()
-    def update(self, losses: dict[str, Tensor], t: Tensor, weight: Tensor | None = None) -> None:
+    def update(self, losses: dict[str, Tensor], t: Tensor | None = None, weight: Tensor | None = None) -> None:
         """Add one batch's per-sample losses [b] at times t [b], each of `weight` [b] (1 if None), the importance weights of a t that is not
-        drawn uniformly: so the means are those over uniform t."""
+        drawn uniformly: so the means are those over uniform t. Losses without a time have no quarters."""
         self.names = [f"loss/{name}" if name != "loss" else "loss" for name in losses]
-        weight = torch.ones_like(t) if weight is None else weight.to(t)
         terms = torch.stack([value.detach().double() for value in losses.values()])
-        quarter = (t * QUARTERS).ceil().long().clamp(1, QUARTERS) - 1
+        weighed = terms if weight is None else weight.to(terms) * terms
         quarters = terms.new_zeros(len(terms) + 1, QUARTERS)
-        quarters.index_add_(1, quarter, weight.double() * torch.cat([terms, torch.ones_like(terms[:1])]))
-        sums = torch.cat([(weight.double() * terms).mean(1), quarters.flatten() / len(t), terms.new_ones(1)])
+        if t is not None:
+            quarter = (t * QUARTERS).ceil().long().clamp(1, QUARTERS) - 1
+            counted = torch.ones_like(terms[:1]) if weight is None else weight.to(terms)[None]
+            quarters.index_add_(1, quarter, torch.cat([weighed, counted]))
+        sums = torch.cat([weighed.mean(1), quarters.flatten() / terms.shape[1], terms.new_ones(1)])
         bad = ~losses["loss"].detach().isfinite().all()
         self.step = sums if self.step is None else self.step + sums
         self.bad = bad if self.bad is None else self.bad | bad

@@ -7,6 +7,8 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
+from diffusion.editing import beside
+from diffusion.generate import Recipe
 from diffusion.pictures import save_png, show
 from diffusion.support.ranges import Count, Few, Seed
 from diffusion.support.ranks import gather_dealt, rank_and_world
@@ -32,14 +34,23 @@ class Samples(Evaluation):
             if len(recipe.shape) == 1:
                 rows, columns = self.points, 1
             numbers = torch.arange(rows * columns)
-            mine = numbers[rank::world]
-            made = recipe((mine + self.seed).tolist(), asked.ask(mine // columns))
-            images = gather_dealt(made.images)
+            images = gather_dealt(self.made(recipe, numbers[rank::world], columns))
             if trainer.is_global_zero:
                 picture = show(images, self.columns, names=asked.names(numbers // columns))
                 save_png(picture, Path(trainer.default_root_dir) / "samples" / f"{name}-step={trainer.global_step:08d}.png")
                 for logger in trainer.loggers:
                     log_image(logger, f"samples/{name}", picture, trainer.global_step)
+
+    def made(self, recipe: Recipe, numbers: Tensor, columns: int) -> Tensor:
+        """The images with these numbers, of a grid of so many columns."""
+        return recipe((numbers + self.seed).tolist(), recipe.conditions.ask(numbers // columns)).images
+
+
+class Reconstructions(Samples):
+    """Every `every` steps: a grid of pictures of the data set, the first ones, each with its reconstruction at its right."""
+
+    def made(self, recipe: Recipe, numbers: Tensor, columns: int) -> Tensor:
+        return beside(recipe)((numbers + self.seed).tolist(), recipe.conditions.ask(numbers)).images
 
 
 def log_image(logger: Any, key: str, picture: Tensor, step: int) -> None:
