@@ -14,18 +14,19 @@ from diffusion.schedules import Cosine, Schedule
 from diffusion.typing import expand
 
 
-def _same_class(cond: Tensor, classes: Tensor | None) -> Tensor:
-    """Whether cond [b] is null (-1) or one of classes [n], [b, n]. Raises ValueError if there are no classes."""
+def _same_class(cond: Tensor, classes: Tensor | None, null: Tensor) -> Tensor:
+    """Whether cond [b, ...] is null [...] or one of classes [n, ...], [b, n]. Raises ValueError if there are no classes."""
     if classes is None:
         raise ValueError("A condition was given to an exact denoiser whose data have no classes: give it their classes, or no condition.")
-    return (cond[:, None] < 0) | (cond[:, None] == classes.to(cond)[None])
+    rows, known = cond.reshape(len(cond), 1, -1), classes.to(cond).reshape(1, len(classes), -1)
+    return (rows == known).all(2) | (rows == null.to(cond).reshape(1, 1, -1)).all(2)
 
 
 class GaussianMixture:
     """x_0 ~ sum_k w_k N(mean_k, std_k^2 I): then x_t ~ sum_k w_k N(alpha mean_k, v_k I), v_k = alpha^2 std_k^2 + sigma^2.
 
-    means [k, *shape]; stds [k]; weights [k], normalised here (equal if None). `classes` [k] gives each component a class: a condition
-    c [b] then restricts sample b to the components of class c, and -1 or no condition to none."""
+    means [k, *shape]; stds [k]; weights [k], normalised here (equal if None). `classes` [k, ...] gives each component a class, a number or
+    any tensor: a condition c [b, ...] then restricts sample b to the components of class c, and `null` [...] or no condition to none."""
 
     def __init__(
         self,
@@ -34,10 +35,11 @@ class GaussianMixture:
         weights: Tensor | None = None,
         schedule: Schedule = Cosine(),  # noqa: B008 (frozen)
         classes: Tensor | None = None,
+        null: Tensor = torch.tensor(-1),  # noqa: B008 (never written to)
     ) -> None:
         weights = torch.ones(len(means), dtype=torch.float64) if weights is None else weights.double()
         self.means, self.stds, self.weights = means.double(), stds.double(), weights / weights.sum()
-        self.schedule, self.classes, self.device = schedule, classes, means.device
+        self.schedule, self.classes, self.null, self.device = schedule, classes, null, means.device
 
     def _components(self, x: Tensor, t: Tensor, cond: Tensor | None) -> tuple[Tensor, Tensor]:
         """(log w_k N(x; alpha mean_k, v_k I) [b, k], E[x_0 | x, k] [b, k, *shape])."""
@@ -55,7 +57,7 @@ class GaussianMixture:
 
     def of_class(self, cond: Tensor) -> Tensor:
         """Whether each component is of each condition's class, [b, k]; all are of the null condition."""
-        return _same_class(cond, self.classes)
+        return _same_class(cond, self.classes, self.null)
 
     def log_class_weight(self, cond: Tensor) -> Tensor:
         """log p(c) for each condition [b]; 0 for the null condition."""
@@ -92,7 +94,8 @@ class EmpiricalDistribution:
     """x_0 uniform over the rows of `data` [n, *shape]: the perfect denoiser of a data set, with no training and no model error.
 
     E[x_0 | x_t] = sum_i softmax_i(-||x_t - alpha x_i||^2 / (2 sigma^2)) x_i. The data are read in chunks of `chunk` rows with a running
-    maximum, so that memory does not grow with n. `labels` [n]: a condition c restricts sample b to the rows of class c."""
+    maximum, so that memory does not grow with n. `labels` [n, ...]: a condition c [b, ...] restricts sample b to the rows whose label is
+    c, and `null` [...] to none."""
 
     def __init__(
         self,
@@ -100,8 +103,9 @@ class EmpiricalDistribution:
         schedule: Schedule = Cosine(),  # noqa: B008 (frozen)
         labels: Tensor | None = None,
         chunk: int = 4096,
+        null: Tensor = torch.tensor(-1),  # noqa: B008 (never written to)
     ) -> None:
-        self.data, self.schedule, self.labels, self.chunk = data.flatten(1), schedule, labels, chunk
+        self.data, self.schedule, self.labels, self.chunk, self.null = data.flatten(1), schedule, labels, chunk, null
         self.shape, self.device, self.squares = data.shape[1:], data.device, data.flatten(1).square().sum(1)
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
@@ -113,7 +117,7 @@ class EmpiricalDistribution:
             rows = self.data[i : i + self.chunk].to(x)
             logits = (alpha * x @ rows.T - 0.5 * alpha**2 * self.squares[i : i + self.chunk].to(x)) / sigma**2
             if cond is not None:
-                mine = _same_class(cond, None if self.labels is None else self.labels[i : i + self.chunk])
+                mine = _same_class(cond, None if self.labels is None else self.labels[i : i + self.chunk], self.null)
                 logits = logits.masked_fill(~mine, -torch.inf)
             new = torch.maximum(top, logits.amax(1, keepdim=True))
             kept = torch.where(top.isinf(), 0.0, (top - new).exp())

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import torch
@@ -33,6 +34,21 @@ def tokenizer(folder: Path, pad: str):
     more = {"add_prefix_space": False, "do_lower_case": True, "errors": "replace", "tokenizer_class": "CLIPTokenizer"}
     (folder / "tokenizer_config.json").write_text(json.dumps(said | more | {"model_max_length": WORDS}))
     return CLIPTokenizer.from_pretrained(folder)
+
+
+def clip(folder: Path, seed: int = 0, pad: str = ONE.pad) -> Path:
+    """A folder of a text encoder of random weights alone, with its tokenizer: 77 vectors of 16 numbers."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with TemporaryDirectory() as place:
+        words = tokenizer(Path(place) / "words", pad)
+        words.save_pretrained(folder)
+    ends = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
+    size = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=WORDS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        CLIPTextModel(CLIPTextConfig(vocab_size=len(words), **size, **ends)).save_pretrained(folder)
+    return folder
 
 
 def written(folder: Path, kind: SimpleNamespace = ONE, seed: int = 0) -> Path:

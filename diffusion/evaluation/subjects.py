@@ -65,26 +65,37 @@ def exact(config: Mapping[str, Any], device: torch.device) -> Subject:
     labels = conditions.labels(data)
     labels = None if labels is None else conditions.of(labels[:].to(device))
     images = codec.encode(torch.from_numpy(np.array(data.images))).to(device)
-    denoiser = EmpiricalDistribution(images, build(config["schedule"], "schedule"), labels)
+    null = {} if labels is None else {"null": conditions.null(labels[:1])[0]}
+    denoiser = EmpiricalDistribution(images, build(config["schedule"], "schedule"), labels, **null)
     plain = PLAIN if codec.range else {**PLAIN, "guidance": {}}  # without a range there is nothing to clip to
     return Subject(Model(denoiser, codec, conditions, {**plain, "dataset": config["dataset"]}), device, data, {"step": 0, "images": 0})
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Used in place of a recipe: images drawn from the data set itself, of the class asked for. A sampler has a smaller distance than
-    theirs only by chance."""
+    """Used in place of a recipe: images drawn from the data set itself, of the class or caption asked for. A sampler has a smaller distance
+    than theirs only by chance."""
 
     data: ImageSet = field(repr=False)
     conditions: Conditions = field(default_factory=Unconditional)
     batch_size: int = 256
 
     def __call__(self, seeds: Sequence[int], cond: Tensor | None = None) -> Made:
-        """Images of the data set: image i is drawn, with replacement, by seed i."""
-        everything, labels = np.arange(len(self.data)), self.data.labels
-        among = [everything] * len(seeds) if cond is None else [everything[labels == int(c)] for c in cond]
+        """Images of the data set: image i is drawn, with replacement, by seed i. Raises UserError if none has its condition."""
+        among = [np.arange(len(self.data))] * len(seeds) if cond is None else self.alike(cond)
         chosen = [int(np.random.default_rng(seed).choice(rows)) for seed, rows in zip(seeds, among, strict=True)]
         return Made(torch.from_numpy(np.array(self.data.images[chosen])), 0)
+
+    def alike(self, cond: Tensor) -> list[np.ndarray]:
+        """The numbers of the images that have each of the conditions cond [b, ...]."""
+        labels = self.conditions.labels(self.data)
+        known = None if labels is None else self.conditions.of(labels[:])
+        if known is None:
+            raise UserError(f"{self.data.name} does not say which of its images have the conditions that are asked for: say floor=false.")
+        rows = [(known == c.to(known)).reshape(len(known), -1).all(1).nonzero()[:, 0].numpy() for c in cond]
+        if not all(map(len, rows)):
+            raise UserError(f"{self.data.name} has no image of a condition that is asked for: say floor=false, or ask for its captions.")
+        return rows
 
     def computing(self) -> AbstractContextManager[None]:
         """There is nothing to compute."""

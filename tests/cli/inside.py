@@ -11,6 +11,7 @@ from composing import ROOT, TINY, composed, composition, typed
 from diffusion.config import told
 from diffusion.evaluate import measured_cell
 from diffusion.schemas import EvaluateSchema, SampleSchema, known
+from diffusion.shell import quoted
 from diffusion.support.files import writing_in
 from diffusion.support.trust import trusting
 from diffusion.training.run import train
@@ -34,7 +35,7 @@ def sampled(run: Path, out: Path | None, *words: str) -> np.lib.npyio.NpzFile:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     words = (f"ckpt={run}", f"out={out or 'null'}", "device=cpu", *words)
-    cfg = composition(*words, name="sample")
+    cfg = composition(*map(quoted, words), name="sample")
     known(cfg, SampleSchema)
     with trusting(cfg.trust), writing_in(told(cfg, typed(*words))):
         module.sample(cfg, typed(*words))

@@ -60,7 +60,7 @@ def fit(config: dict[str, Any], folder: Path, accumulate: int = 1, world: int = 
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    data = DataModule(dataset, config["batch_size"] // accumulate, config["seed"], **config["data"])
+    data = DataModule(dataset, config["batch_size"] // accumulate, config["seed"], **config["data"], conditions=module.conditions)
     last = folder / "last.ckpt"
     trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
     trainer.save_checkpoint(last)

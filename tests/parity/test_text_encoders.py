@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from stable_folders import tokenizer
+from stable_folders import clip
 
 from diffusion.conditions import Text
 from diffusion.conditions.tokens import warn_once
@@ -15,16 +15,6 @@ from diffusion.support.errors import UserError
 transformers = pytest.importorskip("transformers")
 TEXTS = ["a sneaker left of a bag", "", "a, b = [c] $d", "a sneaker left of a bag"]
 PIECES = ["<pad>", "</s>", "<unk>", "▁", "▁a", *"abcdefghijklmnopqrstuvwxyz"]
-
-
-def clip(folder, seed=0, pad="<|endoftext|>", width=16):
-    words = tokenizer(folder / "tokenizer", pad)
-    words.save_pretrained(folder)
-    torch.manual_seed(seed)
-    size = dict(hidden_size=width, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=77)
-    ends = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
-    transformers.CLIPTextModel(transformers.CLIPTextConfig(vocab_size=len(words), **size, **ends)).save_pretrained(folder)
-    return folder
 
 
 def t5(folder):

@@ -3,14 +3,23 @@
 import pytest
 import torch
 from composing import composition
-from test_text import Vectors
 
-from diffusion.conditions import Classes, Text, Unconditional
+from diffusion.conditions import Classes, Text, TextEncoder, Unconditional
 from diffusion.conditions.asking import wish
 from diffusion.config import escaped, unescaped
 from diffusion.pictures import show, tile
 from diffusion.shell import quoted
 from diffusion.support.errors import UserError
+
+
+class Vectors(TextEncoder):
+    """A text of two numbers is one vector of them."""
+
+    channels, pooled = 2, False
+
+    def encode(self, texts):
+        return torch.tensor([[[float(n) for n in text.split()]] for text in texts])
+
 
 NUMBERS = torch.arange(5)
 TEXT = Text(Vectors(), captions=["1 2", "3 4"])
