@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -99,14 +100,25 @@ def folder_of(config: dict[str, Any]) -> Path:
 
 
 class Table(Callback):
-    """After a sweep: the table of all cells in the file, printed, and saved beside it."""
+    """After a sweep: the table of all cells in its file, printed, and saved beside it; of several runs, whose files lie in their own
+    folders, in runs/NAME.md."""
+
+    def __init__(self) -> None:
+        self.files: dict[Path, None] = {}  # in order
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Hydra's hook, after each cell."""
+        if job_return.status is JobStatus.COMPLETED:
+            self.files[where(settings(config))] = None
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra's hook; `config` is that of the command line without what was swept."""
-        if int(os.environ.get("RANK", 0)) == 0 and not OmegaConf.is_missing(config, "ckpt"):
+        if int(os.environ.get("RANK", 0)) == 0 and self.files:
             from diffusion.evaluation import tables
 
-            print(tables.save(where(settings(config)), "python -m diffusion.evaluate " + " ".join(sys.argv[1:])))
+            together = Path(config.paths.runs) / f"{run_name(config.name)}.jsonl"
+            path = next(iter(self.files)) if len(self.files) == 1 else together
+            print(tables.save(path, "python -m diffusion.evaluate " + " ".join(sys.argv[1:]), self.files))
 
 
 if __name__ == "__main__":

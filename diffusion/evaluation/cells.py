@@ -12,8 +12,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from diffusion.evaluation import EXACT, tables
+from diffusion.evaluation import EXACT
 from diffusion.evaluation.measure import measure
+from diffusion.evaluation.rows import FLOOR, read_cells
 from diffusion.evaluation.subjects import Drawn, Subject
 from diffusion.generate import Recipe
 from diffusion.metrics import Metric, Passport, write_metrics
@@ -61,7 +62,7 @@ def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any]
 
 def fill(path: Path, facts: dict[str, Any], metrics: list[Metric], measured: Callable) -> None:
     """Append to `path` a line for each number that `measured(metrics)` yields, of the metrics that the cell lacks there."""
-    lines = [line for line in tables.read_cells(path) if line["cell"] == facts["cell"]]
+    lines = [line for line in read_cells(path) if line["cell"] == facts["cell"]]
     there = {metric.name: line for metric in metrics for line in lines if is_of(line, metric)}
     for metric in metrics:
         if metric.name in there and facts["way"] != "floor":
@@ -108,7 +109,7 @@ def pictured(metric: Metric, path: Path, cell: dict) -> dict[str, str]:
 def called(facts: dict) -> str:
     """The name of a line's subject, for the log."""
     words = [f"{key}={value}" for key, value in facts["words"].items() if key not in ("ckpt", "dataset")]
-    return tables.FLOOR if facts["way"] == "floor" else " ".join(words) or facts["ckpt"]
+    return FLOOR if facts["way"] == "floor" else " ".join(words) or facts["ckpt"]
 
 
 def agreed(finding: bool) -> bool:

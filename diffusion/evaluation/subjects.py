@@ -12,13 +12,13 @@ from torch import Tensor
 from diffusion.conditions import Unconditional
 from diffusion.data import ImageSet
 from diffusion.evaluation import EXACT
-from diffusion.evaluation.tables import FLOOR
+from diffusion.evaluation.rows import FLOOR
 from diffusion.generate import Made
 from diffusion.model import Model, completed
 from diffusion.oracles import EmpiricalDistribution
 from diffusion.support.build import asks_for, build
 from diffusion.support.errors import UserError
-from diffusion.support.trust import vet
+from diffusion.support.trust import parsed, vet
 from diffusion.typing import Conditions
 
 # How an exact denoiser is sampled and measured by default.
@@ -52,7 +52,16 @@ def trained(model: Model, dataset: Mapping[str, Any], device: torch.device) -> S
     data = build(dataset, "dataset").load()
     if asks_for(run["conditions"], "dataset"):  # its images are reconstructions, of these data now
         model = replace(model, conditions=build(run["conditions"], "conditions", {"dataset": dataset}))
-    return Subject(model, device, data, {"step": model.step, "images": model.step * run["batch_size"] * run["accumulate"]})
+    facts = {"step": model.step, "images": model.step * run["batch_size"] * run["accumulate"], "trained": words_of(model)}
+    return Subject(model, device, data, facts)
+
+
+def words_of(model: Model) -> dict[str, str]:
+    """The words that a run was trained with, by key; none of an older version's, or of a checkpoint outside of a run's folder."""
+    file = None if model.path is None else model.path.parents[1] / "words.yaml"
+    said = parsed(file.read_text(), str(file)) if file and file.is_file() else {}
+    typed = said.get("typed") if isinstance(said, dict) else None
+    return {str(key): str(value) for key, value in typed.items()} if isinstance(typed, dict) else {}
 
 
 def exact(config: Mapping[str, Any], device: torch.device) -> Subject:

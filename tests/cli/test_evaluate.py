@@ -7,7 +7,9 @@ import time
 
 import numpy as np
 import pytest
+import yaml
 from commands import ROOT, SMALL, command, succeeded
+from inside import trained
 from PIL import Image
 
 METRIC = ["metric=fd_digits", "metric.n=33"]
@@ -94,3 +96,21 @@ def test_pictures_lie_beside_the_lines(run, tmp_path):
     terms = np.array(Image.open(tmp_path / bound["picture"]).convert("L"))
     assert terms.shape == (360, 810) and len(np.unique(terms)) > 20  # 9 x 4 inches, and something drawn
     assert len(bound["nll-vlb@3/terms"]) == len(bound["nll-vlb@3/fraction"]) == 50
+
+
+def test_a_table_against_guidance_and_p_uncond(tmp_path):
+    """Two runs that differ in p_uncond, at two scales: a file in each run's folder, one table in runs/, whose rows are p_uncond; and the
+    sweep's own scales, where none is typed, are the paper's."""
+    for name, share in (("a", "0.1"), ("b", "0.5")):
+        words = ["metric=none", "steps=1", "eval_every=9", f"p_uncond={share}", "optimizer.lr=0.1", "lr_schedule=constant"]
+        folder = trained(tmp_path / name, *words, f"paths.runs={tmp_path}")
+        (folder / "words.yaml").write_text(yaml.safe_dump({"typed": {"p_uncond": share, "name": name}}))
+    words = ["guidance.scale=1,3", "grid.steps=2", "device=cpu", f"paths.runs={tmp_path}", f"paths.cache={tmp_path / 'cache'}"]
+    said = succeeded(command("-m", "diffusion.evaluate", f"ckpt={tmp_path / 'a'},{tmp_path / 'b'}", "sweep=guidance", *words, *METRIC))
+    assert [len(lines(tmp_path / name / "guidance.jsonl")) for name in "ab"] == [2, 2]
+    text = (tmp_path / "guidance.md").read_text()
+    names = [row.split(" | ")[0] for row in text.splitlines() if row.startswith("| p")]
+    assert text in said and names == ["| p_uncond=0.1", "| p_uncond=0.5"]
+    assert "| scale 1 | scale 3 |" in text and (tmp_path / "guidance.png").is_file()
+    printed = yaml.safe_load((ROOT / "conf" / "sweep" / "guidance.yaml").read_text())["hydra"]["sweeper"]["params"]["guidance.scale"]
+    assert [round(float(scale) - 1, 9) for scale in printed.split(",")] == [*(w / 10 for w in range(11)), 2, 3, 4]  # CFG table 1

@@ -106,10 +106,10 @@ def test_mistakes_are_a_sentence(evaluate, words, said):
         evaluate({}, *words)
 
 
-def cell(words, value, steps, nfe, way="sampler", grid="Karras", metric="fd@1"):
+def cell(words, value, steps, nfe, way="sampler", grid="Karras", metric="fd@1", **more):
     sampler = {"name": "S", "grid": {"name": grid, "steps": steps}} if way == "sampler" else {"name": "drawn"}
-    passport = {"sampler": sampler, "nfe": nfe, "n": 1, "id": "ab", "code": "0"}
-    return {"cell": {"a": 1}, "way": way, "words": words, "metric": metric, metric: value, "passport": passport, "seconds": 1.0}
+    passport = {"sampler": sampler, "nfe": nfe, "n": 1, "id": "ab", "code": "0", "guidance": more.pop("guidance", None)}
+    return {"cell": {"a": 1}, "way": way, "words": words, "metric": metric, metric: value, "passport": passport, "seconds": 1.0, **more}
 
 
 @pytest.fixture
@@ -142,6 +142,41 @@ def test_the_table(saved):
     assert "the command" in text and "drawn from the data set itself: 1.25" in text
 
 
+def guided(run, scale, fid, score, trained):
+    """The two lines of a run at one scale."""
+    words = {"ckpt": run, "guidance.scale": str(scale)}
+    inside = {"name": "Clip", "low": -1.0, "denoiser": {"name": "ClassifierFree", "denoiser": "Denoiser", "scale": scale}}
+    facts = {"ckpt": run, "trained": trained, "guidance": inside}
+    return [cell(words, fid, 10, 20, metric="fid@1", **facts), cell(words, score, 10, 20, metric="is@1", higher=True, **facts)]
+
+
+def test_a_table_by_scale_of_several_runs(tmp_path):
+    """Steps that are one for all leave the columns to guidance's scale; a run is named by what its training alone was told; of a metric
+    that is better when it is higher the highest is bold; a run of no words keeps its name."""
+    paths = [tmp_path / f"{name}.jsonl" for name in "ab"]
+    runs = [("runs/a", {"name": "a", "p_uncond": "0.1", "seed": "0"}), ("runs/b", {"name": "b", "p_uncond": "0.2", "seed": "0"})]
+    for path, (run, trained), offset in zip(paths, runs, (0, 1), strict=True):
+        found = [line for scale in (1.0, 1.5, 4.0) for line in guided(run, scale, (scale - 1.5) ** 2 + 2 + offset, 10 * scale, trained)]
+        path.write_text("".join(json.dumps(line) + "\n" for line in found))
+    text = table.save(tmp_path / "both", "the command", paths)
+    assert [line for line in text.splitlines() if line.startswith("| ")] == [
+        "|  | grid | scale 1 | scale 1.5 | scale 4 |",
+        "| --- | --- | --- | --- | --- |",
+        "| p_uncond=0.1 | Karras | 2.25 (20) | **2** (20) | 8.25 (20) |",
+        "| p_uncond=0.2 | Karras | 3.25 (20) | **3** (20) | 9.25 (20) |",
+        "|  | grid | scale 1 | scale 1.5 | scale 4 |",
+        "| --- | --- | --- | --- | --- |",
+        "| p_uncond=0.1 | Karras | 10 (20) | 15 (20) | **40** (20) |",
+        "| p_uncond=0.2 | Karras | 10 (20) | 15 (20) | **40** (20) |",
+    ]
+    assert "the best of each row in bold" in text and (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(csv.DictReader((tmp_path / "both.csv").open()))) == 12
+    same = [{**line, "trained": {"name": line["ckpt"], "seed": "0"}} for path in paths for line in table.read_cells(path)]
+    assert {row["label"] for row in table.layout(same)} == {"ckpt=runs/a", "ckpt=runs/b"}
+    steps = [*same[:1], cell({"ckpt": "runs/a", "grid.steps": "5", "guidance.scale": "2"}, 1.0, 5, 5, metric="fid@1", ckpt="runs/a")]
+    assert table.columns(table.layout(steps)) == "steps"
+
+
 def test_the_csv_and_the_plot(saved):
     path, _ = saved
     rows = list(csv.DictReader(path.with_suffix(".csv").open()))
@@ -152,7 +187,16 @@ def test_the_csv_and_the_plot(saved):
 
 def test_a_value_that_has_no_logarithm_is_drawn_on_a_straight_axis(tmp_path):
     """No image memorised is the best there is; a likelihood may be negative."""
-    row = {"metric": "memorized@20", "label": "ddim", "grid": "Karras", "steps": 2, "calls": 2, "value": 0.0}
+    row = {
+        "metric": "memorized@20",
+        "label": "ddim",
+        "grid": "Karras",
+        "steps": 2,
+        "scale": None,
+        "calls": 2,
+        "value": 0.0,
+        "higher": False,
+    }
     rows = [row, row | {"steps": 4, "calls": 4, "value": -0.5}, row | {"label": "heun", "calls": 3, "value": 0.25}]
     table.plot(rows, tmp_path / "drawn.png")
     assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
