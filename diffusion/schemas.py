@@ -47,7 +47,7 @@ class TrainSchema:
     trust: Any = field(default_factory=list)  # a package or several
     samplers: Any = field(default_factory=open_node)
     task: Any = MISSING
-    training: Any = MISSING
+    training: dict[str, Any] = MISSING
     paths: Any = MISSING
     trainer: Any = MISSING
     logger: Any = field(default_factory=open_node)

@@ -24,14 +24,22 @@ class AutoencoderModule(TrainingModule):
     Raises ValueError for another model, another objective, or other conditions than pictures."""
 
     def __init__(
-        self, model: Model, objective: Any, optimizer: Callable, lr_schedule: Callable[[int], float], ema: EMA, **others: Any
+        self,
+        model: Model,
+        objective: Any,
+        optimizer: Callable,
+        lr_schedule: Callable[[int], float],
+        ema: EMA,
+        mirror: bool = False,
+        seed: int = 0,
+        grad_clip: float | None = None,
     ) -> None:
         name = type(objective).__name__
         if not isinstance(model.denoiser, Autoencoding) or not getattr(objective, "reconstructs", False):
             raise ValueError(f"objective {name} trains no autoencoder: task=autoencoder goes with objective=reconstruction and its like.")
         if not isinstance(model.conditions, Originals):
             raise ValueError("task=autoencoder is told the pictures themselves: leave conditions out, or say conditions=originals.")
-        super().__init__(model, objective, optimizer, lr_schedule, ema, **others)
+        super().__init__(model, objective, optimizer, lr_schedule, ema, mirror, seed, grad_clip)
         channels, *size = model.codec.shape
         self.opponent = Opponent(objective.adversary, channels, size) if objective.adversary.weight else None
 

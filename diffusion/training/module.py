@@ -1,7 +1,6 @@
 """The LightningModule that trains a denoiser: forward-kernel noising, condition dropout, and the objective."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,10 +33,12 @@ class DiffusionModule(TrainingModule):
         ema: EMA,
         p_uncond: float = 0.1,
         serving: Serving | None = None,
-        **others: Any,
+        mirror: bool = False,
+        seed: int = 0,
+        grad_clip: float | None = None,
     ) -> None:
         check(model.denoiser, objective)
-        super().__init__(model, objective, optimizer, lr_schedule, ema, **others)
+        super().__init__(model, objective, optimizer, lr_schedule, ema, mirror, seed, grad_clip)
         if not 0 <= p_uncond <= 1:
             raise ValueError(f"p_uncond={p_uncond} is a share of the conditions, between 0 and 1.")
         self.times, self.p_uncond, self.serving = times, p_uncond, serving or Plain(model.codec)

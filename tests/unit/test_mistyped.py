@@ -17,6 +17,7 @@ CASES = [
     ("train", ["guidance=[cgf]"], "guidance=cgf is not one of the choices .*; did you mean guidance=cfg;"),
     ("train", ["schedule=true"], "schedule=true is not one of the choices cosine, "),
     ("evaluate", ["sampler=null"], "sampler=null is not one of the choices custom, "),
+    ("train", ["training=0.5"], "training=0.5: Cannot assign float"),
     ("train", ["schedul=cosine"], "schedul is not a key of this command; did you mean schedule"),
     ("train", ["stepz=3"], "stepz is not a key of this command; did you mean steps;"),
     ("train", ["+stepz=3"], r"stepz is not a key of this command; its keys are .*; did you mean steps$"),
@@ -45,5 +46,5 @@ def test_a_group_without_a_choice_is_named(monkeypatch):
     """Hydra takes an empty list, and leaves the group out."""
     monkeypatch.setattr(sys, "argv", ["train.py", "codec=[]"])
     monkeypatch.setattr("diffusion.config.words", lambda: {"codec": "[]"})
-    with pytest.raises(UserError, match=r"^codec=\[\] is not one of the choices custom, pixels, standardised"):
+    with pytest.raises(UserError, match=r"^codec=\[\] is not one of the choices autoencoder, custom, .*pixels, standardised"):
         configuration(composition("codec=[]"), Path("nowhere"))

@@ -46,6 +46,7 @@ def weighted(name, **settings):
 
 CASES = [
     ("dataset", {"_target_": "diffusion.data.Digits", "root": "data", "cache": float("inf")}, "dataset.cache=inf should be of type"),
+    ("training", {"_target_": "diffusion.training.module.DiffusionModule", "x": 1}, "training.x is not a setting of DiffusionModule"),
     ("grid", {"_target_": "diffusion.grids.Karras", "rho": 0}, "grid.rho=0 must be between 0.1 and 100."),
     ("objective", weighted("MinSNR", gamma=-1), "objective.weighting.gamma=-1 must be above 0."),
     ("objective", weighted("P2", k=-5), "objective.weighting.k=-5 must be above 0."),
