@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any
 from diffusion.data.base import Dataset, PictureDataset
 from diffusion.data.cache import ImageSet
 from diffusion.data.captioned import CaptionedDigits, CaptionedFashion
+from diffusion.data.celeba import CelebA
 from diffusion.data.cifar import CIFAR10, CIFAR100
 from diffusion.data.digits import Digits
 from diffusion.data.image_folder import ImageFolder
+from diffusion.data.imagenet import DownsampledImageNet
 from diffusion.data.mnist import MNIST, FashionMNIST
 from diffusion.data.serving import Plain, Posteriors, Serving, served
 from diffusion.data.stream import Batch, Stream, flip
@@ -25,9 +27,11 @@ __all__ = [
     "Batch",
     "CaptionedDigits",
     "CaptionedFashion",
+    "CelebA",
     "DataModule",
     "Dataset",
     "Digits",
+    "DownsampledImageNet",
     "FashionMNIST",
     "ImageFolder",
     "ImageSet",

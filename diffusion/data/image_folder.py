@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -118,27 +118,11 @@ class ImageFolder(PictureDataset):
         return str(self._folder), self._chunks()
 
     def _chunks(self) -> Iterator[Chunk]:
-        from tqdm import tqdm
-
         images, label = self._listed[0], {name: index for index, name in enumerate(self.classes)}
         captions = read_captions(self._folder, self._listed[2], images, self.caption)  # before the images, which take longer
-        broken: list[str] = []
-        # Threads are enough: PIL decodes and resizes without holding the interpreter's lock.
-        with ThreadPoolExecutor() as pool, tqdm(total=len(images), desc="image cache", disable=None) as bar:
-            for first in range(0, len(images), _CHUNK):
-                paths = images[first : first + _CHUNK]
-                pixels = list(pool.map(self._image, paths))
-                broken += [reason for reason in pixels if isinstance(reason, str)]
-                if not broken:  # else what is left is only looked at, to name all at once
-                    labels = np.array([label[path.parts[0]] for path in paths]) if label else None
-                    yield np.stack(pixels), labels, captions[first : first + _CHUNK] if self.captioned else ()
-                bar.update(len(paths))
-        if broken:
-            more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
-            raise UserError(
-                f"{len(broken)} of the {len(images)} images in {self._folder} cannot be read: {'; '.join(broken[:_NAMED])}{more}; "
-                "repair them or take them out of the folder."
-            )
+        for chunk, pixels in in_chunks(self._folder, images, self._image):
+            labels = np.array([label[path.parts[0]] for path in images[chunk]]) if label else None
+            yield pixels, labels, captions[chunk] if self.captioned else ()
 
     def _image(self, path: Path) -> np.ndarray | str:
         """Its pixels, or its name and why it has none."""
@@ -147,6 +131,29 @@ class ImageFolder(PictureDataset):
         except ValueError as error:
             return f"{path} ({error})"
         return np.asarray(cover(image, *self.shape[:2])).reshape(self.shape)
+
+
+def in_chunks(folder: Path, images: list[Path], pixels: Callable[[Path], np.ndarray | str]) -> Iterator[tuple[slice, np.ndarray]]:
+    """(which of the images, their pixels stacked), some at a time and in order, with a bar; `pixels` gives those of one, or its name and
+    why it has none. Raises UserError for images that cannot be read, all of them at once."""
+    from tqdm import tqdm
+
+    broken: list[str] = []
+    # Threads are enough: PIL decodes and resizes without holding the interpreter's lock.
+    with ThreadPoolExecutor() as pool, tqdm(total=len(images), desc="image cache", disable=None) as bar:
+        for first in range(0, len(images), _CHUNK):
+            chunk = slice(first, first + _CHUNK)
+            found = list(pool.map(pixels, images[chunk]))
+            broken += [reason for reason in found if isinstance(reason, str)]
+            if not broken:  # else what is left is only looked at, to name all at once
+                yield chunk, np.stack([image for image in found if not isinstance(image, str)])
+            bar.update(len(found))
+    if broken:
+        more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+        raise UserError(
+            f"{len(broken)} of the {len(images)} images in {folder} cannot be read: {'; '.join(broken[:_NAMED])}{more}; "
+            "repair them or take them out of the folder."
+        )
 
 
 def listed(root: Path) -> tuple[list[Path], dict[str, list[Path]]]:
