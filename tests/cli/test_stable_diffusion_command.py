@@ -1,6 +1,7 @@
 """`python sample.py ckpt=FOLDER prompt="..."` of a Stable Diffusion folder, as it is typed."""
 
 import json
+import re
 import shutil
 from functools import partial
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from commands import ROOT, command, succeeded
+from documents import commands, program
 from inside import measured, sampled
 from PIL import Image
 
@@ -98,3 +100,26 @@ def test_a_prompt_is_missing(folder, tmp_path):
 def test_it_is_not_measured(folder, tmp_path):
     with pytest.raises(UserError, match="is not a run, and has no data to be compared with"):
         measured(folder, tmp_path / "out.jsonl")
+
+
+DOCUMENT = (ROOT / "docs/stable_diffusion.md").read_text()
+
+
+@pytest.mark.parametrize("words", commands(DOCUMENT), ids=[" ".join(words[2:]) for words in commands(DOCUMENT)])
+def test_a_documented_command(folder, tmp_path, monkeypatch, words):
+    """As it is printed, with a folder and pictures that are there, and few steps; a size in proportion."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("photo.png", "mask.png"):
+        Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(name)
+    _, _, typed = program(words)
+    sizes = {"height=768": "height=24", "width=512": "width=16"}
+    typed = [sizes.get(word, word) for word in typed if not word.startswith(("ckpt=", "n=", "grid.steps="))]
+    made = sampled(folder, tmp_path / "out", *typed, "n=2", "grid.steps=4")["images"]
+    assert made.shape == (2, *((24, 16) if "height=24" in typed else (16, 16)), 3) and (made[0] != made[1]).any()
+
+
+def test_the_scheduler_settings_that_are_refused_are_documented():
+    from diffusion.foreign.scheduler import USUAL
+
+    named = re.search(r"A setting that has no counterpart \(([^)]*)\)", DOCUMENT)[1]
+    assert set(re.findall(r"`(\w+)`", named)) <= USUAL.keys()

@@ -206,3 +206,49 @@ def test_weights_in_several_files(folder, stable_diffusion):
     unet.save_pretrained(folder / "unet", max_shard_size="100KB")
     assert len(list((folder / "unet").glob("*.safetensors"))) > 1
     assert load(folder).weights == load(stable_diffusion["one"]).weights
+
+
+# ---- as they were published
+
+OLD = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}  # of the autoencoder's attention
+UNSAID = ("upcast_attention", "use_linear_projection", "addition_embed_type", "time_cond_proj_dim", "class_embed_type", "num_class_embeds")
+
+
+def older(name):
+    for new, old in OLD.items():
+        name = name.replace(new, old)
+    return name
+
+
+def renamed(file, name, **more):
+    tensors = load_file(file)
+    save_file({name(key): tensor for key, tensor in tensors.items()} | more, file, metadata={"format": "pt"})
+
+
+def special(text):
+    return {"__type": "AddedToken", "content": text, "lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+
+
+def test_a_folder_of_2022(folder, stable_diffusion):
+    """Stable Diffusion 1.x's own: the names of weights, tokens and parts that its libraries had then, and settings that they had not."""
+    renamed(folder / VAE, older)
+    renamed(folder / CLIP, lambda name: f"text_model.{name}", **{"text_model.embeddings.position_ids": torch.arange(77)[None]})
+    for part in ("unet", "vae"):
+        config = json.loads((folder / part / "config.json").read_text())
+        kept = {key: value for key, value in config.items() if key not in (*UNSAID, "scaling_factor", "shift_factor", "force_upcast")}
+        (folder / part / "config.json").write_text(json.dumps(kept | {"_diffusers_version": "0.6.0"}))
+    tokens = {
+        f"{name}_token": special(f"<|{text}|>") for name, text in (("bos", "startoftext"), ("eos", "endoftext"), ("unk", "endoftext"))
+    }
+    said(folder / "tokenizer/tokenizer_config.json", **tokens, name_or_path="openai/clip-vit-large-patch14")
+    said(folder / "tokenizer/special_tokens_map.json", **{name: {**token, "__type": None} for name, token in tokens.items()})
+    safety = {
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    }
+    said(folder / "model_index.json", _diffusers_version="0.6.0", **safety)
+    then, now = load(folder), load(stable_diffusion["one"])
+    assert (then.weights, then.codec.weights, then.codec.std) == (now.weights, now.codec.weights, now.codec.std)
+    words = ["a cat, in a hat", "", "a" * 100]
+    assert torch.equal(then.conditions.encoder.encode(words), now.conditions.encoder.encode(words))
+    assert then.recipe().describe()["sampler"] == now.recipe().describe()["sampler"]
