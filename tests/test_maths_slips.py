@@ -1,7 +1,8 @@
 """The slips of four lecture documents, one test each: in numbers, what the document says is wrong, and the code does the right thing.
 
 Documents 000-003 are the courses this project was first written from; a test's name gives document and equation. `now` and `then` are
-abar at t and at the earlier s. Eq. 75 of document 000, about DPM2's order, is in tests/oracle/test_order.py; latents are not here yet.
+abar at t and at the earlier s. Eq. 75 of document 000, about DPM2's order, is in tests/oracle/test_order.py; the slip of document 001
+about the latents' shape in tests/parity/test_foreign_parts.py.
 """
 
 import math

@@ -7,6 +7,7 @@ import pytest
 import torch
 from stable_folders import BETAS
 
+from diffusion.codecs import Autoencoder, Pixels
 from diffusion.support.build import build
 from diffusion.support.errors import UserError
 
@@ -36,8 +37,7 @@ def levels(found):
 
 
 @pytest.mark.parametrize("kind", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"])
-@pytest.mark.parametrize("total", [1000, 200])
-@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize(("total", "zero"), [(1000, False), (1000, True), (200, False)])
 def test_the_schedule(tmp_path, kind, total, zero):
     """abar at every time step, to the rounding of diffusers' float32 (its error where abar is near 1 is that of 1 - abar)."""
     config = dict(beta_schedule=kind, num_train_timesteps=total, rescale_betas_zero_snr=zero, beta_start=0.001, beta_end=0.03)
@@ -205,3 +205,15 @@ def test_the_autoencoder(folder):
         torch.testing.assert_close(ours.decode(z), theirs.decode(z).sample)
         ours.vae.quant_conv.bias[4:] = torch.tensor([90.0, -90.0, 0.0, 0.0])
         assert ours.moments(x)[1].amax() == 20 and ours.moments(x)[1].amin() == -30
+
+
+def test_001_the_latents_of_512_pixels():
+    """Document 001 has 3 x 512 x 512 become 6 x 64 x 64; Stable Diffusion's are 4 x 64 x 64. The network is of its size, without
+    numbers."""
+    widths = dict(block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4)
+    blocks = dict(down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
+    with torch.device("meta"):
+        network = ForeignAutoencoder(diffusers.AutoencoderKL(**widths, **blocks))
+        mean, logvar = network.moments(torch.empty(1, 3, 512, 512))
+        assert mean.shape == logvar.shape == (1, 4, 64, 64) and network.decode(mean).shape == (1, 3, 512, 512)
+    assert Autoencoder(network, Pixels((512, 512, 3)), [0.0] * 4, [1.0] * 4, weights="none").shape == (4, 64, 64)

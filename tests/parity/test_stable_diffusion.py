@@ -116,7 +116,16 @@ def theirs(pipeline, scheduler, latents, generators, output):
     return pipeline(latents=latents, generator=generators, output_type=output, **called).images
 
 
-@pytest.mark.parametrize(("case", "family"), [(c, f) for c in CASES for f in ("one", "two") if ONLY.get(c, f) == f])
+def cases():
+    """Each case of each family that it is of; the second family's are slow, but for those that show what it differs in."""
+    shown = {"ddim", "ddim-trailing-zero-snr", "euler-ancestral", "dpmpp-2m"}
+    for case in CASES:
+        for family in ("one", "two"):
+            if ONLY.get(case, family) == family:
+                yield pytest.param(case, family, marks=[pytest.mark.slow] if family == "two" and case not in shown else [])
+
+
+@pytest.mark.parametrize(("case", "family"), cases())
 def test_the_pipeline(both, tmp_path, case, family):
     """The state at the end, and with it the pictures."""
     model, pipeline = both[family]
@@ -133,7 +142,7 @@ def test_the_pipeline(both, tmp_path, case, family):
 
 
 @pytest.mark.parametrize("case", ["ddim-trailing", "euler-ancestral", "dpmpp-2m"])
-@pytest.mark.parametrize("steps", [3, 8])
+@pytest.mark.parametrize("steps", [3, pytest.param(8, marks=pytest.mark.slow)])
 def test_an_image_to_an_image(both, tmp_path, case, steps):
     """diffusers' own pipeline for it, given latents. Its strength is a share of the steps, ours the time that they begin at."""
     model, pipeline = both["one"]

@@ -1,6 +1,7 @@
 """Models of Stable Diffusion folders with all that samples others: samplers, guidance, precisions, sizes, edits."""
 
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -99,8 +100,15 @@ def test_a_size(model):
     assert recipe.shape == (4, 12, 10) and recipe([1], asked(recipe, "a cat")).images.shape == (1, 24, 19, 3)
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "16-mixed", "16-true"])
-@pytest.mark.parametrize("family", ["one", "two"])
+@pytest.mark.parametrize(
+    ("family", "precision"),
+    [("one", "16-true"), ("two", "bf16-mixed")]
+    + [
+        pytest.param(family, precision, marks=pytest.mark.slow)
+        for family, precision in product(("one", "two"), ("bf16-mixed", "bf16-true", "16-mixed", "16-true"))
+        if (family, precision) not in (("one", "16-true"), ("two", "bf16-mixed"))
+    ],
+)
 def test_half_precision(stable_diffusion, family, precision):
     """The U-Net computes in it, the state and the autoencoder stay in float32; its attention is upcast where the folder says so."""
     model = load(stable_diffusion[family])

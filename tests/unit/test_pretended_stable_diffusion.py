@@ -23,7 +23,7 @@ def images(model, sampler, guidance, device):
     return recipe([1, 2], recipe.conditions.parse(["a cat", "a dog"])).images
 
 
-@pytest.mark.parametrize("family", ["one", "two"])
+@pytest.mark.parametrize("family", ["two", pytest.param("one", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("sampler", "guidance"),
     [
