@@ -18,7 +18,7 @@ from diffusion.samplers import State, last
 from diffusion.support.hashes import tensors_hash
 from diffusion.typing import Codec, Conditions, Denoise, Rows, device_of
 
-# Of -true, the weights are of that type too.
+# Precisions that the weights are kept in, too
 HALVES = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
 
 

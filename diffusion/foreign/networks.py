@@ -49,8 +49,9 @@ class UpcastAttention:
             project(rows).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
             for project, rows in ((layer.to_q, x), (layer.to_k, context), (layer.to_v, context))
         )
+        precise = torch.promote_types(q.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
-            out = scaled_dot_product_attention(q.float(), k.float(), v.float())
+            out = scaled_dot_product_attention(q.to(precise), k.to(precise), v.to(precise))
         out = out.transpose(1, 2).flatten(-2).to(q.dtype)
         for module in layer.to_out:  # a projection and its dropout
             out = module(out)

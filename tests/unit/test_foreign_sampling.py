@@ -129,6 +129,15 @@ def test_half_precision(stable_diffusion, family, precision):
     torch.testing.assert_close(images, exact.codec.decode(x), rtol=0, atol=0)
 
 
+def test_double_precision(stable_diffusion):
+    """What of float32's images is its rounding; the network is float32 again afterwards."""
+    model = load(stable_diffusion["two"])
+    single, double = (model.recipe(DDIM(), Karras(4), {}, precision=name) for name in ("32-true", "64-true"))
+    a, b = latents(single, asked(single)), latents(double, asked(double))
+    assert 0 < (a - b).abs().max() / a.abs().max() < 1e-4
+    assert {p.dtype for p in model.denoiser.parameters()} == {torch.float32}
+
+
 def test_weights_and_precision_belong_together(stable_diffusion):
     model = load(stable_diffusion["one"])
     with pytest.raises(
