@@ -11,8 +11,10 @@ from torch.nn.functional import cross_entropy
 from diffusion.networks import Encoder, UNet
 from diffusion.parameterization import unit_size
 from diffusion.schedules import Schedule
-from diffusion.support.ranges import Few
+from diffusion.support.ranges import Some
 from diffusion.typing import expand
+
+NO_CLASSES = "task=classifier needs a data set with classes, and conditions=classes to be told of them; here there are none."
 
 
 class NoisyClassifier(nn.Module):
@@ -32,10 +34,10 @@ class NoisyClassifier(nn.Module):
         return self.network((expand(scale, x_t) * x_t).to(weight.dtype), label).to(x_t.dtype)
 
 
-def of_unet(network: UNet, schedule: Schedule, num_classes: Few) -> NoisyClassifier:
+def of_unet(network: UNet, schedule: Schedule, num_classes: Some) -> NoisyClassifier:
     """A classifier of `num_classes` classes, made of a U-Net's way down. Raises ValueError for no classes, and as `Encoder` does."""
     if not num_classes:
-        raise ValueError("task=classifier needs a data set with classes, and this one has none.")
+        raise ValueError(NO_CLASSES)
     return NoisyClassifier(Encoder(network, num_classes), schedule)
 
 
@@ -47,7 +49,7 @@ class CrossEntropy:
 
     def __call__(self, classifier: NoisyClassifier, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> dict[str, Tensor]:
         if cond is None:
-            raise ValueError("task=classifier needs a data set with classes, and this one has none.")
+            raise ValueError(NO_CLASSES)
         alpha, sigma = (expand(v, x0) for v in classifier.schedule(t))
         logits = classifier(alpha * x0 + sigma * eps, classifier.schedule.label(t).float())
         loss = cross_entropy(logits, cond, reduction="none")

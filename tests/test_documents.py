@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from test_floors import FLOORS, INNER, unit
 
 from diffusion.model import assemble
+from diffusion.shell import quoted
 from diffusion.support.build import build, ways
 from diffusion.support.errors import UserError
 from diffusion.support.moved import TARGETS
@@ -60,6 +61,14 @@ def test_what_is_named_is_there(file):
     places = (ROOT, file.parent, ROOT / "diffusion", ROOT / "tests")
     own = {"mine.py"}  # the reader's
     assert [name for name in named if name not in own and not any((place / name).exists() for place in places)] == []
+
+
+@pytest.mark.parametrize("words", [words for words in commands((ROOT / "docs/text.md").read_text()) if program(words)], ids=" ".join)
+def test_a_command_of_texts_composes(words):
+    """As the shell hands it over: a prompt has blanks, and Hydra would read its commas."""
+    name, schema, typed = program(words)
+    said = dict(word.split("=", 1) for word in typed)
+    assert configured(name, schema, [quoted(word) for word in typed])["guidance"]["cfg"]["negative"] == said.get("negative_prompt")
 
 
 def test_the_keys_are_those_of_the_commands():

@@ -54,7 +54,7 @@ class Text(Checked):
     """A text, by an encoder; the null condition is the empty text, which a missing caption is too.
 
     Image number i is asked for text i mod k of `prompts`, a list of k texts; without it of `captions`, up to `kept` different captions of
-    the training data, evenly chosen (`facts` reads them)."""
+    the training data, evenly chosen (`facts` reads them). Raises ValueError for an encoder that is none."""
 
     encoder: TextEncoder
     prompts: Sequence[str] | None = None
@@ -64,6 +64,11 @@ class Text(Checked):
 
     num_classes: ClassVar[int] = 0
     given: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not hasattr(self.encoder, "encode"):
+            raise ValueError(f"conditions.encoder={self.encoder} encodes no texts: choose conditions=text, text_bytes, clip or t5.")
 
     @property
     def asked(self) -> Sequence[str]:

@@ -228,3 +228,8 @@ def test_a_negative_text_is_read_once():
         eps = guided(x, t, cond).eps
     torch.testing.assert_close(eps, torch.tensor([[13.0, 11.0], [-2.0, -4.0]]))  # n + 3 (c - n)
     assert read == [["1 2"], ["5 5", ""]]
+
+
+def test_what_is_no_encoder_is_refused():
+    with pytest.raises(ValueError, match=r"^conditions\.encoder=None encodes no texts: choose conditions=text, text_bytes, clip or t5\.$"):
+        Text(None)
