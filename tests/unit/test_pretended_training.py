@@ -165,7 +165,10 @@ PICTURES = [*TINY, "ema=posthoc", "metric=memorization", "metric.n=8", "metric.g
 VECTORS = ["dataset=two_moons", "network.width=16", "accumulate=2", "optimizer=adam", "grad_clip=null", "grid.steps=3", "metric.n=64"]
 
 
-@pytest.mark.parametrize("words", [PICTURES, VECTORS], ids=["pictures", "vectors"])
+TEXTS = ["dataset=captioned_digits", "dataset.n=32", "conditions.encoder.depth=1", "batch_size=8", "grid.steps=3", "metric=none"]
+
+
+@pytest.mark.parametrize("words", [PICTURES, VECTORS, TEXTS], ids=["pictures", "vectors", "texts"])
 def test_a_run(there, words, tmp_path, monkeypatch):
     """By Lightning's loop, from batch to batch nothing waits but what is due; grids and numbers are made on the device too."""
     seen = []
