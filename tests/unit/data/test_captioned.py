@@ -8,10 +8,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
+from composing import composed
 from sklearn.datasets import load_digits
 
 from diffusion.data import CaptionedDigits, CaptionedFashion, Dataset, FashionMNIST, Synthetic
 from diffusion.data.cache import Chunk, cache_folder
+from diffusion.data.captioned import RELATIONS
+from diffusion.support.build import build
 from diffusion.support.errors import UserError
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -179,3 +183,25 @@ def test_fashion_is_resampled_by_area(tmp_path, monkeypatch):
 def test_without_its_classes_a_set_keeps_its_captions(tmp_path):
     data = replace(CaptionedDigits(cache=tmp_path, n=20), num_classes=0).load()
     assert data.labels is None and len(data.captions) == 20
+
+
+@pytest.mark.parametrize("word", ["captioned_digits", "captioned_fashion", "captioned_fashion network=captioned_fashion"])
+def test_what_a_captioned_set_brings_fits_together(word):
+    """Network, conditions and metric: a network of the data's size that looks at what the encoder makes, and a metric of the same data."""
+    config = composed(f"dataset={word.split()[0]}", *word.split()[1:], "paths.cache=c")
+    encoder = config["conditions"]["encoder"]
+    side, told = config["dataset"]["image_size"], {"in_channels": 1, "out_channels": 2, "num_classes": 0}
+    told |= {"image_size": side, "context_channels": encoder["channels"], "pooled": encoder["pooled"]}
+    network = build(config["network"], "network", told)
+    cond = torch.randn(1, encoder["length"], encoder["channels"])
+    assert network(torch.zeros(1, 1, side, side), torch.zeros(1), cond).shape == (1, 2, side, side)
+    (metric,) = config["metric"].values()
+    assert metric["scenes"]["_target_"] == config["dataset"]["_target_"]
+    assert max(len(caption.split()) for caption in longest(config["dataset"])) < encoder["length"]
+
+
+def longest(dataset: dict) -> list[str]:
+    """Each phrase with the longest names of the set."""
+    made = build(dataset)
+    name = max((name for names in made.kinds for name in names), key=lambda name: len(name.split()))
+    return [phrase.format(name, name) for relation in RELATIONS for phrase in relation.phrases]
