@@ -24,6 +24,7 @@ PYTHONS = re.compile(
     r"list index|index out of range|invalid literal|could not convert|zero-size|\barg \d|must be real|can't allocate|maximum recursion|"
     r"division by zero|cannot unpack|expected str|Expected \w+ to|RuntimeError|size mismatch|KeyError|mat1|unhashable|broadcast"
 )
+CACHE = re.compile(r"(^|/)\.?\w+-\w+-[0-9a-f]{12}\b")  # a data set's, which is made whole or not at all and serves the next command
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def outcome(command: Command, words: list[str], here: Path, run: Path | None, tr
     seconds = time.monotonic() - began
     said, err = ((here / name).read_text(errors="replace") if (here / name).exists() else "" for name in OUTPUT)
     after = contents(here)
-    changed = sorted(name for name in before | after if before.get(name) != after.get(name))
+    changed = sorted(name for name in before | after if before.get(name) != after.get(name) and not CACHE.search(name))
     shutil.rmtree(here)
     return Outcome(f"python {command.program} {shlex.join(words)}", code, err.strip()[-3000:], seconds, judged(code, said, err, changed))
 
