@@ -11,6 +11,7 @@ import torch
 
 from diffusion.generate import HALVES, Recipe
 from diffusion.guidance import Guidance, doubts
+from diffusion.reconstruction import Autoencoding
 from diffusion.support.build import asks_for, build, changed, locate, wanted, ways
 from diffusion.support.errors import UserError
 from diffusion.typing import Codec, Conditions, Denoise
@@ -95,6 +96,8 @@ class Model:
                 "sampler.variance=learned needs a model with a learned variance: say sampler.variance=auto, or objective=hybrid."
             )
         denoiser = self.guided(own["guidance"] if guidance is None else guidance, {"sampler": sampler, "grid": grid, "codec": codec})
+        if isinstance(self.denoiser, Autoencoding) and denoiser is not self.denoiser:
+            raise UserError("What an autoencoder makes of a picture cannot be guided: leave guidance out, or say guidance=none.")
         for doubt in doubts(denoiser, codec):
             log.warning(doubt)
         conditions = denoiser.asks(self.conditions) if isinstance(denoiser, Guidance) else self.conditions

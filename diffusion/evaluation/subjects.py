@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.conditions import Unconditional
+from diffusion.conditions import Originals, Unconditional
 from diffusion.data import ImageSet
 from diffusion.evaluation import EXACT
 from diffusion.evaluation.rows import FLOOR
@@ -83,11 +83,15 @@ def exact(config: Mapping[str, Any], device: torch.device) -> Subject:
 @dataclass(frozen=True)
 class Drawn:
     """Used in place of a recipe: images drawn from the data set itself, of the class or caption asked for. A sampler has a smaller distance
-    than theirs only by chance."""
+    than theirs only by chance. Raises UserError for an autoencoder, which is told its originals."""
 
     data: ImageSet = field(repr=False)
     conditions: Conditions = field(default_factory=Unconditional)
     batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        if isinstance(self.conditions, Originals):
+            raise UserError("floor=true draws images from the data set, of which an autoencoder is told each; leave it out.")
 
     def __call__(self, seeds: Sequence[int], cond: Tensor | None = None) -> Made:
         """Images of the data set: image i is drawn, with replacement, by seed i. Raises UserError if none has its condition."""

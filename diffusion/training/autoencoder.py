@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from diffusion.conditions import Originals
 from diffusion.data import flip
 from diffusion.model import Model
+from diffusion.networks.autoencoder import Autoencoded
 from diffusion.reconstruction import Autoencoding
 from diffusion.training.adversary import Opponent
 from diffusion.training.base import TrainingModule
@@ -21,7 +23,8 @@ class AutoencoderModule(TrainingModule):
     The random numbers of a step are flips and the draw of the posterior. With an adversary in the objective a discriminator learns beside
     it; each batch has its own adaptive weight. See `TrainingModule` for the other settings.
 
-    Raises ValueError for another model, another objective, or other conditions than pictures."""
+    Raises ValueError for another model, another objective, or other conditions than the originals, UserError for what the perceptual
+    distance cannot take."""
 
     def __init__(
         self,
@@ -41,6 +44,8 @@ class AutoencoderModule(TrainingModule):
             raise ValueError("task=autoencoder is told the pictures themselves: leave conditions out, or say conditions=originals.")
         super().__init__(model, objective, optimizer, lr_schedule, ema, mirror, seed, grad_clip)
         channels, *size = model.codec.shape
+        blank = torch.zeros(1, *model.codec.shape)
+        objective(blank, Autoencoded(blank, {}))  # a perceptual distance may refuse, which is to be now
         self.opponent = Opponent(objective.adversary, channels, size) if objective.adversary.weight else None
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> Tensor:

@@ -76,6 +76,7 @@ OPTIONS = [
     ["accumulate=2", "steps=8", "checkpoint_every=2", "network.dropout=0.3", "dataset.flip=true"],
     ["objective=vlb", "times=importance", "times.history=2", "schedule.num_timesteps=5", "grid.steps=2"],
     ["objective=edm2", "schedule=edm", "parameterization=edm", "times=log_normal", "ema=posthoc"],
+    ["task=autoencoder", "objective.adversary.weight=0.5", "objective.adversary.start=3", "objective.adversary.channels=4", "metric=psnr"],
 ]
 
 
@@ -88,7 +89,8 @@ def test_resume_is_bitwise(tiny, tmp_path, monkeypatch, options):
     assert content(tmp_path / "parts")["global_step"] < config["steps"], f"stopped at {stop_at}"
     run(config | {"resume": str(tmp_path / "parts")}, tmp_path / "parts", monkeypatch)
     whole, parts = content(tmp_path / "whole"), content(tmp_path / "parts")
-    for part in ("state_dict", "ema", "optimizer_states", "lr_schedulers", "global_step"):
+    assert whole.keys() == parts.keys()
+    for part in {"state_dict", "ema", "optimizer_states", "lr_schedulers", "global_step", "adversary", "latents"} & whole.keys():
         assert_same(whole[part], parts[part], f"stopped at {stop_at}: {part}")
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts"), f"stopped at {stop_at}"
 

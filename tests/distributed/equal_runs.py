@@ -47,6 +47,8 @@ def fit(config: dict[str, Any], folder: Path, accumulate: int = 1, world: int = 
     torch.manual_seed(mixed(config["seed"]))
     module = training_module(config, assemble(config), dataset.flip).double()
     module.ema.start(module.denoiser)
+    if opponent := getattr(module, "opponent", None):  # an autoencoder's, which is no submodule
+        opponent.network.double()
     trainer = Trainer(
         max_steps=until or config["steps"],
         accumulate_grad_batches=accumulate,

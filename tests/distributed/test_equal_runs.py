@@ -107,6 +107,9 @@ OBJECTIVES = {path.stem: [] for path in sorted((ROOT / "conf/objective").glob("*
     "edm2": ["schedule=edm", "parameterization=edm"],
     "cross_entropy": ["task=classifier"],
     "ssm": ["objective.projections=2"],
+    "reconstruction": ["task=autoencoder"],
+    "reconstruction_gan": ["task=autoencoder", "objective.w=0", "objective.adversary.weight=0"],  # whose weight is each batch's own
+    "reconstruction_scaled": ["task=autoencoder"],
 }
 
 
@@ -136,6 +139,24 @@ def test_texts(tmp_path):
     assert any("encoder" in name for name in one)
     for name in ("two", "ranks"):
         torch.testing.assert_close(kept(tmp_path / name), one, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.slow
+def test_a_discriminator_on_two_processes(tmp_path):
+    """The adaptive weight and the discriminator's gradients are those of the whole batch."""
+    words = ["task=autoencoder", "objective.adversary.weight=0.5", "objective.adversary.start=1", "objective.adversary.channels=4"]
+    tiny = (word for word in TINY if not word.startswith("callbacks"))
+    config = composed(*tiny, f"paths.cache={tmp_path}", *words, "dataset.flip=true", "steps=4", "optimizer.lr=0.01", "warmup=1")
+    alone, *_ = folders = [tmp_path / name for name in ("alone", "both")]
+    for folder in folders:
+        folder.mkdir()
+    fit(config, alone)
+    two_ranks(WORKER, tmp_path, "2", json.dumps([config, [(str(folders[1]), {})]]), world=2, timeout=600)
+    torch.testing.assert_close(kept(folders[1]), kept(alone), rtol=1e-9, atol=1e-10)
+    theirs, own = (torch.load(folder / "last.ckpt", weights_only=True)["adversary"]["network"] for folder in folders)
+    torch.testing.assert_close(theirs, own, rtol=1e-9, atol=1e-10)
+    lines = log(alone)
+    assert lines[-1]["loss/adversarial_weight"] > 0 and lines[-1] == pytest.approx(log(folders[1])[-1], rel=1e-5)
 
 
 @pytest.mark.slow
