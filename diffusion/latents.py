@@ -13,6 +13,7 @@ from diffusion.checkpoint import LAST, load, read, write_checkpoint
 from diffusion.codecs import Autoencoder, Pixels
 from diffusion.foreign.networks import ForeignAutoencoder
 from diffusion.model import Model
+from diffusion.reconstruction import Autoencoding
 from diffusion.support.errors import UserError
 from diffusion.support.hashes import tensors_hash
 from diffusion.support.ranges import Few, Finite, Positive
@@ -74,13 +75,12 @@ def found_in(place: Path) -> Trained:
 def of_run(place: Path) -> Trained:
     """That of a run of ours, with its averaged weights. Raises UserError as `load` does, and for a run of another kind."""
     model = load(place, kind=nn.Module)
-    network = getattr(model.denoiser, "network", model.denoiser)
-    if not hasattr(network, "moments") or not isinstance(model.codec, Pixels):
+    if not isinstance(model.denoiser, Autoencoding) or not isinstance(model.codec, Pixels):
         raise UserError(
             f"codec.ckpt={place} is a run of another kind, and an autoencoder of pictures is needed: train one by task=autoencoder."
         )
     latents = read(place)[1].get("latents", {})
-    return Trained(network, model.codec, latents.get("mean"), latents.get("std"), partial(copied, model, latents))
+    return Trained(model.denoiser.network, model.codec, latents.get("mean"), latents.get("std"), partial(copied, model, latents))
 
 
 def of_diffusers(place: Path) -> Trained:

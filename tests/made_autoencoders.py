@@ -5,32 +5,19 @@ from pathlib import Path
 import torch
 import yaml
 from composing import TINY, composed
-from torch import nn
 
 from diffusion.checkpoint import write_checkpoint
 from diffusion.model import assemble, completed
 from diffusion.support.build import build
 
 LATENTS = {"mean": [0.1, -0.1], "std": [0.5, 0.25], "n": 256}
-TRUST = ["made_autoencoders"]
-
-
-class Held(nn.Module):
-    """A model that is an autoencoder and nothing else."""
-
-    learned_variance = False
-
-    def __init__(self, network: nn.Module, schedule) -> None:
-        super().__init__()
-        self.network, self.schedule = network, schedule
 
 
 def autoencoder(folder: Path, *words: str, latents: dict | None = LATENTS, seed: int = 0) -> Path:
     """`folder`, a run of an autoencoder of 8 x 8 pictures with latents of 2 x 4 x 4."""
-    small = ["network=autoencoder", "network.channels=8", "network.latent_channels=2"]
+    small = ["task=autoencoder", "network.channels=8", "network.latent_channels=2", "metric=none"]
     tiny = [word for word in TINY if not word.startswith("network.")]
-    config = composed(*tiny, *small, f"paths.cache={folder.parent / 'cache'}", "guidance=none", "parameterization=v", *words)
-    config["task"] = {"_target_": "made_autoencoders.Held"}
+    config = composed(*tiny, *small, f"paths.cache={folder.parent / 'cache'}", *words)
     config = completed(config, build(config["dataset"], "dataset").load())
     torch.manual_seed(seed)
     model = assemble(config)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,16 @@ import pytest
 import torch
 import yaml
 from inside import lines, measured, sampled
-from made_autoencoders import LATENTS, TRUST, autoencoder, of_diffusers
+from made_autoencoders import LATENTS, autoencoder, of_diffusers
 from PIL import Image
 
 from diffusion.checkpoint import load
 from diffusion.codecs import Autoencoder
+from diffusion.data import served
 from diffusion.latents import codec
 from diffusion.likelihood import bin_width
+from diffusion.support.build import build
 from diffusion.support.errors import UserError
-from diffusion.support.trust import trusting
 from diffusion.training.run import train
 
 QUICK = ["lr_schedule=constant", "dataset.flip=true", "dataset.n=32", "eval_every=12", "optimizer.lr=0.01", "metric=none"]
@@ -52,17 +54,16 @@ def run(tmp_path_factory, vae):
     folder = tmp_path_factory.mktemp("latents")
     shutil.copytree(vae, folder / "vae")
     words = [*TINY, f"paths.cache={folder / 'cache'}", "codec=autoencoder", f"codec.ckpt={folder / 'vae'}", *QUICK]
-    train(composed(*words), folder / "begun", {"source.yaml": yaml.safe_dump(composed(*words))}, TRUST)
+    train(composed(*words), folder / "begun", {"source.yaml": yaml.safe_dump(composed(*words))})
     shutil.rmtree(folder / "vae")
     return (folder / "begun").rename(folder / "moved")
 
 
 def test_a_run_holds_its_autoencoder(run, vae):
     """Its folder was moved, and the autoencoder's is gone: it is the same codec, with the statistics and the hash in config.yaml."""
-    model, said = load(run, trust=TRUST), yaml.safe_load((run / "config.yaml").read_text())["codec"]
-    with trusting(TRUST):
-        original = codec(str(vae)).sized(8, 8)
-    assert isinstance(model.codec, Autoencoder) and model.codec.sized(8, 8) == original and model.codec.shape == (2, 4, 4)
+    model, said = load(run), yaml.safe_load((run / "config.yaml").read_text())["codec"]
+    original = codec(str(vae))
+    assert isinstance(model.codec, Autoencoder) and model.codec.sized(8, 8) == original.sized(8, 8) and model.codec.shape == (2, 4, 4)
     assert (said["mean"], said["std"], said["weights"]) == (LATENTS["mean"], LATENTS["std"], original.weights)
     assert sorted(path.name for path in (run / "codec").rglob("*.*")) == ["config.yaml", "last.ckpt"]
     assert model.recipe().describe()["codec"] == {"name": "Autoencoder", "weights": original.weights}
@@ -71,13 +72,11 @@ def test_a_run_holds_its_autoencoder(run, vae):
 
 
 def test_it_is_sampled_and_measured_in_pixels(run, tmp_path):
-    images = sampled(run, tmp_path / "out", "n=3", "trust=[made_autoencoders]", "trajectory=true")["images"]
+    images = sampled(run, tmp_path / "out", "n=3", "trajectory=true")["images"]
     assert images.shape == (3, 8, 8, 1) and images.dtype == np.uint8
-    larger = sampled(run, tmp_path / "larger", "n=2", "height=16", "trust=[made_autoencoders]")["images"]
+    larger = sampled(run, tmp_path / "larger", "n=2", "height=16")["images"]
     assert larger.shape == (2, 16, 8, 1)
-    line = measured(
-        run, tmp_path / "table.jsonl", "trust=[made_autoencoders]", "metric=sliced_wasserstein", "metric.n=8", "metric.groups=0"
-    )
+    line = measured(run, tmp_path / "table.jsonl", "metric=sliced_wasserstein", "metric.n=8", "metric.groups=0")
     assert line["passport"]["codec"]["name"] == line["cell"]["codec"]["name"] == "Autoencoder"
 
 
@@ -89,7 +88,7 @@ def test_it_edits_pictures(run, tmp_path):
     mask = np.zeros((8, 8), np.uint8)
     mask[:3, :3] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    words = ("n=2", "trust=[made_autoencoders]", f"edit.image={tmp_path / 'image.png'}")
+    words = ("n=2", f"edit.image={tmp_path / 'image.png'}")
     made = sampled(run, tmp_path / "varied", *words, "edit=img2img", "edit.strength=0.6")["images"]
     assert made.shape == (2, 8, 8, 1) and (made[0] != made[1]).any()
     sampled(run, tmp_path / "painted", *words, "edit=inpaint", f"edit.mask={tmp_path / 'mask.png'}")
@@ -100,18 +99,18 @@ def test_it_edits_pictures(run, tmp_path):
 def test_a_resumed_run_is_bit_for_bit(tiny, run, vae, tmp_path):
     """Also where the autoencoder's own run is gone."""
     shutil.copytree(vae, tmp_path / "vae")
-    train(in_latents(tiny, tmp_path / "vae", "steps=5"), tmp_path / "run", trust=TRUST)
+    train(in_latents(tiny, tmp_path / "vae", "steps=5"), tmp_path / "run")
     shutil.rmtree(tmp_path / "vae")
-    train(in_latents(tiny, tmp_path / "vae") | {"resume": str(tmp_path / "run")}, tmp_path / "run", trust=TRUST)
+    train(in_latents(tiny, tmp_path / "vae") | {"resume": str(tmp_path / "run")}, tmp_path / "run")
     assert_same(run, tmp_path / "run")
 
 
 def test_encoded_once_or_in_each_step_it_is_the_same_run(tiny, run, vae, tmp_path):
     """Up to rounding, and with mirrored pictures, whose latents are not the mirrored latents."""
-    train(in_latents(tiny, vae, "codec.cached=false"), tmp_path / "run", trust=TRUST)
+    train(in_latents(tiny, vae, "codec.cached=false"), tmp_path / "run")
     assert not list((tmp_path / "cache").glob("*latents*")) and list((run.parent / "cache").glob("synthetic-latents-train-*"))
     assert_same(run, tmp_path / "run", rtol=1e-3)
-    train(in_latents(tiny, vae, "dataset.flip=false"), tmp_path / "plain", trust=TRUST)
+    train(in_latents(tiny, vae, "dataset.flip=false"), tmp_path / "plain")
     with pytest.raises(AssertionError):
         assert_same(run, tmp_path / "plain", rtol=1e-3)
     shapes = {path.stat().st_size for path in (tmp_path / "cache").glob("synthetic-latents-*/images.f32")}
@@ -119,10 +118,12 @@ def test_encoded_once_or_in_each_step_it_is_the_same_run(tiny, run, vae, tmp_pat
 
 
 def test_the_cache_of_another_autoencoder_is_another(tiny, vae, tmp_path):
-    other = autoencoder(tmp_path / "other", seed=1)
-    for i, place in enumerate((vae, other, vae)):
-        train(in_latents(tiny, place, "steps=1"), tmp_path / f"run{i}", trust=TRUST)
-    assert len(list((tmp_path / "cache").glob("synthetic-latents-*"))) == 2
+    """Or of mirrored pictures; that of the same one is found again."""
+    dataset = build(tiny(*QUICK)["dataset"], "dataset")
+    codecs = [codec(str(place)).sized(8, 8) for place in (vae, autoencoder(tmp_path / "other", seed=1), vae)]
+    for made, flip in ((codecs[0], True), (codecs[1], True), (codecs[2], True), (codecs[0], False)):
+        served(made, replace(dataset, flip=flip)).items(dataset.load())
+    assert len(list((tmp_path / "cache").glob("synthetic-latents-*"))) == 3
 
 
 def test_the_network_follows_the_latents(tiny, tmp_path, caplog):
@@ -130,15 +131,15 @@ def test_the_network_follows_the_latents(tiny, tmp_path, caplog):
     words = ["dataset.image_size=28", "network=mnist", "network.channels=8", "steps=1", "dataset.n=8"]
     place = autoencoder(tmp_path / "vae", "dataset.image_size=28", "dataset.n=8")
     with caplog.at_level("INFO"):
-        train(in_latents(tiny, place, *words), tmp_path / "run", trust=TRUST)
+        train(in_latents(tiny, place, *words), tmp_path / "run")
     assert "network.multipliers=[2], by the size of the latents" in caplog.text
     assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["network"]["multipliers"] == [2]
-    assert load(tmp_path / "run", trust=TRUST).codec.shape == (2, 7, 7)
+    assert load(tmp_path / "run").codec.shape == (2, 7, 7)
 
 
 def refused(sentence: str, config: dict, folder: Path) -> None:
     with pytest.raises((UserError, ValueError), match=sentence):
-        train(config, folder, trust=TRUST)
+        train(config, folder)
     assert not (folder / "config.yaml").exists() and not (folder / "codec").exists()
 
 
@@ -153,7 +154,7 @@ def test_what_is_no_autoencoder_is_a_sentence(tiny, run, vae, tmp_path):
     refused(r"needs a range, and x_0 has none in this space", in_latents(tiny, vae, "guidance=[cfg,clip]"), new)
     bare = autoencoder(tmp_path / "bare", latents=None)
     refused(r"bare does not say the mean and the deviation of its latents", in_latents(tiny, bare), new)
-    train(in_latents(tiny, bare, "codec.mean=[0,0]", "codec.std=[1,1]", "steps=1"), new, trust=TRUST)
+    train(in_latents(tiny, bare, "codec.mean=[0,0]", "codec.std=[1,1]", "steps=1"), new)
 
 
 def test_another_autoencoder_is_not_taken_for_the_run_s(tiny, run, tmp_path):
@@ -165,13 +166,13 @@ def test_another_autoencoder_is_not_taken_for_the_run_s(tiny, run, tmp_path):
     with pytest.raises(
         UserError, match=r"^The autoencoder in .*broken/codec is another than it was: its weights have the hash \w{16}, and had"
     ):
-        load(broken, trust=TRUST)
+        load(broken)
     shutil.rmtree(broken / "codec")
     with pytest.raises(UserError, match=r"^There is no checkpoint .*vae"):
-        load(broken, trust=TRUST)
+        load(broken)
     refused_at = (broken / "config.yaml").read_text()
     with pytest.raises(UserError, match=r"^The autoencoder is not that of the run .*: codec\.weights was \w{16} and would be \w{16}\.$"):
-        train(in_latents(tiny, other) | {"resume": str(broken)}, broken, trust=TRUST)
+        train(in_latents(tiny, other) | {"resume": str(broken)}, broken)
     assert (broken / "config.yaml").read_text() == refused_at and not (broken / "codec").exists()
 
 
@@ -182,14 +183,14 @@ def test_a_copied_configuration_is_trusted_no_more_than_another(run, tmp_path):
     with pytest.raises(
         UserError, match=r"codec/config\.yaml: network\._target_='os\.system' is not among the classes that a run's file may"
     ):
-        load(foreign, trust=TRUST)
+        load(foreign)
 
 
 def test_the_passports_of_latents_and_pixels_share_an_axis(tiny, vae, tmp_path):
     """The autoencoder is a part of the model, as its denoiser is, and not of the way to measure."""
     metric = ["metric=sliced_wasserstein", "metric.n=8", "metric.groups=0", "steps=1"]
-    train(tiny(*QUICK, *metric, "guidance=none", "parameterization=v"), tmp_path / "pixels", trust=TRUST)
-    train(in_latents(tiny, vae, *metric, "guidance=none"), tmp_path / "latents", trust=TRUST)
+    train(tiny(*QUICK, *metric, "guidance=none", "parameterization=v"), tmp_path / "pixels")
+    train(in_latents(tiny, vae, *metric, "guidance=none"), tmp_path / "latents")
     said = [
         next(line for line in lines(tmp_path / name / "metrics.jsonl") if "passport" in line)["passport"] for name in ("pixels", "latents")
     ]
@@ -245,16 +246,16 @@ def test_latents_of_another_shape_are_a_sentence(run, tmp_path):
         config["codec"]["weights"] = weights
         (other / "config.yaml").write_text(yaml.safe_dump(config))
         with pytest.raises((UserError, ValueError), match=sentence):
-            load(other, trust=TRUST)
+            load(other)
     config["codec"] |= {"mean": [0, 0, 0], "std": [1, 1, 1]}
     (other / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(UserError, match=r"last\.ckpt does not match the network that .*config\.yaml describes"):
-        load(other, trust=TRUST)
+        load(other)
 
 
 def test_a_likelihood_of_pixels_is_a_sentence(tiny, vae, tmp_path):
     config = in_latents(tiny, vae, "steps=1", "eval_every=1") | {"metric": tiny("metric=nll_vlb", "metric.images=2")["metric"]}
     with pytest.raises(UserError, match=r"is of pictures of 8 bits, and this model's space has no levels; choose another metric"):
-        train(config, tmp_path / "run", trust=TRUST)
+        train(config, tmp_path / "run")
     with pytest.raises(ValueError, match=r"^Autoencoder does not keep 8-bit levels evenly spaced"):
-        bin_width(load(tmp_path / "run", trust=TRUST).codec)
+        bin_width(load(tmp_path / "run").codec)

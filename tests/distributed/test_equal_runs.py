@@ -8,7 +8,7 @@ import pytest
 import torch
 from composing import ROOT, TINY, composed
 from equal_runs import fit, kept, log
-from made_autoencoders import of_diffusers
+from made_autoencoders import autoencoder
 from processes import two_ranks
 
 WORKER = """
@@ -92,7 +92,7 @@ def test_two_processes(config, alone, begun, tmp_path):
 @pytest.mark.slow
 def test_two_processes_in_latents(tmp_path):
     """Each draws from the posterior what belongs to the places of its pictures, mirrored or not."""
-    words = ["codec=autoencoder", f"codec.ckpt={of_diffusers(tmp_path / 'vae')}", f"paths.cache={tmp_path / 'cache'}", "codec.cached=false"]
+    words = ["codec=autoencoder", f"codec.ckpt={autoencoder(tmp_path / 'vae')}", f"paths.cache={tmp_path / 'cache'}", "codec.cached=false"]
     training = ["objective=simple", "optimizer.lr=0.002", "warmup=1", "dataset.flip=true", "steps=4", f"batch_size={E}"]
     config = composed(*TINY, *words, *training)
     folders = [tmp_path / "alone", tmp_path / "two"]
