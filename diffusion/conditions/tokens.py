@@ -1,5 +1,6 @@
 """Text encoders that are trained with the model: a small transformer over words, or over bytes."""
 
+import hashlib
 import logging
 import re
 from abc import abstractmethod
@@ -60,6 +61,11 @@ class Tokens(Checked, TextEncoder):
         warn_cut(texts, [len(row) for row in rows], self.length)
         padded = [row[: self.length] + [PADDING] * (self.length - len(row)) for row in rows]
         return torch.tensor(padded, dtype=torch.int64).reshape(len(texts), self.length)
+
+    def describe(self) -> dict[str, Any]:
+        """The encoder's name, and what its numbers mean, by a hash."""
+        meaning = f"{self.length} {getattr(self, 'vocabulary', '')}"
+        return {"name": type(self).__name__, "tokens": hashlib.sha256(meaning.encode()).hexdigest()[:16]}
 
     def trained(self) -> nn.Module:
         """The transformer, with the weights that it begins with."""

@@ -7,6 +7,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -81,6 +82,8 @@ class Frozen(TextEncoder):
     @cached_property
     def parts(self) -> tuple[Any, Any]:
         """The model and its tokenizer."""
+        if find_spec("transformers") is None:
+            raise UserError("A frozen text encoder needs transformers: install it with pip install 'diffusion[text]'.")
         place = found(self.folder)
         model, tokenizer = self.read(place, place)
         if self.hash is not None and self.hash != (here := parts_hash(model, tokenizer)):
@@ -190,8 +193,6 @@ def found(folder: str) -> Path:
         from huggingface_hub import snapshot_download
 
         return Path(snapshot_download(folder, allow_patterns=["*.safetensors*", "*.json", "*.txt", "*.model"]))
-    except ImportError:
-        raise UserError("A frozen text encoder needs transformers: install it with pip install 'diffusion[text]'.") from None
     except Exception as error:  # of a name that is none, of what is not there, of the network
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise UserError(

@@ -73,6 +73,13 @@ def place(grid: Callable[[Schedule], Tensor], schedule: Schedule, t: Tensor) -> 
     return times, i.clamp(1, len(times) - 1)
 
 
+def same_texts(second: object, conditions: Conditions | None, what: str) -> None:
+    """Raises ValueError if a second model is of a run whose texts are encoded otherwise than this one's, so that it would misread them."""
+    mine, theirs = (getattr(of, "encoder", None) for of in (conditions, getattr(second, "conditions", None)))
+    if mine is not None and (theirs is None or mine.describe() != theirs.describe()):
+        raise ValueError(f"{what} was trained with another text encoder than the model; train it again with the model's conditions.")
+
+
 def of_x0(schedule: Schedule, x0: Tensor, x_t: Tensor, t: Tensor, frac: Tensor | None) -> Estimate:
     """The estimate with this x_0: eps = (x_t - alpha x_0) / sigma derived again from it."""
     alpha, sigma = (expand(v, x_t) for v in schedule(t))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import Estimate, null
-from diffusion.guidance.base import Guidance, lerp_estimates, place, same_space
+from diffusion.guidance.base import Guidance, lerp_estimates, place, same_space, same_texts
 from diffusion.schedules import Schedule
 from diffusion.support.ranges import Finite
 from diffusion.typing import Codec, Conditions, Denoise, expand
@@ -127,15 +127,17 @@ class CFGPlusPlus(ClassifierFree):
 class Autoguidance(Guidance):
     """D = D_bad + weight (D - D_bad) (Karras et al. 2406.02507, eq. 3), D_bad a smaller or less trained model with the same condition.
 
-    weight = 1 is the good model. Raises ValueError if the two models' noise schedules or codecs differ."""
+    weight = 1 is the good model. Raises ValueError if the two models' noise schedules, codecs or text encoders differ."""
 
     bad: Denoise
     weight: Finite = 2.0
     codec: Codec | None = field(default=None, repr=False)
+    conditions: Conditions | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         same_space(self.bad, self.codec, "Autoguidance's second model")
+        same_texts(self.bad, self.conditions, "Autoguidance's second model")
         if self.bad.schedule != self.schedule:
             raise ValueError(f"Autoguidance's two models must share a noise schedule; they have {self.schedule} and {self.bad.schedule}.")
 

@@ -68,7 +68,7 @@ def test_a_run_is_sampled_without_its_data(run, tmp_path):
 def test_a_run_is_measured_and_its_passport_says_what_was_asked(run, tmp_path):
     words = ["metric=fd", "metric.extractor=Pixels", "metric.n=8", "metric.groups=0", "grid.steps=2", f"paths.cache={run.parent / 'cache'}"]
     asked = measured(run, tmp_path / "out.jsonl", *words)["passport"]["conditions"]
-    assert asked["encoder"] == {"name": "Words"} and asked["prompts"]["from"] == "captions of the training data"
+    assert asked["encoder"]["name"] == "Words" and asked["prompts"]["from"] == "captions of the training data"
     assert asked["prompts"]["count"] == len(load(run).conditions.captions)
 
 

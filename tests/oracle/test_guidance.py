@@ -118,7 +118,12 @@ def test_the_gradient_goes_through_the_classifier_alone(x):
             raise AssertionError("differentiated through the denoiser")
 
     weight = torch.ones((), dtype=torch.float64, requires_grad=True)
-    denoiser = Denoiser(lambda x, label, cond: Wall.apply(weight * x), SCHEDULE, V())
+
+    class Net(torch.nn.Module):
+        def forward(self, x, label, cond):
+            return Wall.apply(weight * x)
+
+    denoiser = Denoiser(Net(), SCHEDULE, V())
     x.requires_grad_()
     guided = Classifier(denoiser, bayes, 2.0)(x, TIMES[1], COND)
     with torch.no_grad():

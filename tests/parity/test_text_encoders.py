@@ -1,5 +1,6 @@
 """Frozen text encoders against transformers' own, on tiny random folders; and what is kept of a data set's captions."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -147,3 +148,9 @@ def test_a_folder_that_is_no_encoder_is_one_sentence(folders, tmp_path):
     (mixed / "tokenizer.json").unlink()
     with pytest.raises(UserError, match="tokenizer"):
         _ = CLIP(str(mixed)).channels
+
+
+def test_a_missing_extra_is_named(folders, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match=r"needs transformers: install it with pip install 'diffusion\[text\]'"):
+        _ = CLIP(str(folders["clip"])).channels

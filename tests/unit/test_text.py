@@ -10,7 +10,7 @@ from composing import composed
 from diffusion.conditions import Bytes, Classes, Text, TextEncoder, Unconditional, Words
 from diffusion.conditions.tokens import START, UNKNOWN, warn_once
 from diffusion.denoiser import Denoiser
-from diffusion.guidance import ClassifierFree
+from diffusion.guidance import Autoguidance, ClassifierFree
 from diffusion.model import assemble, completed
 from diffusion.networks import MLP, DiT, TextTransformer, UNet
 from diffusion.parameterization import Epsilon
@@ -233,3 +233,19 @@ def test_a_negative_text_is_read_once():
 def test_what_is_no_encoder_is_refused():
     with pytest.raises(ValueError, match=r"^conditions\.encoder=None encodes no texts: choose conditions=text, text_bytes, clip or t5\.$"):
         Text(None)
+
+
+def test_a_second_model_reads_the_same_texts():
+    """One with another vocabulary would take a word's number for another word."""
+
+    class Second:
+        schedule = Cosine()
+
+        def __init__(self, vocabulary):
+            self.conditions = Text(Words(vocabulary=vocabulary))
+
+    mine = Second(WORDS)
+    assert Autoguidance(mine, Second(WORDS), conditions=mine.conditions).weight == 2
+    for other in (Second("a " + WORDS), SimpleNamespace(schedule=Cosine(), conditions=Classes(3))):
+        with pytest.raises(ValueError, match="second model was trained with another text encoder than the model; train it again"):
+            Autoguidance(mine, other, conditions=mine.conditions)
