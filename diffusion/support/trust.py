@@ -21,6 +21,8 @@ FUNCTIONS = (
     "diffusion.checkpoint.classifier",
     "diffusion.checkpoint.denoiser",
     "diffusion.classifier.of_unet",
+    "diffusion.editing.autoencode",
+    "diffusion.editing.interpolate",
     "diffusion.latents.codec",
 )  # of this package, which may be built beside its classes
 NAMESPACES = ("torch.nn", "torch.optim", "torchvision.transforms", "torchvision.transforms.v2")  # classes found in one and defined below it
