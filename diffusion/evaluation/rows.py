@@ -47,6 +47,8 @@ def layout(lines: list[dict]) -> list[dict]:
                 "passport": passport["id"],
                 "code": passport["code"],
                 "higher": line.get("higher", False),  # is better
+                "real": line.get(f"{name}/real"),  # the same number of real pictures, and by chance, where a metric says them
+                "chance": line.get(f"{name}/chance"),
             }
             rows[tuple(row[key] for key in ("label", "grid", "steps", "scale", "metric"))] = row  # the last of its kind
     return list(rows.values())

@@ -45,7 +45,8 @@ def test_evaluate_gives_the_same_numbers_and_a_table_of_all_four(run, tmp_path):
     inside.measured(run, tmp_path / "out.jsonl", "guidance.scale=3", "sampler=ddim", "grid.steps=2")
     text = tables.save(tmp_path / "out.jsonl", "the command")
     for key in KEYS:
-        assert f"{key}, and in brackets" in text
+        assert f"{key}, and in brackets the calls of the denoiser; the best of each column in bold. Of real pictures: " in text
+        assert f"{measured[f'{key}/real']:.3g}; by chance at most" in text
     rows = [row for row in tables.layout(tables.read_cells(tmp_path / "out.jsonl")) if row["metric"] == KEYS[0]]
     assert len(rows) == 2 and all(row["higher"] for row in rows)
 
