@@ -54,7 +54,7 @@ def floor(rows: list[dict], metric: str) -> float | None:
     return next((row["value"] for row in rows if row["metric"] == metric and row["label"] == FLOOR), None)
 
 
-def beside(rows: list[dict], metric: str) -> str:
+def against(rows: list[dict], metric: str) -> str:
     """What a metric's numbers are to be compared with, as a sentence; empty where it does not say."""
     real, chance = ([row[key] for row in rows if row["metric"] == metric and row.get(key) is not None] for key in ("real", "chance"))
     return f" Of real pictures: {number(real[0])}; by chance at most {number(max(chance))}." if real and chance else ""
@@ -83,7 +83,7 @@ def markdown(rows: list[dict], command: str) -> str:
         bottom = floor(rows, metric)
         if bottom is not None:
             parts[-1] += f" As many images drawn from {FLOOR}: {number(bottom)}."
-        parts[-1] += beside(rows, metric)
+        parts[-1] += against(rows, metric)
         parts[-1] += "\n"
         best, titles = best_of(found, by), [f"{head} steps" if by == "steps" else f"scale {head:g}" for head in heads]
         lines = [["", "grid", *titles], ["---"] * (len(heads) + 2)]
