@@ -19,6 +19,7 @@ from diffusion.support.ranks import gather_dealt
 from diffusion.typing import Conditions
 
 SPLITS = ("test", "heldout")  # combinations that training has, of other pictures, and those that it has not
+REAL = 5000  # pictures of each split on which the classifier itself is tried
 WORDS = ("prompt-places", "prompt-objects", "heldout-places", "heldout-objects")
 
 
@@ -28,7 +29,7 @@ class PromptAccuracy(Metric):
     prompt-places: each object in the place asked for. prompt-objects: both objects, wherever they are. Samples 0, 2, 4, ... are asked for
     by captions of `scenes`' split test, combinations that training has, and samples 1, 3, 5, ... by those of its split heldout, which it
     has not: heldout-places and heldout-objects. `facts` has, for each of them, the same classifier's share on those splits' own pictures
-    (real), and the share of samples that would be right of another sample's prompt (chance).
+    (real; at most REAL of them), and the share of samples that would be right of another sample's prompt (chance).
 
     `groups`: with as many groups of images each number has a standard error, under NAME/error, by the jackknife.
 
@@ -66,11 +67,12 @@ class PromptAccuracy(Metric):
         self.kinds = layouts.sort(1).values  # what a scene holds, wherever it is
         self.real = torch.cat(
             [
-                self.right(self.classifier(torch.from_numpy(data.images)).cpu(), asked).mean(0)
+                self.right(self.classifier(torch.from_numpy(data.images[:REAL])).cpu(), asked[:REAL]).mean(0)
                 for data, asked in zip(splits, self.asked, strict=True)
             ]
         )
-        self.reference = facts(splits[0], len(splits[0])) | {"heldout": facts(splits[1], len(splits[1]))}
+        seen, heldout = (facts(data, min(REAL, len(data))) for data in splits)
+        self.reference = seen | {"heldout": heldout}
 
     def asks(self, conditions: Conditions) -> Conditions:
         """By the captions of both splits in turn."""
