@@ -23,7 +23,7 @@ from diffusion.samplers.base import part
 from diffusion.schedules import Schedule
 from diffusion.support.build import asks_for, build
 from diffusion.support.errors import UserError
-from diffusion.support.ranges import Checked, Count, Fraction
+from diffusion.support.ranges import Checked, Count, Fraction, Images
 from diffusion.typing import Denoise, Noise
 
 
@@ -111,7 +111,7 @@ def beside(recipe: Recipe) -> Recipe:
     return replace(recipe, denoiser=Beside(autoencoding(recipe)), shape=(channels, height, 2 * width))
 
 
-def autoencode(recipe: Recipe, n: int, image: str | None = None) -> Recipe:
+def autoencode(recipe: Recipe, n: Images, image: str | None = None) -> Recipe:
     """Originals beside their reconstructions: those of a file, or of all files in a folder, again and again; None: those of the run's data.
 
     Raises UserError for a model that is no autoencoder, and for a file that is no picture."""
@@ -119,7 +119,7 @@ def autoencode(recipe: Recipe, n: int, image: str | None = None) -> Recipe:
     return pairs if image is None else replace(pairs, conditions=Originals(shown=all_of(image, "image", recipe)))
 
 
-def interpolate(recipe: Recipe, n: int, images: Sequence[Any] | None = None) -> Recipe:
+def interpolate(recipe: Recipe, n: Images, images: Sequence[Any] | None = None) -> Recipe:
     """n pictures on the straight line between the latents of two, which are files, or numbers of pictures in the run's data.
 
     Raises UserError for a model that is no autoencoder, unless there are two, and for a file that is no picture."""

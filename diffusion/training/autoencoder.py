@@ -11,6 +11,7 @@ from diffusion.data import flip
 from diffusion.model import Model
 from diffusion.networks.autoencoder import Autoencoded
 from diffusion.reconstruction import Autoencoding
+from diffusion.support.ranges import Limit, Seed
 from diffusion.training.adversary import Opponent
 from diffusion.training.base import TrainingModule
 from diffusion.training.ema import EMA
@@ -34,8 +35,8 @@ class AutoencoderModule(TrainingModule):
         lr_schedule: Callable[[int], float],
         ema: EMA,
         mirror: bool = False,
-        seed: int = 0,
-        grad_clip: float | None = None,
+        seed: Seed = 0,
+        grad_clip: Limit | None = None,
     ) -> None:
         name = type(objective).__name__
         if not isinstance(model.denoiser, Autoencoding) or not getattr(objective, "reconstructs", False):

@@ -10,6 +10,7 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 
 from diffusion.generate import Recipe
 from diffusion.model import Model
+from diffusion.support.ranges import Limit, Seed
 from diffusion.training.ema import EMA
 from diffusion.training.loss_meter import Meter
 
@@ -29,8 +30,8 @@ class TrainingModule(LightningModule):
         lr_schedule: Callable[[int], float],
         ema: EMA,
         mirror: bool = False,
-        seed: int = 0,
-        grad_clip: float | None = None,
+        seed: Seed = 0,
+        grad_clip: Limit | None = None,
     ) -> None:
         super().__init__()
         self.model, self.denoiser, self.codec, self.conditions = model, model.denoiser, model.codec, model.conditions

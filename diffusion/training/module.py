@@ -8,6 +8,8 @@ from torch import Tensor
 from diffusion.data import Plain, Serving
 from diffusion.model import Model
 from diffusion.objectives import Objective, check
+from diffusion.support import ranges
+from diffusion.support.ranges import Limit, Seed
 from diffusion.times import Times
 from diffusion.training.base import TrainingModule
 from diffusion.training.ema import EMA
@@ -31,11 +33,11 @@ class DiffusionModule(TrainingModule):
         optimizer: Callable,
         lr_schedule: Callable[[int], float],
         ema: EMA,
-        p_uncond: float = 0.1,
+        p_uncond: ranges.Share = 0.1,
         serving: Serving | None = None,
         mirror: bool = False,
-        seed: int = 0,
-        grad_clip: float | None = None,
+        seed: Seed = 0,
+        grad_clip: Limit | None = None,
     ) -> None:
         check(model.denoiser, objective)
         super().__init__(model, objective, optimizer, lr_schedule, ema, mirror, seed, grad_clip)
