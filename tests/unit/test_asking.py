@@ -54,7 +54,7 @@ def test_classes_and_texts_in_turn(tmp_path):
         (TEXT, dict(prompt="1 2", classes=3), r"^classes and prompt each say what to ask for: say one of them\.$"),
         (TEXT, dict(prompts="/nowhere"), r"^prompts=/nowhere cannot be read \(No such file or directory\): say a file of texts"),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__ if value is TEXT else str(value),
 )
 def test_what_cannot_be_asked_is_one_sentence(conditions, given, message):
     with pytest.raises(UserError, match=message):
