@@ -91,8 +91,9 @@ def run_dir(runs: str, name: str, resume: str | None) -> str:
 
 
 def words() -> dict[str, str]:
-    """The words that the user or a sweep typed, by key."""
-    split = (word.lstrip("+~").partition("=") for word in HydraConfig.get().overrides.task)
+    """The words that the user or a sweep typed, by key, with no reference in them resolved."""
+    typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    split = (word.lstrip("+~").partition("=") for word in typed)
     return {key.split("@")[0]: unescaped(value) for key, _, value in split}
 
 

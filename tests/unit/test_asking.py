@@ -97,11 +97,10 @@ TYPED = [
 @pytest.mark.parametrize("text", TYPED)
 def test_a_text_is_taken_as_it_is_typed(text):
     """Past the shell, Hydra and OmegaConf; and the words that are recorded are those that were typed."""
-    for key in ("prompt", "negative_prompt"):
-        word = quoted(f"{key}={text}")
-        cfg = composition("ckpt=x", word, name="sample")
-        assert cfg[key] == text
-        assert unescaped(word.partition("=")[2]) == text
+    words = [quoted(f"{key}={text}") for key in ("prompt", "negative_prompt")]
+    cfg = composition("ckpt=x", *words, name="sample")
+    assert cfg.prompt == cfg.negative_prompt == text
+    assert [unescaped(word.partition("=")[2]) for word in words] == [text] * 2
     assert unescaped(text) == text or text == unescaped(escaped(text))
 
 
