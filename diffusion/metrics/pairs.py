@@ -44,7 +44,7 @@ class PairMetric(Metric):
     def update(self, images: Tensor, labels: Tensor | None = None) -> None:
         """Add this rank's reconstructions and, as their labels, their originals, each uint8 [b, h, w, c]; b may be 0."""
         if len(images) and labels is not None:
-            self.values.append(self.each(*(v.to(self.device).movedim(-1, 1).float() for v in (images, labels))).double())
+            self.values.append(self.each(*(v.to(self.device, non_blocking=True).movedim(-1, 1).float() for v in (images, labels))).double())
 
     def compute(self) -> dict[str, float]:
         values = gather_dealt(torch.cat([*self.values, torch.empty(0, dtype=torch.float64, device=self.device)]))
