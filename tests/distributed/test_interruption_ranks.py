@@ -54,9 +54,9 @@ def left(folder, words, signum, told, launcher=()):
     process = subprocess.Popen(
         line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
-    sign = folder / "run" / ("metrics.jsonl" if words is TRAINING else "checkpoints/last.ckpt")
+    numbers, checkpoint = folder / "run" / "metrics.jsonl", folder / "run" / "checkpoints" / "last.ckpt"
     try:
-        until(sign.exists, process)
+        until(lambda: numbers.exists() and '"step": 4,' in numbers.read_text() if words is TRAINING else checkpoint.exists(), process)
         everyone = [process.pid, *descendants(process.pid)]
         for pid in everyone[told]:
             os.kill(pid, signum)

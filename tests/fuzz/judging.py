@@ -24,7 +24,7 @@ PYTHONS = re.compile(
     r"list index|index out of range|invalid literal|could not convert|zero-size|\barg \d|must be real|can't allocate|maximum recursion|"
     r"division by zero|cannot unpack|expected str|Expected \w+ to|RuntimeError|size mismatch|KeyError|mat1|unhashable|broadcast"
 )
-CACHE = re.compile(r"(^|/)\.?\w+-\w+-[0-9a-f]{12}\b")  # a data set's, which is made whole or not at all and serves the next command
+CACHE = re.compile(r"(^|/)\.?\w+-\w+-[0-9a-f]{12}\b|\.lock$")  # a data set's, which is made whole or not at all and serves the next command
 
 
 @dataclass(frozen=True)
