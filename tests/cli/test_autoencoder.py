@@ -138,6 +138,7 @@ def test_what_a_run_is_not(runs, tmp_path):
         (["task=autoencoder", "objective.adversary.weight=1", "compile=true"], "compile=true does not go with objective Reconstruction"),
         (["task=autoencoder", "metric=nll_vlb"], "this is an autoencoder"),
         (["objective=reconstruction"], "trains an autoencoder: say task=autoencoder"),
+        (["callbacks=autoencoder"], "callbacks=autoencoder keeps an autoencoder's latents"),
         (["network=autoencoder"], "encodes pictures and denoises none"),
         (["conditions=originals"], "UNet is none: say network=autoencoder"),
         (["metric=psnr"], "it is for task=autoencoder"),

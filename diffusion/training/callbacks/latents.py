@@ -7,6 +7,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from diffusion.support.errors import UserError
 from diffusion.support.ranges import Few, Images
 from diffusion.support.ranks import rank_and_world, sum_over_ranks
 
@@ -15,10 +16,15 @@ class Latents(Callback):
     """`latents` in each checkpoint: {mean, std, n}, a number for each channel, of n evenly spaced pictures of the training set (None: all),
     encoded with the averaged weights. std^2 = Var(posterior's mean) + E[posterior's variance] is that of latents as they are drawn.
 
-    They say how `diffusion.codecs.Autoencoder` makes latents of unit variance. All ranks measure together."""
+    They say how `diffusion.codecs.Autoencoder` makes latents of unit variance. All ranks measure together. Raises UserError, before it is
+    trained, for another model."""
 
     def __init__(self, n: Images | None = 4096, batch_size: Few = 256) -> None:
         self.n, self.batch_size = n, batch_size
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        if not hasattr(module.denoiser.network, "moments"):
+            raise UserError("callbacks=autoencoder keeps an autoencoder's latents: leave it out, or say task=autoencoder, which brings it.")
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         images = trainer.datamodule.images.images
