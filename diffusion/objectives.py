@@ -260,11 +260,10 @@ class Uncertainty(nn.Module):
     def __init__(self, objective: Objective, channels: Few = 128) -> None:
         super().__init__()
         self.objective, self.learned_variance, self.noises = objective, objective.learned_variance, getattr(objective, "noises", 0)
-        self.fixed_variance = getattr(objective, "fixed_variance", None)
+        self.fixed_variance, self.fits = (getattr(objective, name, None) for name in ("fixed_variance", "fits"))
         self.derives_twice, self.needs_steps = (getattr(objective, name, False) for name in ("derives_twice", "needs_steps"))
         self.register_buffer("frequencies", 2 * pi * torch.randn(channels))
         self.register_buffer("phases", 2 * pi * torch.rand(channels))
-        self.fits = getattr(objective, "fits", None)
         self.out = nn.Linear(channels, 1, bias=False)
         nn.init.zeros_(self.out.weight)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diffusion.metrics.cache import Tensors, load_or_make
 from diffusion.metrics.extractors.base import own_random_state
-from diffusion.metrics.extractors.digits import one_thread
+from diffusion.metrics.extractors.digits import convolutions, one_thread
 from diffusion.support.hashes import tensors_hash
 from diffusion.support.progress import bar, doing
 
@@ -46,13 +46,7 @@ class PartsNetwork(nn.Module):
         super().__init__()
         left = -(-height // 4) * -(-width // 4)
         self.body = nn.Sequential(
-            nn.Conv2d(channels, 32, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(32, 64, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(64, 64, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Flatten(),
+            *convolutions(channels),
             nn.Dropout(0.3),
             nn.Linear(64 * left, outputs),
         )

@@ -70,18 +70,8 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
     if config["compile"]:
         compiled(module)
     interruption = Interruption(callbacks := build_callbacks(config))
-    trainer: Trainer = build(
-        settings,
-        "trainer",
-        callbacks=[Record(config, sources, copies(model.codec)), Divergence(), Unscale(), *callbacks.values(), interruption],
-        logger=list(build_stages(config["logger"], "logger").values()),
-        plugins=[SealedIO()],
-        default_root_dir=folder,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    require_writable_places(trainer.loggers)
+    first, then = [Record(config, sources, copies(model.codec)), Divergence(), Unscale()], callbacks.values()
+    trainer = build_trainer(config, settings, folder, [*first, *then, interruption])
     given = {
         "dataset": dataset,
         "batch_size": config["batch_size"],
@@ -121,6 +111,23 @@ def require_possible(config: Mapping[str, Any], folder: Path) -> None:
 def begun(folder: Path) -> bool:
     """Whether there is a run in a folder, with a checkpoint to go on from. Another process may begin one until the folder is locked."""
     return any((folder / "checkpoints").glob("*.ckpt"))
+
+
+def build_trainer(config: Mapping[str, Any], settings: Mapping[str, Any], folder: Path, callbacks: Sequence[Callback]) -> Trainer:
+    """Lightning's trainer with these settings, without what this package does itself. Raises UserError as `require_writable_places`."""
+    trainer: Trainer = build(
+        settings,
+        "trainer",
+        callbacks=list(callbacks),
+        logger=list(build_stages(config["logger"], "logger").values()),
+        plugins=[SealedIO()],
+        default_root_dir=folder,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    require_writable_places(trainer.loggers)
+    return trainer
 
 
 def build_callbacks(config: Mapping[str, Any]) -> dict[str, Callback]:

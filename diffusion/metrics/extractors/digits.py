@@ -18,19 +18,23 @@ HELD_OUT = 360
 EPOCHS = 30
 
 
+def convolutions(channels: int) -> list[nn.Module]:
+    """Three convolutions: [b, channels, h, w] -> the features of a quarter of the rows and columns, [b, 64 ceil(h/4) ceil(w/4)]."""
+    layers = (
+        nn.Conv2d(channels, 32, 3, padding=1),
+        nn.Conv2d(32, 64, 3, stride=2, padding=1),
+        nn.Conv2d(64, 64, 3, stride=2, padding=1),
+    )
+    return [*(part for layer in layers for part in (layer, nn.ReLU())), nn.Flatten()]
+
+
 class DigitsNetwork(nn.Module):
     """Three convolutions and a hidden layer of 64: [b, 1, 8, 8] in [-1, 1] to (features [b, 64], logits [b, 10])."""
 
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(1, 32, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(32, 64, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(64, 64, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Flatten(),
+            *convolutions(1),
             nn.Linear(256, 64),
             nn.ReLU(),
         )
