@@ -41,7 +41,7 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
 
         from diffusion import album
         from diffusion.checkpoint import load
-        from diffusion.conditions.asking import require_texts, wish
+        from diffusion.conditions.asking import require_texts, texts_in, wish
         from diffusion.editing import between, edited
         from diffusion.metrics.passport import code_version
         from diffusion.support.devices import device
@@ -51,16 +51,17 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
     model = load(cfg.ckpt, cfg.averaged).to(device(cfg.device), cfg.precision)
     if cfg.negative_prompt is not None:
         require_texts(model.conditions, "negative_prompt", cfg.negative_prompt)
+    n = cfg.n or (len(texts_in(cfg.prompts)) if cfg.prompts is not None else 64 if model.path else 1)
     recipe = model.recipe(
         **own(model.config, cfg, typed),
         batch_size=cfg.sample_batch_size,
         precision=cfg.precision,
         size=model.size(cfg.height, cfg.width),
     )
-    recipe = edited(recipe, OmegaConf.to_container(cfg.edit, resolve=True), cfg.n)
-    seeds = between(cfg.between, cfg.n) if cfg.between else range(cfg.seed, cfg.seed + cfg.n)
+    recipe = edited(recipe, OmegaConf.to_container(cfg.edit, resolve=True), n)
+    seeds = between(cfg.between, n) if cfg.between else range(cfg.seed, cfg.seed + n)
     said = {key: OmegaConf.to_object(cfg[key]) if OmegaConf.is_config(cfg[key]) else cfg[key] for key in ("classes", "prompt", "prompts")}
-    cond, names = wish(recipe.conditions, torch.arange(cfg.n), said)
+    cond, names = wish(recipe.conditions, torch.arange(n), said)
     drawn = {"classes": said["classes"], "shape": list(recipe.shape), "columns": cfg.columns, "trajectory": cfg.trajectory}
     drawn |= {} if names is None else {"prompts": list(dict.fromkeys(names))}
     made_by = {**model.describe(), **recipe.describe(), "seeds": album.seeds_as_data(seeds), **drawn}
@@ -68,8 +69,8 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
     album.require_own(folder, "out")
     command = shlex.join(["python", "sample.py", *(f"{key}={value}" for key, value in typed.items())])
     album.write(recipe, seeds, cond, folder, {"command": command, "code": code_version(), **made_by}, cfg.columns, cfg.trajectory, names)
-    first, film = f" of the first {album.PICTURES}" * (cfg.n > album.PICTURES), ", trajectory.gif" * cfg.trajectory
-    log.info("%d images, grid.png%s%s and samples.npz in %s", cfg.n, first, film, folder)
+    first, film = f" of the first {album.PICTURES}" * (n > album.PICTURES), ", trajectory.gif" * cfg.trajectory
+    log.info("%d image%s, grid.png%s%s and samples.npz in %s", n, "s" * (n > 1), first, film, folder)
 
 
 if __name__ == "__main__":

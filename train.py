@@ -30,25 +30,7 @@ def main(cfg: DictConfig) -> None:
         with doing("loading torch and Lightning"):
             from diffusion.training.run import train  # slow to import, so that a mistyped word has been answered by now
 
-        summarise(train(config, folder, sources, packages(cfg.trust)), folder)
-
-
-def summarise(latest: dict[str, float], folder: Path) -> None:
-    """Say at the end which numbers came out and where the run is."""
-    for name, value in latest.items():
-        if name in ("loss", "loss/accuracy") or "@" in name:
-            log.info("%-24s %.4g", name, value)
-    pictures = sorted((folder / "samples").glob("*.png"))
-    log.info("numbers                  %s", folder / "metrics.jsonl")
-    if "loss/accuracy" in latest:  # a classifier, which makes no images
-        log.info("guide a run by it        python sample.py ckpt=runs/NAME guidance=[classifier,clip] guidance.ckpt=%s", folder)
-        return
-    if "loss/reconstruction" in latest:  # an autoencoder, which makes none out of noise
-        log.info("its reconstructions      python sample.py ckpt=%s edit=autoencode", folder)
-        log.info("diffusion in its latents python train.py codec=autoencoder codec.ckpt=%s", folder)
-        return
-    log.info("samples                  %s", pictures[-1] if pictures else "none")
-    log.info("sample from it           python sample.py ckpt=%s", folder)
+        train(config, folder, sources, packages(cfg.trust))
 
 
 if __name__ == "__main__":

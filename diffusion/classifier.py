@@ -1,6 +1,7 @@
 """A classifier of noisy images, for guidance. The module that trains denoisers trains it too: the classifier takes the place of the
 denoiser, and its cross-entropy that of the objective."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,6 +23,7 @@ class NoisyClassifier(nn.Module):
     one that it was trained on. Its network sees the x_t of an exploding path at the size of its noise, as a denoiser's does."""
 
     learned_variance: ClassVar[bool] = False
+    uses: ClassVar[Mapping[str, str]] = {"guide a run by it": "python sample.py ckpt=runs/NAME guidance=[classifier,clip] guidance.ckpt={}"}
 
     def __init__(self, network: nn.Module, schedule: Schedule) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """A denoiser: given x_t and t, an estimate of the clean x_0 and of the noise eps in it."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ class Denoiser(nn.Module):
 
     Raises ValueError where the output cannot determine x_0, an epsilon- or score-predictor on a schedule with alpha(1) = 0, and for an
     autoencoder, which denoises nothing."""
+
+    uses: ClassVar[Mapping[str, str]] = {"sample from it": "python sample.py ckpt={}"}  # what its run is for: a command, given its folder
 
     def __init__(
         self,

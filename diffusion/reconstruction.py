@@ -1,7 +1,7 @@
 """Autoencoders and their loss. The denoiser's place is taken by an autoencoder that is told a picture, so that recipes, metrics, grids and
 albums make reconstructions as they make any images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -25,6 +25,10 @@ class Autoencoding(nn.Module):
     that is no autoencoder, and for another codec."""
 
     learned_variance: ClassVar[bool] = False
+    uses: ClassVar[Mapping[str, str]] = {
+        "its reconstructions": "python sample.py ckpt={} edit=autoencode",
+        "diffusion in its latents": "python train.py codec=autoencoder codec.ckpt={}",
+    }
     network: Any  # torch says of a module's attributes that they may be tensors
 
     def __init__(self, network: nn.Module, schedule: Schedule, codec: Any) -> None:
@@ -131,8 +135,9 @@ class Reconstruction(Checked):
             apart = apart + self.w * expand(perceptual["perceptual"], apart)
         reconstruction = (apart / torch.as_tensor(s).exp() + s).flatten(1).sum(1)
         loss = reconstruction
+        weights = {"kl": self.kl, "vq": self.vq}
         for name, penalty in made.penalties.items():
-            loss = loss + getattr(self, name, 1.0) * penalty
+            loss = loss + weights.get(name, 1.0) * penalty
         return {"loss": loss, "reconstruction": reconstruction, **perceptual, **made.penalties}
 
 

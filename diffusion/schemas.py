@@ -74,7 +74,7 @@ class SampleSchema:
     """The plain keys of conf/sample.yaml, their types and ranges."""
 
     ckpt: str = MISSING
-    n: Images = MISSING
+    n: Images | None = None
     seed: Seed = MISSING
     classes: Any = None
     prompt: str | None = None
@@ -92,6 +92,7 @@ class SampleSchema:
     out: str | None = None
     way: str = "main"
     trust: Any = field(default_factory=list)  # a package or several
+    paths: Any = field(default_factory=open_node)
     sampler: Any = field(default_factory=open_node)
     grid: Any = field(default_factory=open_node)
     guidance: Any = field(default_factory=open_node)

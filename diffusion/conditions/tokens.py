@@ -19,7 +19,7 @@ from diffusion.support.errors import did_you_mean
 from diffusion.support.ranges import Checked, Few, Some
 
 START, UNKNOWN = PADDING + 1, PADDING + 2  # in any vocabulary, whose own tokens follow
-NUMERALS = dict(enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]))
+NUMERALS = dict(zip("0123456789", ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"], strict=True))
 log = logging.getLogger(__name__)
 
 
@@ -121,4 +121,4 @@ class Bytes(Tokens):
 
 def words_in(text: str) -> list[str]:
     """A text's words in lower case, a single numeral as its word: "A 7, left of 12" -> a, seven, left, of, 12."""
-    return [NUMERALS[int(word)] if word in "0123456789" else word for word in re.findall(r"\w+", text.lower())]
+    return [NUMERALS.get(word, word) for word in re.findall(r"\w+", text.lower())]

@@ -9,6 +9,13 @@ from torch import nn
 
 from diffusion.support.errors import UserError
 
+# Settings that would have the libraries bring code or other weights, with the values that do not.
+PLAIN: dict[str, tuple[Any, ...]] = {
+    "quantization_config": (None,),
+    "_attn_implementation": (None, "sdpa", "eager"),
+    "attn_implementation": (None, "sdpa", "eager"),
+    "use_kernels": (None, False),
+}
 STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}  # of the files that each library writes weights to
 
 
@@ -48,7 +55,7 @@ def pretrained(library: str, name: str, folder: Path) -> nn.Module:
 
     Raises UserError for a missing library, and for a folder whose weights are not safetensors, are damaged or do not fit its
     configuration. A .bin file is a pickle, which runs as a program when it is read, and is refused."""
-    required(folder, read_json(folder / "config.json"), {"_class_name": (name,), "quantization_config": (None,)})
+    required(folder, read_json(folder / "config.json"), {"_class_name": (name,), **PLAIN})
     kind, stem = getattr(imported(library), name), STEMS[library]
     halves = [] if any(folder.glob(f"{stem}.safetensors*")) else list(folder.glob(f"{stem}*.fp16*.safetensors*"))
     if not halves and not any(folder.glob(f"{stem}*.safetensors")):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,17 @@ FILE = "scheduler_config.json"
 SCHEDULES = {"linear": "Linear", "scaled_linear": "ScaledLinear", "sigmoid": "Sigmoid", "squaredcos_cap_v2": "Cosine"}
 PARAMETERIZATIONS = {"epsilon": "Epsilon", "v_prediction": "V", "sample": "X0"}
 LADDERS = {"use_karras_sigmas": "Karras", "use_exponential_sigmas": "Exponential"}
-# Settings that have no counterpart here, with the values that change nothing.
-USUAL: dict[str, tuple[Any, ...]] = {
+# Settings whose values are words, with those that are known here.
+WORDS: dict[str, tuple[Any, ...]] = {
     "beta_schedule": tuple(SCHEDULES),
     "prediction_type": tuple(PARAMETERIZATIONS),
     "timestep_spacing": ("leading", "trailing", "linspace"),
-    "trained_betas": (None,),
-    "thresholding": (False, None),
-    "use_beta_sigmas": (False, None),
-    "use_lu_lambdas": (False, None),
-    "use_flow_sigmas": (False, None),
-    "use_dynamic_shifting": (False, None),
-    "timestep_type": ("discrete",),
-    "interpolation_type": ("linear",),
 }
+# The other settings that are read, and those that change nothing where the rest is as it is here; all that remain have no counterpart.
+READ = {"num_train_timesteps", "beta_start", "beta_end", "steps_offset", "clip_sample", "clip_sample_range", "rescale_betas_zero_snr"}
+READ |= {*LADDERS, "sigma_min", "sigma_max"}
+OTHERS = {float: (int,), bool: (type(None),)}  # types that a value may have where its default has this one
+IDLE = {"set_alpha_to_one", "dynamic_thresholding_ratio", "sample_max_value"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Known:
 
 
 def multistep(sampler: str, algorithm: str, order: int, **settings: str) -> Known:
-    """DPMSolverMultistepScheduler of an algorithm and an order."""
+    """DPMSolverMultistepScheduler of an algorithm and an order; without a setting named `solver`, of the solver that is its default."""
     return Known(sampler, settings, {"algorithm_type": (algorithm,), "solver_order": (order,)}, inner=True)
 
 
@@ -85,13 +83,15 @@ def ways_of(folder: Path) -> dict[str, Any]:
     name = said.get("_class_name")
     if name not in KNOWN:
         raise UserError(f"{folder / FILE} names the scheduler {name}, and those that can be read are {', '.join(KNOWN)}.")
-    config = dict(getattr(imported("diffusers"), name).from_config(said).config)
-    required(folder / FILE, config, USUAL)
+    config, usual = completed(folder / FILE, said, getattr(imported("diffusers"), name))
+    required(folder / FILE, config, WORDS)
     meant = next((known for known in KNOWN[name] if all(config[key] in values for key, values in known.where.items())), None)
     if meant is None:
         keys = sorted({key for known in KNOWN[name] for key in known.where})
         asked = ", ".join(f"{key}={config[key]}" for key in keys)
         raise UserError(f"{folder / FILE} asks for {name} with {asked}, which has no counterpart here; name another scheduler in it.")
+    used = {*READ, *IDLE, *WORDS, *meant.settings.values(), *meant.where}
+    required(folder / FILE, config, {key: (value, None) if value is False else (value,) for key, value in usual.items() if key not in used})
     ladder = next((word for key, word in LADDERS.items() if config.get(key)), None)
     return {
         "schedule": schedule(config, linear_in_sigma=meant.between and ladder is None and config["timestep_spacing"] == "linspace"),
@@ -100,6 +100,23 @@ def ways_of(folder: Path) -> dict[str, Any]:
         "grid": grid(config, meant, ladder),
         "guidance": guidance(config),
     }
+
+
+def completed(file: Path, said: Mapping[str, Any], scheduler: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the settings of a scheduler of diffusers, what a file leaves out being their defaults; these defaults).
+
+    Raises UserError for a value of another type than the default's, and what diffusers cannot make a scheduler of."""
+    usual = {key: parameter.default for key, parameter in signature(scheduler.__init__).parameters.items() if key != "self"}
+    for key, default in usual.items():
+        value, kind = said.get(key, default), type(default)
+        if default is not None and type(value) not in (kind, *OTHERS.get(kind, ())):
+            raise UserError(f"{file} has {key}={value}, where diffusers has a value such as {default}; it is damaged.")
+    try:
+        config = dict(scheduler.from_config(dict(said)).config)
+    except Exception as error:  # of values that diffusers refuses
+        reason = str(error).splitlines()[0] if str(error) else "nothing more"
+        raise UserError(f"{file} is none that diffusers can read ({type(error).__name__}: {reason}).") from error
+    return {key: config[key] for key in usual}, usual
 
 
 def schedule(config: Mapping[str, Any], linear_in_sigma: bool) -> dict[str, Any]:

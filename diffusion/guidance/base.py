@@ -35,6 +35,11 @@ class Guidance(Checked, ABC):
         return device_of(self.denoiser)
 
     @property
+    def fixed_variance(self) -> str | None:
+        """The variance that the innermost denoiser's bound was trained with, if it was with one."""
+        return getattr(self.denoiser, "fixed_variance", None)
+
+    @property
     def unguided(self) -> Denoise:
         """The conditional model that is guided: what is left where the guidance is switched off."""
         return getattr(self.denoiser, "unguided", self.denoiser)

@@ -120,8 +120,9 @@ class VQAutoencoder(ConvolutionalAutoencoder):
     """Each latent vector is put on the nearest of `codes`, which are learned: e = argmin_k |z_e - e_k| (van den Oord 2017, 1711.00937).
 
     The latents are z_e, and `decode` looks for the code, so that a diffusion's latents are continuous and what it makes is put on the codes
-    (LDM, sec. 3.3). The gradient passes the search as if that were the identity. The penalty "vq" is the mean over the elements of
-    (sg[z_e] - e)^2 + commitment (z_e - sg[e])^2. Args, Raises: as ConvolutionalAutoencoder."""
+    (LDM, sec. 3.3). The gradient passes the search as if that were the identity. The penalty "vq" is the mean over the latents' elements of
+    (sg[z_e] - e)^2 + commitment (z_e - sg[e])^2, times the number of the picture's elements: beside a reconstruction that is a sum over
+    these it weighs what it does in LDM's code, which takes the mean of both. Args, Raises: as ConvolutionalAutoencoder."""
 
     outputs = 1
 
@@ -154,13 +155,18 @@ class VQAutoencoder(ConvolutionalAutoencoder):
         return embedding(apart.argmin(-1), self.codes.weight).movedim(-1, 1)
 
     def decode(self, z: Tensor) -> Tensor:
-        return super().decode(z + (self.nearest(z) - z).detach())
+        return super().decode(passed(z, self.nearest(z)))
 
     def forward(self, x: Tensor, noise: Noise = torch.randn_like) -> Autoencoded:
         z = self.encoded(x)
         code = self.nearest(z)
-        vq = per_sample_mean((z.detach() - code) ** 2 + self.commitment * (z - code.detach()) ** 2)
-        return Autoencoded(like(self.decode(z), x), {"vq": vq})
+        vq = x[0].numel() * per_sample_mean((z.detach() - code) ** 2 + self.commitment * (z - code.detach()) ** 2)
+        return Autoencoded(like(super().decode(passed(z, code)), x), {"vq": vq})
+
+
+def passed(z: Tensor, code: Tensor) -> Tensor:
+    """The code, with the gradient of z (the straight-through estimator)."""
+    return z + (code - z).detach()
 
 
 def like(x: Tensor, picture: Tensor) -> Tensor:

@@ -68,8 +68,10 @@ class TrainingModule(LightningModule):
         training = self.denoiser.training
         with self.ema.applied(self.denoiser), torch.no_grad():
             self.denoiser.eval()
-            yield
-        self.denoiser.train(training)
+            try:
+                yield
+            finally:
+                self.denoiser.train(training)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """The average travels with the weights, the losses that are not logged yet, and the time spent on evaluation."""

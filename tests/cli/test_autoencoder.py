@@ -1,8 +1,11 @@
 """An autoencoder trained, measured, shown, and asked for what it is not, as a user types it."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
+import yaml
 from composing import composed
 from inside import lines, measured, sampled, trained
 from PIL import Image
@@ -99,6 +102,33 @@ def test_evaluation_has_the_numbers_of_the_training_and_those_of_another_split(r
 
 
 @pytest.mark.xdist_group("autoencoder")
+def test_the_commands_named_at_the_end_work(runs, tmp_path):
+    """Those of an autoencoder and of a denoiser, as they are printed."""
+    for run in (runs / "vae", runs / "model"):
+        for command in load(run).denoiser.uses.values():
+            _, script, where, *words = command.format(run).split()
+            if script == "sample.py":
+                assert len(sampled(run, tmp_path / "out", *words, "n=2")["images"]) == 2 and where == f"ckpt={run}"
+            else:
+                made = trained(tmp_path / "latents", "steps=1", "metric=none", "dataset.n=64", where, *words)
+                assert load(made).codec.weights
+
+
+@pytest.mark.xdist_group("autoencoder")
+def test_pictures_that_are_not_prepared_here(runs, tmp_path):
+    """Their cache is made where the command says that it may be."""
+    moved = tmp_path / "moved"
+    shutil.copytree(runs / "vae", moved)
+    config = yaml.safe_load((moved / "config.yaml").read_text())
+    config["dataset"]["cache"] = str(tmp_path / "cache")
+    (moved / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match=rf"such as paths.cache={tmp_path / 'cache'}"):
+        sampled(moved, tmp_path / "out", "edit=autoencode", "n=2")
+    images = sampled(moved, tmp_path / "out", "edit=autoencode", "n=2", f"paths.cache={tmp_path / 'cache'}")["images"]
+    assert np.array_equal(images, sampled(runs / "vae", tmp_path / "own", "edit=autoencode", "n=2")["images"])
+
+
+@pytest.mark.xdist_group("autoencoder")
 def test_what_a_run_is_not(runs, tmp_path):
     """An autoencoder where a denoiser is needed, and the reverse."""
     vae, model = runs / "vae", runs / "model"
@@ -160,6 +190,19 @@ def test_other_forms_train(tiny, tmp_path, words):
     last = [line for line in lines(tmp_path / "run/metrics.jsonl") if "loss" in line][-1]
     assert "loss/vq" in last or last["loss/scale"] != 0
     assert load(tmp_path / "run").denoiser.network.factor == 2
+
+
+def test_codes_are_learned(tmp_path):
+    """With the settings that the words bring: the latents come near the codes, and many of these are used."""
+    words = ["task=autoencoder", "network=autoencoder_vq", "dataset=digits", "steps=200", "metric=none", "checkpoint_every=200"]
+    config = composed(*words, "callbacks.distance=null", "callbacks.samples=null", f"paths.cache={tmp_path / 'cache'}")
+    train(config, tmp_path / "run")
+    network = load(tmp_path / "run").denoiser.network
+    with torch.no_grad():
+        z = network.encoded(Pixels().encode(pictures(tmp_path / "run")[:500]))
+        code = network.nearest(z)
+    used = len(code.movedim(1, -1).flatten(0, -2).unique(dim=0))
+    assert used >= 20 and (z - code).square().mean() < 0.7 * z.square().mean(), (used, (z - code).square().mean() / z.square().mean())
 
 
 def test_digits_and_fashion_by_the_same_words():

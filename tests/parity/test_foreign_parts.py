@@ -129,6 +129,19 @@ def test_x0_is_clipped_where_the_scheduler_clips_it(tmp_path):
             "algorithm_type=sde-dpmsolver.*solver_order=3",
         ),
         ("DPMSolverMultistepScheduler", {"use_lu_lambdas": True}, "use_lu_lambdas=True, and only False or null can be read"),
+        ("DPMSolverMultistepScheduler", {"final_sigmas_type": "sigma_min"}, "final_sigmas_type=sigma_min, and only zero"),
+        ("DPMSolverMultistepScheduler", {"lower_order_final": False}, "lower_order_final=False, and only True"),
+        ("DPMSolverMultistepScheduler", {"euler_at_final": True}, "euler_at_final=True"),
+        ("DPMSolverMultistepScheduler", {"lambda_min_clipped": -5.1}, "lambda_min_clipped=-5.1"),
+        (
+            "DPMSolverMultistepScheduler",
+            {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"},
+            "solver_type=heun, and only midpoint",
+        ),
+        ("EulerDiscreteScheduler", {"final_sigmas_type": "sigma_min"}, "final_sigmas_type=sigma_min"),
+        ("UniPCMultistepScheduler", {"disable_corrector": [0, 1]}, "disable_corrector="),
+        ("UniPCMultistepScheduler", {"flow_shift": 3.0}, "flow_shift=3.0"),
+        ("DEISMultistepScheduler", {"lower_order_final": False}, "lower_order_final=False"),
     ],
 )
 def test_a_scheduler_without_a_counterpart(tmp_path, name, settings, said):

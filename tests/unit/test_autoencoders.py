@@ -9,6 +9,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from diffusion.denoiser import Denoiser
 from diffusion.networks import KLAutoencoder, VQAutoencoder
 from diffusion.parameterization import X0
+from diffusion.reconstruction import Reconstruction
 from diffusion.schedules import Cosine
 from diffusion.support.build import build
 
@@ -99,7 +100,7 @@ def test_the_gradient_passes_the_search_as_if_it_were_the_identity():
 
 
 def test_the_penalty_of_codes_and_its_gradients():
-    """mean (sg[z] - e)^2 + 0.25 (z - sg[e])^2: 2 (e - z)/n at a code, and a quarter of the opposite at the latents."""
+    """64 pixels times mean (sg[z] - e)^2 + 0.25 (z - sg[e])^2: 128 (e - z)/n at a code, and a quarter of the opposite at the latents."""
     network, x = vq(codes=1), torch.randn(2, 1, 8, 8).double()
     seen = {}
     network.latents.register_forward_hook(lambda _, __, out: (out.retain_grad(), seen.update(z=out))[0])
@@ -107,9 +108,18 @@ def test_the_penalty_of_codes_and_its_gradients():
     penalty.sum().backward()
     z, code = seen["z"].detach(), network.codes.weight.detach().reshape(1, 3, 1, 1)
     n = z[0].numel()
-    torch.testing.assert_close(penalty, 1.25 * ((z - code) ** 2).flatten(1).mean(1))
-    torch.testing.assert_close(network.codes.weight.grad[0], (2 * (code - z) / n).sum((0, 2, 3)))
-    torch.testing.assert_close(seen["z"].grad, 0.25 * 2 * (z - code) / n)
+    torch.testing.assert_close(penalty, 64 * 1.25 * ((z - code) ** 2).flatten(1).mean(1))
+    torch.testing.assert_close(network.codes.weight.grad[0], 64 * (2 * (code - z) / n).sum((0, 2, 3)))
+    torch.testing.assert_close(seen["z"].grad, 64 * 0.25 * 2 * (z - code) / n)
+
+
+def test_the_loss_of_the_vq_form_is_that_of_the_paper_s_code():
+    """Times the picture's elements: the mean of |x - x'| over them, and the mean of the codes' penalty over the latents'."""
+    network, x = vq(), torch.randn(2, 1, 8, 8).double()
+    made = network(x)
+    z = network.encoded(x)
+    mean = (x - made.x).abs().mean() + 1.25 * ((z - network.nearest(z)) ** 2).mean()
+    torch.testing.assert_close(Reconstruction()(x, made)["loss"].mean() / 64, mean)
 
 
 def test_the_autoencoder_of_stable_diffusion_has_as_many_weights():

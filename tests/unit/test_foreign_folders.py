@@ -120,6 +120,30 @@ def test_a_file_that_is_damaged(folder, file):
     refused(folder, f"{file} cannot be read as JSON")
 
 
+@pytest.mark.parametrize(
+    "key, value, reason",
+    [
+        ("beta_start", "a", "has beta_start=a, where diffusers has a value such as 0.0001"),
+        ("num_train_timesteps", "1000", "has num_train_timesteps=1000, where diffusers has a value such as 1000"),
+        ("clip_sample_range", None, "has clip_sample_range=None"),
+        ("beta_schedule", ["linear"], "has beta_schedule=..linear.., where diffusers has a value such as linear"),
+        ("num_train_timesteps", -3, "."),
+    ],
+)
+def test_settings_of_a_scheduler_that_are_damaged(folder, key, value, reason):
+    said(folder / "scheduler/scheduler_config.json", _class_name="DDIMScheduler", **{key: value})
+    with pytest.raises((UserError, ValueError), match=reason) as error:
+        load(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key, value", [("attn_implementation", "a/kernel"), ("_attn_implementation", "a/kernel")])
+@pytest.mark.parametrize("part", ["text_encoder", "unet"])
+def test_a_folder_brings_no_code(folder, part, key, value):
+    said(folder / part / "config.json", **{key: value})
+    refused(folder, rf"{part} has {key}=.*, and only null")
+
+
 def test_a_tokenizer_of_another_model(folder):
     file = folder / "tokenizer/vocab.json"
     said(file, **{f"word{i}": len(json.loads(file.read_text())) + i for i in range(7)})

@@ -8,7 +8,7 @@ import yaml
 from composing import composed
 
 from diffusion.conditions import Bytes, Classes, Text, TextEncoder, Unconditional, Words
-from diffusion.conditions.tokens import START, UNKNOWN, warn_once
+from diffusion.conditions.tokens import START, UNKNOWN, warn_once, words_in
 from diffusion.denoiser import Denoiser
 from diffusion.guidance import Autoguidance, ClassifierFree
 from diffusion.model import assemble, completed
@@ -56,6 +56,7 @@ def test_words_are_numbers():
     number = {word: i + UNKNOWN + 1 for i, word in enumerate(WORDS.split())}
     said = words.encode(["A SEVEN, left of a (two)", "a 7 left of a 2", ""])
     assert said[0].tolist() == [START, *(number[word] for word in ["a", "seven", "left", "of", "a", "two"]), 0]
+    assert words_in("12 of 7, 01 and 789") == ["12", "of", "seven", "01", "and", "789"]
     assert torch.equal(said[0], said[1]) and said[2].tolist() == [START] + [0] * 7 and said.dtype == torch.int64
 
 
