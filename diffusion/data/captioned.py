@@ -21,7 +21,7 @@ PLACES = {"left": (1, 0), "right": (1, 2), "above": (0, 1), "below": (2, 1)}
 
 
 class Relation(NamedTuple):
-    """How two objects lie: the places of the first and of the second, and the phrases that say so.
+    """How two objects lie: the places of the first and of the second, and the phrases that say so, each as often as it stands there.
 
     Its scenes whose second kind is `apart` after the first, modulo the number of kinds, are kept out of training."""
 
@@ -30,21 +30,19 @@ class Relation(NamedTuple):
     phrases: tuple[str, ...]
 
 
+# Four captions in five name the left or the upper object first, as people do. Were both orders as frequent, neither the order nor the word
+# of the relation would say anything by itself, and a network that reads neither yet gains nothing by learning one of them.
 BESIDE = Relation(
     ("left", "right"),
     3,
-    (
-        "{0} left of {1}",
-        "{0} to the left of {1}",
-        "{1} right of {0}",
-        "{1} to the right of {0}",
-        "{0} on the left and {1} on the right",
-    ),
+    2 * ("{0} left of {1}", "{0} to the left of {1}", "{0} on the left of {1}", "{0} on the left and {1} on the right")
+    + ("{1} right of {0}", "{1} to the right of {0}"),
 )
 STACKED = Relation(
     ("above", "below"),
     7,
-    ("{0} above {1}", "{0} over {1}", "{1} below {0}", "{1} under {0}", "{0} at the top and {1} at the bottom"),
+    2 * ("{0} above {1}", "{0} over {1}", "{0} on top of {1}", "{0} at the top and {1} at the bottom")
+    + ("{1} below {0}", "{1} under {0}"),
 )
 RELATIONS = (BESIDE, STACKED)
 
@@ -69,7 +67,7 @@ class Captioned(PictureDataset):
     """n pictures on black, each of two real ones of half its side, one left of the other or one above the other, with a caption.
 
     The class of a picture is its scene (see `scene`), of which there are 2 k^2 for k kinds of objects. Captions take one of a relation's
-    phrases and one of a kind's names, with its article, all equally often. Splits: `train` and `test` have nine tenths of the scenes, made
+    phrases and one of a kind's names, with its article, drawn evenly. Splits: `train` and `test` have nine tenths of the scenes, made
     of training and of test pictures; `heldout` has the others, made of test pictures. Each kind is once the first and once the second
     object of a held-out scene of each relation, and in training all kinds are both, in both relations, in other company.
 

@@ -26,6 +26,8 @@ MEANING = {
     "to the left of": "left right",
     "right of": "right left",
     "to the right of": "right left",
+    "on the left of": "left right",
+    "on top of": "above below",
     "above": "above below",
     "over": "above below",
     "below": "below above",
