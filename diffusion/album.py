@@ -4,6 +4,7 @@ The images are kept on the disk as they are made, so that any number of them tak
 of it is there, and not before."""
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from diffusion.support.files import atomic, sweep
 from diffusion.support.progress import bar
 from diffusion.typing import Rows
 
+log = logging.getLogger(__name__)
 OURS = re.compile(r"\d{6,}\.png|grid\.png|samples\.npz|trajectory\.gif|recipe\.json")
 RECORD = "recipe.json"
 PICTURES, POINTS = 256, 10_000  # the first images, which grid.png shows
@@ -91,6 +93,10 @@ def write(
                 film = [a + b for a, b in zip(film, seen, strict=True)] if film and seen else film or seen
                 wanted = max(0, wanted - len(state.x))
                 add(recipe.codec.decode(state.x).cpu())
+                if not state.x.isfinite().all():
+                    log.warning(
+                        "Some images are of numbers that are none (NaN or infinity): the weights are damaged, or precision is too low."
+                    )
         draw(torch.from_numpy(np.load(array, mmap_mode="c")), place, columns, names)
         if trajectory:
             few = columns or square(min(FILMED, len(seeds)))

@@ -235,10 +235,15 @@ def own(run: Mapping[str, Any], cfg: DictConfig, typed: Mapping[str, str]) -> di
             result[group] = chosen
         else:
             result[group] = _changed_by(typed, group, run[group], cfg)
-            if group == "guidance" and cfg.get("negative_prompt") is not None:
-                result[group]["negative"] = cfg.negative_prompt
             if group in STAGED:  # what a sweep's file says of all stages
                 result[group] |= {key: value for key, value in chosen.items() if not isinstance(value, dict)}
+        if group == "guidance" and (negative := cfg.get("negative_prompt")) is not None:
+            if "guidance.negative" in typed or not any("negative" in stage for stage in result[group].values() if isinstance(stage, dict)):
+                raise UserError(
+                    f"negative_prompt={negative} is what guidance=[cfg] guides away from, by a guidance.scale above 1: say that guidance, "
+                    "and no guidance.negative beside it."
+                )
+            result[group]["negative"] = negative
         if group in STAGED:
             result[group] = spread(result[group], group, typed, STAGED[group])
     return result

@@ -1,7 +1,7 @@
 """The codec of an autoencoder that was trained before, read from its run or from a folder in diffusers' format; and its copy in the folder
 of the run that works in its latents."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +22,11 @@ COPY = "codec"  # in a run's folder: its autoencoder, as a folder of the kind th
 
 
 class Trained(NamedTuple):
-    """An autoencoder as it was found: its network, the codec of its pictures, the mean and the deviation of each channel of its latents,
-    and what writes a folder that holds it all."""
+    """An autoencoder as it was found: its network and the settings that it has beside its weights, the codec of its pictures, the mean and
+    the deviation of each channel of its latents, and what writes a folder that holds it all."""
 
     network: Any
+    settings: Mapping[str, Any]
     pixels: Pixels
     mean: Sequence[float] | None
     std: Sequence[float] | None
@@ -46,7 +47,7 @@ def codec(
     Diffusion folder. If the run in the folder `home` has a copy of it, that is taken.
 
     What is None is the autoencoder's own: the shape of a picture, (height, width, channels), and the latents' mean and std. `weights` is
-    the hash that the network's should have. See `Autoencoder` for the other settings.
+    the hash that those of the network should have, with its settings. See `Autoencoder` for the other settings.
 
     Raises UserError where there is no autoencoder, it is another than it was, or it does not say its latents' mean and std."""
     own = None if home is None else Path(home) / COPY
@@ -54,9 +55,11 @@ def codec(
     if place is None:
         raise UserError("codec=autoencoder takes an autoencoder that was trained before: say which by codec.ckpt=runs/NAME.")
     found = found_in(Path(place))
-    digest = tensors_hash(found.network.state_dict())
+    digest = tensors_hash(found.network.state_dict(), {**found.settings, "range": found.pixels.range})
     if weights not in (None, digest):
-        raise UserError(f"The autoencoder in {place} is another than it was: its weights have the hash {digest}, and had {weights}.")
+        raise UserError(
+            f"The autoencoder in {place} is another than it was: the hash of its weights and settings is {digest}, and was {weights}."
+        )
     mean, std = (said if said is not None else known for said, known in ((mean, found.mean), (std, found.std)))
     if mean is None or std is None:
         raise UserError(
@@ -79,16 +82,19 @@ def of_run(place: Path) -> Trained:
         raise UserError(
             f"codec.ckpt={place} is a run of another kind, and an autoencoder of pictures is needed: train one by task=autoencoder."
         )
-    latents = read(place)[1].get("latents", {})
-    return Trained(model.denoiser.network, model.codec, latents.get("mean"), latents.get("std"), partial(copied, model, latents))
+    if not isinstance(latents := read(place)[1].get("latents", {}), dict):
+        raise UserError(f"The checkpoint of {place} says {latents} of its latents; it is damaged.")
+    network, settings = model.denoiser.network, {"network": model.config["network"]}
+    return Trained(network, settings, model.codec, latents.get("mean"), latents.get("std"), partial(copied, model, latents))
 
 
 def of_diffusers(place: Path) -> Trained:
     """diffusers' AutoencoderKL. Raises UserError as `diffusion.foreign` does."""
     network = ForeignAutoencoder.read(place)
     config, z = network.vae.config, network.latent_channels
+    settings = {key: value for key, value in config.items() if not key.startswith("_")}
     pixels = Pixels((config.sample_size, config.sample_size, config.in_channels))
-    return Trained(network, pixels, [network.shift] * z, [1 / network.scale] * z, network.vae.save_pretrained)
+    return Trained(network, settings, pixels, [network.shift] * z, [1 / network.scale] * z, network.vae.save_pretrained)
 
 
 def copied(model: Model, latents: dict[str, Any], folder: Path) -> None:

@@ -27,7 +27,7 @@ class Autoencoding(nn.Module):
     learned_variance: ClassVar[bool] = False
     uses: ClassVar[Mapping[str, str]] = {
         "its reconstructions": "python sample.py ckpt={} edit=autoencode",
-        "diffusion in its latents": "python train.py codec=autoencoder codec.ckpt={}",
+        "diffusion in its latents": "python train.py dataset={dataset} codec=autoencoder codec.ckpt={}",
     }
     network: Any  # torch says of a module's attributes that they may be tensors
 
@@ -79,6 +79,10 @@ class Beside:
         """cond are pictures, uint8 [b, h, w, c]. Raises ValueError for none."""
         if cond is None:
             raise ValueError("There is no picture to stand beside its reconstruction.")
+        height, width = x_t.shape[-2], x_t.shape[-1] // 2
+        if cond.shape[1:3] != (height, width):
+            said, own = f"{height} x {width}", " x ".join(map(str, cond.shape[1:3]))
+            raise ValueError(f"height and width say {said}, and the pictures are of {own}: leave them out, or say edit.image=FILE.")
         x0 = torch.cat([self.denoiser.pixels.encode(cond), self.denoiser(x_t.chunk(2, dim=-1)[1], t, cond).x0], dim=-1)
         alpha, sigma = (expand(level, x_t) for level in self.schedule(t))
         return Estimate(x0, (x_t - alpha * x0) / sigma)

@@ -55,7 +55,7 @@ def require_texts(conditions: Conditions, key: str, value: Any) -> None:
 def texts_in(file: str) -> list[str]:
     """The lines of a file of texts, without those that are blank. Raises UserError if there are none."""
     try:
-        lines = [line for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = [line for line in Path(file).read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except (OSError, ValueError) as error:
         reason = "its content is not text in UTF-8" if isinstance(error, ValueError) else error.strerror
         raise UserError(f"prompts={file} cannot be read ({reason}): say a file of texts, one in a line.") from error

@@ -63,7 +63,11 @@ class Originals:
         return self.everything[rows] if isinstance(self.everything, Tensor) else torch.from_numpy(self.everything[rows.numpy()])
 
     def parse(self, words: Any, key: str = "the condition") -> Tensor:
-        """Raises UserError: a picture is no word."""
+        """Picture number `words` [1, ...]. Raises UserError for a number that none has, and for anything else: a picture is no word."""
+        if isinstance(words, int):
+            if not 0 <= words < len(self.everything):
+                raise UserError(f"{key} names picture {words}, and there are those from 0 to {len(self.everything) - 1}.")
+            return self.ask(torch.tensor([words]))
         raise UserError(f"An autoencoder is told pictures, not {key}={words}; say edit.image=FILE, or leave it out.")
 
     def describe(self) -> dict[str, Any]:

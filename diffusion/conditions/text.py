@@ -157,6 +157,7 @@ def captions_of(data: Any) -> list[str]:
     captions = [text if text.strip() else "" for text in getattr(data, "captions", None) or ()]
     if not any(captions):
         raise UserError(
-            f"conditions=text needs captions, and {data.name} has none: choose dataset=captioned_digits, or conditions=classes."
+            f"conditions=text needs captions, and {data.name} has none: a folder has them in metadata.jsonl, in metadata.csv "
+            "or in .txt files beside its pictures; or choose dataset=captioned_digits, or conditions=classes."
         )
     return captions

@@ -41,8 +41,7 @@ BESIDE = Relation(
 STACKED = Relation(
     ("above", "below"),
     7,
-    2 * ("{0} above {1}", "{0} over {1}", "{0} on top of {1}", "{0} at the top and {1} at the bottom")
-    + ("{1} below {0}", "{1} under {0}"),
+    2 * ("{0} above {1}", "{0} over {1}", "{0} on top of {1}", "{0} at the top and {1} at the bottom") + ("{1} below {0}", "{1} under {0}"),
 )
 RELATIONS = (BESIDE, STACKED)
 

@@ -66,16 +66,23 @@ def metadata_rows(path: Path, text: str) -> Iterator[tuple[str, dict]]:
     """Each row of a metadata file by column, with its place in words. Raises UserError for a line that is no JSON object, or no CSV."""
     if path.suffix == ".csv":
         try:
-            yield from ((f"Row {i} of {path}", row) for i, row in enumerate(csv.DictReader(io.StringIO(text, newline=""), strict=True), 1))
+            names, *rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row] or [[]]
         except csv.Error as error:
             raise UserError(f"{path} is no CSV ({error}): put captions with commas or quotes between quotes, and double those.") from error
+        for i, row in enumerate(rows, 1):
+            if len(row) != len(set(names)):
+                raise UserError(
+                    f"Row {i} of {path} has {len(row)} columns, and its first line names {', '.join(names)}: name each once, and put "
+                    "captions with commas between quotes."
+                )
+            yield f"Row {i} of {path}", dict(zip(names, row, strict=True))
         return
     for i, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"Line {i} of {path} is no JSON ({error}): write one object in each line.") from error
         if not isinstance(row, dict):
             raise UserError(f'Line {i} of {path} is no JSON object: write {{"file_name": "a.png", "text": "its caption"}}.')

@@ -1,7 +1,9 @@
 """WebDataset: pictures with captions and classes in tar files."""
 
 import json
+import logging
 import re
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +21,7 @@ from diffusion.pictures import FORMATS, read_image
 from diffusion.support.errors import UserError
 from diffusion.support.ranges import Few, Some
 
+log = logging.getLogger(__name__)
 _CHUNK = 256  # samples in memory at once while the cache is made
 
 
@@ -26,12 +29,13 @@ _CHUNK = 256  # samples in memory at once while the cache is made
 class WebDataset(PictureDataset):
     """The samples of the shards `root`/*.tar, or of the one shard `root`, in the order of the shards' names and of each.
 
-    A sample is the files of one name in a tar file: its picture (the first of png, jpg, jpeg, webp, bmp), with `num_classes` its class in
-    .cls, a number from 0, and its caption in .txt, or with `caption`=json in the key `text` or `caption` of .json; none (null) reads no
-    captions. A sample without a caption has "", one without a picture is left out. Each picture is read and cropped as `ImageFolder` does.
+    A sample is the files of one name in a tar file, which follow each other: its picture (the first that is png, jpg, jpeg, webp or bmp),
+    with `num_classes` its class in .cls, a number from 0, and its caption in .txt, or with `caption`=json in the key `text` or `caption` of
+    .json; none (null) reads no captions. A sample without a caption has "", one without a picture is left out, and how many there are is
+    said. Each picture is read and cropped as `ImageFolder` does.
 
-    Raises UserError: no shards, a missing library, a shard that is damaged (it is named), a picture, class or caption that cannot be read
-    (its sample is named)."""
+    Raises UserError: no shards, a missing library, a shard that is damaged or cut off (it is named), no pictures, a picture, class or
+    caption that cannot be read (its sample is named)."""
 
     image_size: Few | list[Few] = 64
     num_classes: Some = 0
@@ -76,13 +80,24 @@ class WebDataset(PictureDataset):
         from tqdm import tqdm
 
         rows: list[tuple[np.ndarray, int, str]] = []
+        pictures = captions = others = 0
         for sample in tqdm((sample for shard in self.shards for sample in samples(shard)), desc="samples", disable=None):
             place = f"{sample['__key__']} in {sample['__url__']}"
             if (picture := next((sample[kind] for kind in sample if f".{kind}" in FORMATS), None)) is not None:
                 rows.append((self._pixels(picture, place), self._label(sample, place), self._caption(sample, place)))
+                pictures, captions = pictures + 1, captions + bool(rows[-1][2])
+            else:
+                others += 1
             if len(rows) == _CHUNK:
                 yield self._chunk(rows)
                 rows = []
+        if not pictures:
+            raise UserError(
+                f"No sample of {self.shards[0].parent} has a picture ({', '.join(sorted(FORMATS))}): name its files as 0001.png and "
+                "0001.txt, with no other dot."
+            )
+        told = (f", {captions:,} with captions" * self.captioned) + (f"; left out: {others:,} samples without a picture" * bool(others))
+        log.info("%s samples%s", f"{pictures:,}", told)
         if rows:
             yield self._chunk(rows)
 
@@ -116,7 +131,7 @@ class WebDataset(PictureDataset):
             return text.strip()
         try:
             told = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"The .json of {place} is no JSON ({error}): repair the shard, or say dataset.caption=txt.") from error
         held = told if isinstance(told, dict) else {}
         return caption(held.get("text", held.get("caption")), f"The .json of {place}").strip()
@@ -125,14 +140,34 @@ class WebDataset(PictureDataset):
 def samples(shard: Path) -> Iterator[dict[str, Any]]:
     """The samples of a shard: the bytes of its files by their suffixes, in lower case, beside __key__ and __url__.
 
-    Raises UserError for a missing library and for a shard that cannot be read."""
+    Raises UserError for a missing library, for a shard that cannot be read or has no end, and for one whose samples are in pieces."""
     try:
         from webdataset.tariterators import group_by_keys, tar_file_expander
     except ImportError as error:
         raise UserError("dataset=webdataset needs the webdataset library: run pip install -e .[webdataset].") from error
     try:
         # Opened here, since the library takes a name such as pipe:COMMAND for a command.
+        require_end(shard)
+        seen = set()
         with open(shard, "rb") as stream:
-            yield from group_by_keys(tar_file_expander([{"url": str(shard), "stream": stream}]))
+            for sample in group_by_keys(tar_file_expander([{"url": str(shard), "stream": stream}])):
+                if sample["__key__"] in seen:
+                    raise UserError(f"The files of {sample['__key__']} in {shard} are not beside each other: sort its files by name.")
+                seen.add(sample["__key__"])
+                yield sample
+    except UserError:
+        raise
     except Exception as error:  # tarfile and its decompressors raise many kinds
-        raise UserError(f"The shard {shard} cannot be read ({error}): bring an undamaged copy.") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
+        raise UserError(f"The shard {shard} cannot be read ({reason}): bring an undamaged copy.") from error
+
+
+def require_end(shard: Path) -> None:
+    """Raises UserError for a tar file that does not end as such files do, with a block of zeros: what is damaged or cut off between two
+    files would pass for a shorter one."""
+    with tarfile.open(shard) as opened:
+        opened.getmembers()
+        opened.fileobj.seek(opened.offset)
+        last = opened.fileobj.read(tarfile.BLOCKSIZE)
+    if len(last) < tarfile.BLOCKSIZE or any(last):
+        raise UserError(f"The shard {shard} is damaged or cut off, {opened.offset:,} bytes after its beginning: bring an undamaged copy.")

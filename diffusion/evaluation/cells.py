@@ -69,8 +69,10 @@ def fill(path: Path, facts: dict[str, Any], metrics: list[Metric], measured: Cal
             log.info("%-40s %s %.4g, in %s already", called(facts), metric.name, there[metric.name][metric.name], path)
     left, started = [metric for metric in metrics if not agreed(metric.name in there)], time.perf_counter()
     for metric, values, passport in measured(left) if left else ():
-        seconds = time.perf_counter() - started
-        log.info("%-40s %s %.4g, %s calls, %.1f s", called(facts), metric.name, values[metric.name], passport.nfe, seconds)
+        seconds, notes = time.perf_counter() - started, metric.facts()
+        for key in (key for key in values if "/" not in key):
+            beside = "".join(f" ({word} {notes[f'{key}/{word}']:.4g})" for word in ("real", "chance") if f"{key}/{word}" in notes)
+            log.info("%-40s %s %.4g%s, %s calls, %.1f s", called(facts), key, values[key], beside, passport.nfe, seconds)
         if rank_and_world()[0] == 0:
             line = {
                 **facts,
@@ -80,7 +82,7 @@ def fill(path: Path, facts: dict[str, Any], metrics: list[Metric], measured: Cal
                 "metric": metric.name,
                 "numbers": [key for key in values if "/" not in key],
                 "higher": metric.higher,
-                **metric.facts(),
+                **notes,
                 **pictured(metric, path, facts["cell"]),
                 "passport": passport.to_dict(),
             }

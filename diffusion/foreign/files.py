@@ -25,7 +25,7 @@ def read_json(file: Path) -> dict[str, Any]:
         raise UserError(f"There is no {file}: the folder is not complete, or not in diffusers' format.")
     try:
         content = json.loads(file.read_text())
-    except ValueError as error:  # of bytes that are no text too
+    except (ValueError, RecursionError) as error:  # of bytes that are no text too
         raise UserError(f"{file} cannot be read as JSON ({error}); it is damaged.") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} holds no mapping; it is damaged or of another kind.")
@@ -39,6 +39,7 @@ def imported(library: str) -> Any:
     except ImportError:
         raise UserError(f"A folder in diffusers' format needs {library}: install it with pip install 'diffusion[diffusers]'.") from None
     found.utils.logging.disable_progress_bar()
+    found.utils.logging.set_verbosity_error()  # what does not fit is said here, in a sentence
     return found
 
 

@@ -1,5 +1,6 @@
 """diffusers' networks as networks of ours."""
 
+import math
 from pathlib import Path
 from typing import Any, Self
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from diffusion.foreign.files import pretrained, required
+from diffusion.support.errors import UserError
 
 # What other kinds of models have there: SDXL, upscalers, latent consistency models, image prompts.
 UNUSUAL = ("addition_embed_type", "class_embed_type", "num_class_embeds", "time_cond_proj_dim", "encoder_hid_dim_type")
@@ -73,8 +75,11 @@ class ForeignAutoencoder(nn.Module):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """That of a folder in diffusers' format. Raises UserError as `pretrained` does."""
-        return cls(pretrained("diffusers", "AutoencoderKL", folder))
+        """That of a folder in diffusers' format. Raises UserError as `pretrained` does, and for a scale that is none."""
+        vae: Any = pretrained("diffusers", "AutoencoderKL", folder)
+        if not isinstance(scale := vae.config.scaling_factor, int | float) or not 0 < scale < math.inf:
+            raise UserError(f"{folder / 'config.json'} has scaling_factor={scale}, and latents are multiplied by a number above 0.")
+        return cls(vae)
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(mean, logvar), each [b, z, ceil(h/f), ceil(w/f)], of pictures x [b, c, h, w]; logvar between -30 and 20. Sides that f does not

@@ -81,7 +81,7 @@ def ways_of(folder: Path) -> dict[str, Any]:
     Raises UserError for a scheduler, or a setting of one, that has no counterpart here."""
     said = read_json(folder / FILE)
     name = said.get("_class_name")
-    if name not in KNOWN:
+    if not isinstance(name, str) or name not in KNOWN:
         raise UserError(f"{folder / FILE} names the scheduler {name}, and those that can be read are {', '.join(KNOWN)}.")
     config, usual = completed(folder / FILE, said, getattr(imported("diffusers"), name))
     required(folder / FILE, config, WORDS)

@@ -70,6 +70,9 @@ def fitting(folder: Path, unet: Any, vae: ForeignAutoencoder, width: int) -> Non
             f"{folder / 'unet'} takes {unet.in_channels} channels and makes {unet.out_channels}, and the latents of vae have {channels}; a "
             "model for inpainting or upscaling is not read: take the one for text to images, and paint by edit=inpaint."
         )
+    sides = unet.sample_size if isinstance(unet.sample_size, list | tuple) else [unet.sample_size] * 2
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise UserError(f"{folder / 'unet'} has sample_size={unet.sample_size}, which is no size of latents.")
     if unet.cross_attention_dim != width:
         raise UserError(
             f"{folder / 'unet'} looks at vectors of {unet.cross_attention_dim} numbers, and the text encoder makes {width}; they are of "

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from diffusion.conditions.rows import Repeated, numbered_texts
 from diffusion.conditions.text import TextEncoder
 from diffusion.conditions.tokens import warn_cut
-from diffusion.foreign.files import imported, pretrained
+from diffusion.foreign.files import imported, pretrained, read_json
 from diffusion.support.devices import preferred
 from diffusion.support.errors import UserError
 from diffusion.support.files import atomic, lock
@@ -48,6 +49,7 @@ class Frozen(TextEncoder):
     """
 
     model_class: ClassVar[str]
+    model_types: ClassVar[tuple[str, ...]]  # as config.json names them
     tokenizer_class: ClassVar[str]
 
     def __init__(self, folder: str, length: Few | None = None, pooled: bool = False, hash: str | None = None) -> None:
@@ -65,14 +67,21 @@ class Frozen(TextEncoder):
     @classmethod
     def read(cls, folder: Path, words: Path) -> tuple[Any, Any]:
         """The model in a folder and the tokenizer in `words`. Raises UserError if they cannot be read, or do not fit each other."""
+        kind = read_json(folder / "config.json").get("model_type")
+        if kind not in cls.model_types:
+            raise UserError(f"{folder} holds a model of the kind {kind}, and {cls.__name__} reads {' or '.join(cls.model_types)}.")
         with torch.random.fork_rng(devices=[]):
             model: Any = pretrained("transformers", cls.model_class, folder)
         try:
             tokenizer = getattr(imported("transformers"), cls.tokenizer_class).from_pretrained(words, local_files_only=True)
         except Exception as error:  # the library raises many kinds for a damaged file
             raise UserError(f"{words} holds no {cls.tokenizer_class} that can be read ({type(error).__name__}).") from error
-        if not 3 < len(tokenizer) <= model.config.vocab_size:
-            raise UserError(f"{words} has a tokenizer of {len(tokenizer)} tokens for an encoder that knows {model.config.vocab_size}.")
+        known, most = model.config.vocab_size, max(tokenizer.get_vocab().values(), default=0)
+        if not 3 < len(tokenizer) <= known or most >= known or tokenizer.model_max_length < 2:
+            raise UserError(
+                f"{words} has a tokenizer of {len(tokenizer)} tokens up to number {most}, {tokenizer.model_max_length} to a text, for an "
+                f"encoder that knows {known}."
+            )
         return model, tokenizer
 
     @abstractmethod
@@ -138,17 +147,22 @@ class Frozen(TextEncoder):
         return Repeated(torch.cat(list(self.batches(distinct))) if folder is None else self.kept(distinct, folder), number)
 
     def kept(self, texts: Sequence[str], folder: Path) -> Tensor:
-        """The vectors of texts, mapped from a file whose name is a hash of the model, the tokenizer, the settings and the texts."""
+        """The vectors of texts, mapped from a file whose name is a hash of the model, the tokenizer, the settings and the texts, and that
+        ends in the sha256 of its numbers: one that was damaged is made again."""
         model, _ = self.parts
         said = json.dumps([self.weights, self.length, self.pooled, list(texts)])
         shape = len(texts), self.length + self.pooled, self.channels
         file = folder / f"text-{hashlib.sha256(said.encode()).hexdigest()[:16]}.f32"
         with lock(file.with_name(f".{file.name}.lock")):
-            if not file.is_file() or file.stat().st_size != 4 * math.prod(shape):
+            if not sealed(file, 4 * math.prod(shape)):
                 model.to(preferred())
+                digest = hashlib.sha256()
                 with atomic(file) as temporary, open(temporary, "wb") as opened:
                     for rows in self.batches(texts):
-                        opened.write(rows.contiguous().numpy().data)
+                        numbers = rows.contiguous().numpy().data
+                        digest.update(numbers)
+                        opened.write(numbers)
+                    opened.write(digest.digest())
                 model.cpu()
         return torch.from_file(str(file), shared=False, size=math.prod(shape), dtype=torch.float32).reshape(shape)
 
@@ -167,6 +181,7 @@ class CLIP(Frozen):
     `length` tokens as its tokenizer pads, with no mask, so that padding is seen. The whole text's vector is that of its end."""
 
     model_class, tokenizer_class = "CLIPTextModel", "CLIPTokenizer"
+    model_types = ("clip_text_model", "clip")
 
     def vectors(self, model: Any, tokens: Any) -> tuple[Tensor, Tensor]:
         out = model(input_ids=tokens.input_ids)
@@ -178,6 +193,7 @@ class T5(Frozen):
     text's vector is the mean of its tokens'."""
 
     model_class, tokenizer_class = "T5EncoderModel", "T5Tokenizer"
+    model_types = ("t5",)
 
     def vectors(self, model: Any, tokens: Any) -> tuple[Tensor, Tensor]:
         there = tokens.attention_mask[..., None]
@@ -185,10 +201,29 @@ class T5(Frozen):
         return each, each.sum(1) / there.sum(1)
 
 
+def sealed(file: Path, size: int) -> bool:
+    """Whether a file holds so many bytes and then their sha256."""
+    if not file.is_file():
+        return False
+    with open(file, "rb") as opened:
+        digest, left = hashlib.sha256(), size
+        while part := opened.read(min(left, 2**24)):
+            digest.update(part)
+            left -= len(part)
+        if left == 0 and opened.read() == digest.digest():
+            return True
+    log.warning("The vectors of texts in %s are damaged and are made again.", file)
+    return False
+
+
 def found(folder: str) -> Path:
     """The folder of a model, brought from the hub if it is a name there. Raises UserError if it cannot be had."""
     if Path(folder).is_dir():
         return Path(folder)
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", folder):
+        raise UserError(
+            f"conditions.encoder.folder={folder} is no folder: say that of a text encoder, with its model.safetensors and tokenizer."
+        )
     try:
         from huggingface_hub import snapshot_download
 

@@ -19,7 +19,8 @@ LEAST = 6  # pixels of a side that a window of 11 can be mirrored at
 
 
 class PairMetric(Metric):
-    """The mean over n reconstructions of a number of each with its own picture, and its standard error over them under NAME/error.
+    """The mean over n reconstructions of a number of each with its own picture, and its standard error over them under NAME/error; of a
+    data set with fewer pictures, of all of them.
 
     A subclass has a `word` and `each(images, originals) -> [b]`. Raises UserError, from `setup`, for images that have no original."""
 
@@ -35,6 +36,7 @@ class PairMetric(Metric):
 
     def setup(self, imageset: RealImages, device: torch.device | str, conditions: Conditions = UNCONDITIONAL) -> None:
         require_originals(self.name, conditions)
+        self.name_by(min(self.n, len(imageset.images)))
         self.device, self.reference = torch.device(device), facts(imageset, self.n)
 
     @abstractmethod
@@ -90,7 +92,8 @@ class SSIM(PairMetric):
 
 
 class ReconstructionDistance(FrechetDistance):
-    """The Fréchet distance between the features of n reconstructions and those of the data set: rFD, and rFID with the FID network.
+    """The Fréchet distance between the features of n reconstructions and those of the data set: rFD, and rFID with the FID network; of a
+    data set with fewer pictures, of the reconstructions of all of them.
 
     Raises UserError, from `setup`, for images that are no reconstructions."""
 
@@ -99,6 +102,7 @@ class ReconstructionDistance(FrechetDistance):
 
     def setup(self, imageset: RealImages, device: torch.device | str, conditions: Conditions = UNCONDITIONAL) -> None:
         require_originals(self.name, conditions)
+        self.name_by(min(self.n, len(imageset.images)))
         super().setup(imageset, device, conditions)
 
 

@@ -85,7 +85,7 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
         if resume and done >= config["steps"] and not (left and done == config["steps"]):
             said = "The run %s is at step %d of %d: there is nothing left to do; say more steps to go on."
             log.warning(said, folder, done, config["steps"])
-            farewell(module, folder)
+            farewell(module, folder, dataset.name)
             return {}
         if not resume and trainer.is_global_zero and begun(folder):
             raise UserError(f"The run {folder} was begun by another process meanwhile; run the command again.")
@@ -94,12 +94,12 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
             if not resume:
                 begin_anew(trainer, config)
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    farewell(module, folder)
+    farewell(module, folder, dataset.name)
     return module.latest
 
 
-def farewell(module: TrainingModule, folder: Path) -> None:
-    """Log at the end which numbers came out, where the run is, and the commands that it is for."""
+def farewell(module: TrainingModule, folder: Path, dataset: str) -> None:
+    """Log at the end which numbers came out, where the run is, and the commands that it is for, with the same data."""
     for name, value in module.latest.items():
         if name in ("loss", "loss/accuracy") or "@" in name:
             log.info("%-24s %.4g", name, value)
@@ -107,7 +107,7 @@ def farewell(module: TrainingModule, folder: Path) -> None:
     if pictures := sorted((folder / "samples").glob("*.png")):
         log.info("%-24s %s", "samples", pictures[-1])
     for what, command in getattr(module.denoiser, "uses", {}).items():
-        log.info("%-24s %s", what, command.format(folder))
+        log.info("%-24s %s", what, command.format(folder, dataset=dataset))
 
 
 def require_possible(config: Mapping[str, Any], folder: Path) -> None:

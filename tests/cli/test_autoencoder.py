@@ -94,6 +94,8 @@ def test_evaluation_has_the_numbers_of_the_training_and_those_of_another_split(r
     trained_to = [line for line in lines(runs / "vae/metrics.jsonl") if "psnr@20" in line][-1]
     again = measured(runs / "vae", tmp_path / "a.jsonl", "metric=psnr", "metric.n=20")
     assert again["psnr@20"] == trained_to["psnr@20"] and again["passport"]["id"] == trained_to["passport"]["id"]
+    whole = measured(runs / "vae", tmp_path / "whole.jsonl", "metric=[psnr,rfd]", "metric.n=1000")
+    assert whole["metric"] == "rfd-pixels@64" and whole["passport"]["n"] == whole["passport"]["reference"]["n"] == 64
     cache = f"paths.cache={runs / 'cache'}"
     other = measured(runs / "vae", tmp_path / "b.jsonl", "metric=psnr", "metric.n=20", "dataset.split=test", cache)
     test = pictures(runs / "vae", "test")[:20]
@@ -137,6 +139,8 @@ def test_what_a_run_is_not(runs, tmp_path):
     for run, words, said in (
         (vae, [], "makes no pictures out of noise: say edit=autoencode"),
         (vae, ["edit=img2img", f"edit.image={picture}"], "makes no pictures out of noise"),
+        (vae, ["edit=interpolate", "edit.images=[0,99]"], "edit.images names picture 99, and there are those from 0 to 63"),
+        (vae, ["edit=autoencode", "height=17", "width=9"], "height and width say 17 x 9, and the pictures are of 12 x 10"),
         (vae, ["edit=interpolate"], r"between two pictures: edit.images=\[FILE,FILE\]"),
         (vae, ["edit=autoencode", "edit.image=nowhere.png"], "edit.image=nowhere.png cannot be read as a picture"),
         (vae, ["edit=autoencode", "classes=[1]"], "told pictures, not classes="),

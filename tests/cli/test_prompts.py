@@ -9,10 +9,11 @@ import sys
 import numpy as np
 import pytest
 from commands import ROOT, command, succeeded
-from inside import lines, trained
+from inside import lines, sampled, trained
 from PIL import Image
 
 from diffusion.conditions import Bytes
+from diffusion.support.errors import UserError
 
 WORDS = [
     "dataset=captioned_digits",
@@ -107,6 +108,21 @@ def test_the_command_of_the_issue(run, tmp_path):
     assert shlex.split(record["command"]) == ["python", *asked, f"out={tmp_path / 'a'}"]
     made = np.load(tmp_path / "a/samples.npz")
     assert made["prompts"].tolist() == [text] * 2 and "labels" not in made.files
+
+
+@pytest.mark.xdist_group("prompts")
+def test_a_file_of_prompts(run, tmp_path):
+    """Its mark at the beginning is no letter of the first prompt; only a line's end ends one, and blank lines count for nothing."""
+    (tmp_path / "prompts.txt").write_bytes("\ufeffa one\r\n\r\na two\u2028below\r\n".encode())
+    made = sampled(run, tmp_path / "out", f"prompts={tmp_path / 'prompts.txt'}")
+    assert made["prompts"].tolist() == ["a one", "a two\u2028below"] and len(made["images"]) == 2
+
+
+@pytest.mark.xdist_group("prompts")
+@pytest.mark.parametrize("words", [["guidance=none"], ["guidance=clip"], ["guidance.scale=2", "guidance.negative=c"]], ids=str)
+def test_a_negative_prompt_that_would_do_nothing(run, tmp_path, words):
+    with pytest.raises(UserError, match=r"negative_prompt=b is what guidance=\[cfg\] guides away from"):
+        sampled(run, tmp_path / "out", "prompt=a", "negative_prompt=b", *words)
 
 
 @pytest.mark.xdist_group("prompts")

@@ -122,6 +122,10 @@ def test_captions_are_encoded_once(folders, tmp_path, monkeypatch):
     (file,) = (tmp_path / "cache").glob("text-*.f32")
     file.write_bytes(file.read_bytes()[:-4])
     assert torch.equal(rows(CLIP(str(folders["clip"])))[:], first) and asked == [3, 3]
+    content = bytearray(file.read_bytes())
+    content[40] ^= 1
+    file.write_bytes(content)
+    assert torch.equal(rows(CLIP(str(folders["clip"])))[:], first) and asked.pop() == 3
     rows(CLIP(str(clip(tmp_path / "other", seed=1))))
     rows(CLIP(str(folders["clip"]), pooled=True))
     rows(CLIP(str(folders["clip"])), imageset(tmp_path, ["another"]))
@@ -142,8 +146,10 @@ def test_another_encoder_than_the_run_s_is_refused(folders, tmp_path):
 def test_a_folder_that_is_no_encoder_is_one_sentence(folders, tmp_path):
     with pytest.raises(UserError, match=rf"There is no {tmp_path / 'config.json'}"):
         _ = CLIP(str(tmp_path)).channels
-    with pytest.raises(UserError, match=r"folder=/nowhere/at/all is no folder, and the hub does not give it"):
+    with pytest.raises(UserError, match=r"folder=/nowhere/at/all is no folder: say that of a text encoder"):
         _ = CLIP("/nowhere/at/all").channels
+    with pytest.raises(UserError, match="holds a model of the kind clip_text_model, and T5 reads t5"):
+        _ = T5(str(folders["clip"])).channels
     mixed = clip(tmp_path / "mixed")
     (mixed / "tokenizer.json").unlink()
     with pytest.raises(UserError, match="tokenizer"):

@@ -100,6 +100,13 @@ def test_a_changed_caption_makes_another_cache(folder, load):
         ("metadata.jsonl", lines({"file_name": "a.png", "text": 7}), r"Line 1 of .* a caption that is no text, 7: .*dataset\.caption"),
         ("metadata.jsonl", '{"file_name": "a.png", "text": "\\ud800"}', r"a caption that is no text"),
         ("metadata.csv", b"file_name,text\na.png,\xe9t\xe9\n", r"metadata\.csv is not UTF-8 \(the byte 0xe9 at 21\): save"),
+        (
+            "metadata.csv",
+            "file_name,text\na.png,a red, blue thing\n",
+            r"Row 1 of .*csv has 3 columns, .*captions with commas between quotes",
+        ),
+        ("metadata.csv", "file_name,text\nb.png,b\na.png\n", r"Row 2 of .*csv has 1 columns, and its first line names file_name, text"),
+        ("metadata.csv", "file_name,text,text\na.png,b,c\n", r"Row 1 of .*csv has 3 columns, .*: name each once"),
         ("metadata.csv", 'file_name,text\na.png,"open\n', r"metadata\.csv is no CSV \(unexpected end of data\)"),
         ("a.txt", b"\xff\xfea", r"a\.txt is not UTF-8 \(the byte 0xff at 0\)"),
     ],

@@ -3,6 +3,8 @@
 import io
 import json
 import sys
+import tarfile
+from functools import partial
 
 import numpy as np
 import pytest
@@ -100,6 +102,39 @@ def test_a_damaged_shard_is_named(load, shards, damage):
     (shards / "a.tar").write_bytes(damage((shards / "a.tar").read_bytes()))
     with pytest.raises(UserError, match=r"The shard .*a\.tar cannot be read \(.*bring an undamaged copy"):
         load()
+
+
+def header(content):
+    """One byte of the second file's header is another."""
+    second = content.index(b"000.txt")
+    return content[: second + 100] + b"x" + content[second + 101 :]
+
+
+@pytest.mark.parametrize("damage", [header, *(partial(lambda end, content: content[:end], end) for end in (1024, 2048, 3072, 4096))])
+def test_a_shard_that_ends_too_early_is_named(load, shards, damage):
+    """Between two files it would pass for a shorter one."""
+    (shards / "a.tar").write_bytes(damage((shards / "a.tar").read_bytes()))
+    with pytest.raises(UserError, match=r"The shard .*a\.tar (is damaged or cut off, |cannot be read )"):
+        load()
+
+
+def test_files_of_a_sample_stand_together(load, shards):
+    with tarfile.open(shards / "c.tar", "w") as opened:
+        for name, content in (("0.png", png(1)), ("1.png", png(2)), ("0.txt", b"nought"), ("1.txt", b"one")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            opened.addfile(member, io.BytesIO(content))
+    with pytest.raises(UserError, match=r"The files of 0 in .*c\.tar are not beside each other: sort its files by name"):
+        load()
+
+
+def test_what_was_read_is_said(load, shards, tmp_path, caplog):
+    caplog.set_level("INFO")
+    load()
+    assert "5 samples, 2 with captions; left out: 1 samples without a picture" in caplog.messages
+    write(tmp_path / "dots" / "a.tar", {"0.png": png(1), "0.txt": b"a"})
+    with pytest.raises(UserError, match=r"No sample of .*dots has a picture .*: name its files as 0001\.png and 0001\.txt"):
+        load(root=tmp_path / "dots")
 
 
 @pytest.mark.parametrize(
