@@ -58,7 +58,7 @@ def codec(
     digest = tensors_hash(found.network.state_dict(), {**found.settings, "range": found.pixels.range})
     if weights not in (None, digest):
         raise UserError(
-            f"The autoencoder in {place} is another than it was: the hash of its weights and settings is {digest}, and was {weights}."
+            f"The autoencoder in {place} is another than it was: its weights and settings had the hash {weights}, now {digest}."
         )
     mean, std = (said if said is not None else known for said, known in ((mean, found.mean), (std, found.std)))
     if mean is None or std is None:

@@ -83,7 +83,7 @@ def ways_of(folder: Path) -> dict[str, Any]:
     name = said.get("_class_name")
     if not isinstance(name, str) or name not in KNOWN:
         raise UserError(f"{folder / FILE} names the scheduler {name}, and those that can be read are {', '.join(KNOWN)}.")
-    config, usual = completed(folder / FILE, said, getattr(imported("diffusers"), name))
+    config, usual = filled_in(folder / FILE, said, getattr(imported("diffusers"), name))
     required(folder / FILE, config, WORDS)
     meant = next((known for known in KNOWN[name] if all(config[key] in values for key, values in known.where.items())), None)
     if meant is None:
@@ -102,7 +102,7 @@ def ways_of(folder: Path) -> dict[str, Any]:
     }
 
 
-def completed(file: Path, said: Mapping[str, Any], scheduler: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def filled_in(file: Path, said: Mapping[str, Any], scheduler: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the settings of a scheduler of diffusers, what a file leaves out being their defaults; these defaults).
 
     Raises UserError for a value of another type than the default's, and what diffusers cannot make a scheduler of."""

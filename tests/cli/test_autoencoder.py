@@ -108,7 +108,7 @@ def test_the_commands_named_at_the_end_work(runs, tmp_path):
     """Those of an autoencoder and of a denoiser, as they are printed."""
     for run in (runs / "vae", runs / "model"):
         for command in load(run).denoiser.uses.values():
-            _, script, where, *words = command.format(run).split()
+            _, script, where, *words = command.format(run, dataset="synthetic").split()
             if script == "sample.py":
                 assert len(sampled(run, tmp_path / "out", *words, "n=2")["images"]) == 2 and where == f"ckpt={run}"
             else:

@@ -128,7 +128,7 @@ def test_captions_with_references_are_not_asked_for():
 @pytest.mark.parametrize("captions", [None, ["", " "]], ids=str)
 def test_data_without_captions_are_refused(captions):
     for ask in (Text(Words()).facts, Text(Bytes()).labels):
-        with pytest.raises(UserError, match=r"needs captions, and some has none: choose dataset=captioned_digits"):
+        with pytest.raises(UserError, match=r"needs captions, and some has none: a folder has them in metadata.jsonl"):
             ask(imageset(captions))
 
 
