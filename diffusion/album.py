@@ -93,10 +93,6 @@ def write(
                 film = [a + b for a, b in zip(film, seen, strict=True)] if film and seen else film or seen
                 wanted = max(0, wanted - len(state.x))
                 add(recipe.codec.decode(state.x).cpu())
-                if not state.x.isfinite().all():
-                    log.warning(
-                        "Some images are of numbers that are none (NaN or infinity): the weights are damaged, or precision is too low."
-                    )
         draw(torch.from_numpy(np.load(array, mmap_mode="c")), place, columns, names)
         if trajectory:
             few = columns or square(min(FILMED, len(seeds)))
@@ -110,11 +106,14 @@ def write(
 
 
 def watched(recipe: Recipe, states: Iterator[State], rows: int) -> tuple[State, list[list[Tensor]]]:
-    """The last of a batch's states, and up to FRAMES of them, evenly chosen, as the codec shows the first `rows` images."""
+    """The last of a batch's states, and up to FRAMES of them, evenly chosen, as the codec shows the first `rows` images. A warning says
+    if the last one holds what is no number, which a picture of 8 bits would hide."""
     every, seen = -(-len(recipe.grid(recipe.denoiser.schedule)) // FRAMES), []
     for i, state in enumerate(states):
         if rows and (i % every == 0 or state.t == 0):
             seen.append([recipe.codec.decode(state.x[:rows]).cpu()])
+    if not state.x.isfinite().all():
+        log.warning("Some images are of numbers that are none (NaN or infinity): the weights are damaged, or precision is too low.")
     return state, seen
 
 

@@ -126,7 +126,8 @@ def interpolate(recipe: Recipe, n: Images, images: Sequence[Any] | None = None) 
     model = autoencoding(recipe)
     if images is None or len(images) != 2:
         raise UserError("This edit is between two pictures: edit.images=[FILE,FILE], or their numbers in the run's data, as [3,8].")
-    numbered = (recipe.conditions.parse(one, "edit.images") if isinstance(one, int) else None for one in images)
+    originals: Any = recipe.conditions  # as an autoencoder's are
+    numbered = (originals.numbered(one, "edit.images") if isinstance(one, int) else None for one in images)
     ends = [all_of(one, "images", recipe)[:1] if end is None else end for one, end in zip(images, numbered, strict=True)]
     with torch.no_grad(), recipe.computing():
         first, second = (model.latents(end)[0].float().cpu() for end in ends)

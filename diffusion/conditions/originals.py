@@ -62,12 +62,14 @@ class Originals:
         rows = indices % len(self.everything)
         return self.everything[rows] if isinstance(self.everything, Tensor) else torch.from_numpy(self.everything[rows.numpy()])
 
+    def numbered(self, number: int, key: str) -> Tensor:
+        """Picture `number` [1, ...]. Raises UserError for one that is not there."""
+        if not 0 <= number < len(self.everything):
+            raise UserError(f"{key} names picture {number}, and there are those from 0 to {len(self.everything) - 1}.")
+        return self.ask(torch.tensor([number]))
+
     def parse(self, words: Any, key: str = "the condition") -> Tensor:
-        """Picture number `words` [1, ...]. Raises UserError for a number that none has, and for anything else: a picture is no word."""
-        if isinstance(words, int):
-            if not 0 <= words < len(self.everything):
-                raise UserError(f"{key} names picture {words}, and there are those from 0 to {len(self.everything) - 1}.")
-            return self.ask(torch.tensor([words]))
+        """Raises UserError: a picture is no word."""
         raise UserError(f"An autoencoder is told pictures, not {key}={words}; say edit.image=FILE, or leave it out.")
 
     def describe(self) -> dict[str, Any]:

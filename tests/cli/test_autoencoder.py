@@ -144,6 +144,7 @@ def test_what_a_run_is_not(runs, tmp_path):
         (vae, ["edit=interpolate"], r"between two pictures: edit.images=\[FILE,FILE\]"),
         (vae, ["edit=autoencode", "edit.image=nowhere.png"], "edit.image=nowhere.png cannot be read as a picture"),
         (vae, ["edit=autoencode", "classes=[1]"], "told pictures, not classes="),
+        (vae, ["edit=autoencode", "classes=1"], "told pictures, not classes="),
         (model, ["edit=autoencode"], "this run is none: say a ckpt of task=autoencoder"),
     ):
         with pytest.raises((UserError, ValueError), match=said):

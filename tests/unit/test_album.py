@@ -226,3 +226,17 @@ def test_many_images_take_the_memory_of_one_batch(tmp_path):
     """10,000 of 3 x 32 x 32, which as float states are 123 MB."""
     few, many = (int(child(tmp_path / str(n), n).communicate()[0]) for n in (100, 10_000))
     assert many < few + 60  # 31 are the pictures, mapped: those pages count while memory is free
+
+
+class Broken(Squashed):
+    """As one of damaged weights, whose x_0 is no number."""
+
+    def __call__(self, x, t, cond=None):
+        return Estimate(*(part * torch.nan for part in super().__call__(x, t)[:2]))
+
+
+@pytest.mark.parametrize("model, said", [(Broken(), True), (Squashed(), False)])
+def test_what_is_no_number_is_said(tmp_path, caplog, model, said):
+    """A picture of 8 bits would hide it."""
+    album.write(Recipe(model, DDIM(), Trailing(2), (1, 4, 4)), range(2), None, tmp_path / "made", {})
+    assert any("NaN or infinity" in message for message in caplog.messages) == said
