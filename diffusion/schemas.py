@@ -103,7 +103,9 @@ class SampleSchema:
 class EvaluateSchema(TrainSchema):
     """The plain keys of conf/evaluate.yaml, their types and ranges, beside those that a data set brings for training."""
 
-    ckpt: str = MISSING
+    ckpt: str | None = None
+    images: str | None = None
+    reference: str | None = None
     averaged: bool = MISSING
     device: str = MISSING
     floor: bool = MISSING

@@ -12,6 +12,7 @@ from diffusion.data.image_folder import ImageFolder
 from diffusion.data.imagenet import DownsampledImageNet
 from diffusion.data.mnist import MNIST, FashionMNIST
 from diffusion.data.serving import Plain, Posteriors, Serving, served
+from diffusion.data.stored import StoredImages
 from diffusion.data.stream import Batch, Stream, flip
 from diffusion.data.synthetic import Synthetic
 from diffusion.data.two_moons import TwoMoons
@@ -39,6 +40,7 @@ __all__ = [
     "Plain",
     "Posteriors",
     "Serving",
+    "StoredImages",
     "Stream",
     "Synthetic",
     "TwoMoons",
