@@ -43,6 +43,7 @@ class TrainSchema:
     keep_best: str | None = None
     sample_batch_size: Images = MISSING
     matmul_precision: MatMul = MISSING
+    init: Any = MISSING
     data: Any = MISSING
     trust: Any = field(default_factory=list)  # a package or several
     samplers: Any = field(default_factory=open_node)

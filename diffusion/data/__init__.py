@@ -13,7 +13,7 @@ from diffusion.data.imagenet import DownsampledImageNet
 from diffusion.data.mnist import MNIST, FashionMNIST
 from diffusion.data.serving import Plain, Posteriors, Serving, served
 from diffusion.data.stored import StoredImages
-from diffusion.data.stream import Batch, Stream, flip
+from diffusion.data.stream import Batch, Stream, flip, held_out
 from diffusion.data.synthetic import Synthetic
 from diffusion.data.two_moons import TwoMoons
 from diffusion.data.webdataset import WebDataset
@@ -46,6 +46,7 @@ __all__ = [
     "TwoMoons",
     "WebDataset",
     "flip",
+    "held_out",
     "served",
 ]
 
