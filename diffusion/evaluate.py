@@ -48,8 +48,9 @@ def measured_cell(cfg: DictConfig, typed: dict[str, str]) -> None:
     with doing("loading torch and the run"):  # slow, so that --help and a mistyped word have been answered by now
         from diffusion.checkpoint import load
         from diffusion.evaluation import cells, given, subjects
+        from diffusion.support.devices import join_ranks
 
-    device = cells.join_ranks(config["device"])
+    device = join_ranks(config["device"])
     real = given.reference(Path(config["reference"]), config["paths"]["cache"]) if config["reference"] else None
     if config["ckpt"] is None:
         data = real or subjects.data_set(config["dataset"])
@@ -170,8 +171,4 @@ class Table(Callback):
 
 
 if __name__ == "__main__":
-    try:
-        shell(main)
-    finally:
-        if "diffusion.evaluation.cells" in sys.modules:  # else there is no group of processes to leave
-            sys.modules["diffusion.evaluation.cells"].leave_ranks()
+    shell(main)

@@ -3,14 +3,12 @@
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from diffusion.data import ImageSet
 from diffusion.evaluation import EXACT
@@ -21,7 +19,6 @@ from diffusion.evaluation.subjects import Drawn, Subject
 from diffusion.metrics import Metric, Passport, write_metrics
 from diffusion.metrics.passport import finite
 from diffusion.pictures import save_png
-from diffusion.support import devices
 from diffusion.support.build import build_stages
 from diffusion.support.errors import UserError
 from diffusion.support.files import writing_in
@@ -121,20 +118,3 @@ def called(facts: dict) -> str:
 def agreed(finding: bool) -> bool:
     """The first rank's finding, on every rank: another may have read the file a moment later."""
     return bool(sum_over_ranks(torch.tensor(int(finding and rank_and_world()[0] == 0))))
-
-
-def join_ranks(name: str) -> torch.device:
-    """This process's device, after joining the others where torchrun started several; one group serves all the cells of a sweep."""
-    kind = devices.preferred() if name == "auto" else name
-    device = devices.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if kind == "cuda" else kind)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    if "TORCHELASTIC_RUN_ID" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return device
-
-
-def leave_ranks() -> None:
-    """Leave the group of processes, after success and after an error."""
-    if dist.is_initialized():
-        dist.destroy_process_group()

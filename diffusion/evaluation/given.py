@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from diffusion.support.ranks import rank_and_world
 
 log = logging.getLogger(__name__)
 GIVEN = "given images"
+RECIPES = {".npz": "recipe.npy", ".zip": "recipe.json"}  # where a file of sample.py says what made it
 KEPT = ("sampler", "guidance", "conditions", "precision", "device", "codec")  # of a recipe.json, for the passport
 
 
@@ -133,14 +135,20 @@ def given(path: str, cache: str, data: RealImages, metrics: Mapping[str, Any], t
 
 
 def said_of(path: Path) -> dict[str, Any]:
-    """What the recipe.json beside a samples.npz says."""
-    file = path.parent / "recipe.json"
-    if path.name != "samples.npz" or not file.is_file():
+    """What sample.py says made the images of this file: the recipe in its npz or zip; nothing of others' images."""
+    name = RECIPES.get(path.suffix)
+    if name is None:
         return {}
     try:
-        said = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}): take it away to measure the images without it.") from error
+        with ZipFile(path) as archive:
+            if name not in archive.namelist():
+                return {}
+            with archive.open(name) as file:
+                said = json.loads(np.lib.format.read_array(file).item() if name.endswith(".npy") else file.read())
+    except (ValueError, TypeError, BadZipFile) as error:
+        raise UserError(
+            f"{name} in {path} is not what sample.py writes ({error}): take it away to measure the images without it."
+        ) from error
     return said if isinstance(said, dict) and isinstance(said.get("sampler"), dict) else {}
 
 

@@ -27,11 +27,14 @@ def begin_from(module: nn.Module, init: Mapping[str, Any], trust: Sequence[str] 
     with torch.no_grad():
         for name in fitting:
             ours[name].copy_(theirs[name])
-    numbers = sum(ours[name].numel() for name in fitting)
-    whole = sum(parameter.numel() for parameter in ours.values())
-    log.info("%d of %d parameters (%.1f %% of the weights) begin as those of %s", len(fitting), len(ours), 100 * numbers / whole, init["ckpt"])
-    other = [f"{name} {list(ours[name].shape)}, there {list(theirs[name].shape)}" for name in ours if name in theirs and name not in fitting]
-    said = {"of another shape": other, "not there": [n for n in ours if n not in theirs], "only there": [n for n in theirs if n not in ours]}
+    share = sum(ours[name].numel() for name in fitting) / sum(parameter.numel() for parameter in ours.values())
+    log.info("%d of %d parameters (%.1f %% of the weights) begin as in %s", len(fitting), len(ours), 100 * share, init["ckpt"])
+    others = [name for name in ours if name in theirs and name not in fitting]
+    said = {
+        "of another shape": [f"{name} {list(ours[name].shape)}, there {list(theirs[name].shape)}" for name in others],
+        "not there": [name for name in ours if name not in theirs],
+        "only there": [name for name in theirs if name not in ours],
+    }
     for what, names in said.items():
         if names:
             log.info("%s: %s%s", what, "; ".join(names[:NAMED]), f"; and {len(names) - NAMED} more" if len(names) > NAMED else "")

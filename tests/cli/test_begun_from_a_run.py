@@ -60,7 +60,7 @@ def test_a_resumed_run_needs_the_other_no_more(first, tmp_path):
 
 
 def test_what_does_not_fit_at_all_is_a_sentence(first, tmp_path):
-    with pytest.raises(UserError, match="Nothing of init.ckpt"):
+    with pytest.raises(UserError, match=r"Nothing of init\.ckpt"):
         trained(tmp_path / "b", f"init.ckpt={first}", "dataset=two_moons", "network=mlp", "metric=none", *STILL)
     with pytest.raises(UserError, match="There is no checkpoint"):
         trained(tmp_path / "c", f"init.ckpt={tmp_path / 'nothing'}", *STILL)

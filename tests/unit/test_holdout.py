@@ -31,7 +31,7 @@ def test_a_share_of_none_or_all_is_a_sentence(share):
 
 def test_training_serves_the_others_alone_and_each_once_an_epoch():
     images = torch.arange(50)
-    rows, held = held_out(50, 0.2)
+    rows, _ = held_out(50, 0.2)
     stream = Stream(images, images, batch_size=8, seed=3, rows=rows)
     epochs = [torch.cat([stream.batch(e * 5 + i).images for i in range(5)]).tolist() for e in range(2)]
     assert all(sorted(epoch) == rows.tolist() for epoch in epochs) and epochs[0] != epochs[1]
@@ -41,13 +41,15 @@ def test_training_serves_the_others_alone_and_each_once_an_epoch():
 
 def trained(folder, *words):
     """The lines of a tiny run's metrics.jsonl."""
-    config = composed(*TINY, "metric=none", "steps=4", "eval_every=2", "lr_schedule=constant", f"paths.cache={folder.parent / 'cache'}", *words)
+    config = composed(
+        *TINY, "metric=none", "steps=4", "eval_every=2", "lr_schedule=constant", f"paths.cache={folder.parent / 'cache'}", *words
+    )
     train(config, folder)
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_the_loss_of_held_out_items_by_hand(tmp_path):
-    """Every term, all and by quarter of t, of the averaged weights; at each reading the same items, so that it is the weights that differ."""
+    """Every term, all and by quarter of t, of the averaged weights; each time the same items, so it is the weights that differ."""
     lines = [line for line in trained(tmp_path / "run", "dataset.holdout=0.2") if "heldout" in line]
     assert [line["step"] for line in lines] == [2, 4] and lines[0]["heldout"] != lines[1]["heldout"]
     model = load(tmp_path / "run")
