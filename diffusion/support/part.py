@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
 from math import prod
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from diffusion.support.errors import UserError
-from diffusion.support.files import lock, writable
+from diffusion.support.files import free, held, still_at, writable
 from diffusion.support.ranks import rank_and_world, sum_over_ranks
 
 log = logging.getLogger(__name__)
@@ -94,10 +94,11 @@ def part_of(target: Path, made_by: Mapping[str, Any], n: int, anew: bool = False
     with ExitStack() as stack:
         if first:
             stack.enter_context(alone(place))
-            others = [other for other in parts(target) if other != place]
-            for other in [*others, *([place] if anew else [])]:
-                remove(other, held=other == place)
-            place.mkdir(parents=True, exist_ok=True)
+            for other in parts(target):
+                if other != place:
+                    remove(other)
+            for file in place.iterdir() if anew else ():
+                file.unlink()
         together()
         part = Part(place, n)
         try:
@@ -119,28 +120,18 @@ def parts(target: Path) -> list[Path]:
 
 @contextmanager
 def alone(place: Path) -> Iterator[None]:
-    """The lock of a part. Raises UserError if another process has it."""
-    file = place.with_suffix(".lock")
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(lock(file, wait=False))
-        except BlockingIOError:
-            raise UserError(f"Another process is making these images, in {place}: wait for its end, or say another out.") from None
-        try:
-            yield
-        finally:
-            file.unlink(missing_ok=True)
+    """The lock of a part, which is there from then on. Raises UserError if another process has it."""
+    place.mkdir(parents=True, exist_ok=True)
+    with held(place, os.O_RDONLY) as handle:
+        if not free(handle) or not still_at(place, handle):
+            raise UserError(f"Another process is making these images, in {place}: wait for its end, or say another out.")
+        yield
 
 
-def remove(place: Path, held: bool) -> None:
-    """Remove a part that is left; one that a process is at work on stays, unless that is this one."""
-    try:
-        with ExitStack() as stack:
-            if not held:
-                stack.enter_context(alone(place))
-            shutil.rmtree(place, ignore_errors=True)
-    except UserError:
-        return
+def remove(place: Path) -> None:
+    """Remove a part that was left; one that a process is at work on stays."""
+    with suppress(UserError), alone(place):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def together() -> None:

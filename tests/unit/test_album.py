@@ -188,7 +188,7 @@ def test_a_seed_too_large_is_refused_before_the_first_batch(tmp_path):
 SLOW = """
     import sys, time, torch, resource
     from pathlib import Path
-    sys.path.insert(0, "tests/unit")
+    sys.path[:0] = ["tests", "tests/unit"]
     from test_album import recipe, written
     class Slow(type(recipe().denoiser)):
         def __call__(self, x, t, cond=None):
@@ -269,6 +269,7 @@ def test_two_calls_at_once_of_the_same_images(tmp_path):
     process = child(tmp_path / "a", 5000, pause=0.02)
     while not any(begun(tmp_path / "a")):
         time.sleep(0.05)
+        assert process.poll() is None
     way = recipe(shape=(3, 32, 32), batch_size=50)
     with pytest.raises(UserError, match="Another process is making these images"):
         written(tmp_path / "a", way, range(5000))
@@ -303,7 +304,7 @@ def test_an_npz_and_a_zip_hold_the_same(tmp_path):
 RANK = """
 import sys, json, torch, torch.distributed as dist
 from pathlib import Path
-sys.path.insert(0, "tests/unit")
+sys.path[:0] = ["tests", "tests/unit"]
 rank, rendezvous, folder, output = int(sys.argv[1]), *sys.argv[2:]
 dist.init_process_group("gloo", init_method="file://" + rendezvous, rank=rank, world_size=2)
 from test_album import recipe, made_by
