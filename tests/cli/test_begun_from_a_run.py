@@ -6,10 +6,12 @@ import shutil
 import pytest
 import torch
 import yaml
+from composing import composed
 from inside import trained
 
 from diffusion.checkpoint import load
 from diffusion.support.errors import UserError
+from diffusion.training.run import train
 
 STILL = ("steps=1", "optimizer.lr=1e-30", "metric=none", "eval_every=9", "lr_schedule=constant")
 
@@ -61,7 +63,10 @@ def test_a_resumed_run_needs_the_other_no_more(first, tmp_path):
 
 def test_what_does_not_fit_at_all_is_a_sentence(first, tmp_path):
     with pytest.raises(UserError, match=r"Nothing of init\.ckpt"):
-        trained(tmp_path / "b", f"init.ckpt={first}", "dataset=two_moons", "network=mlp", "metric=none", *STILL)
+        train(
+            composed("dataset=two_moons", f"init.ckpt={first}", "trainer.accelerator=cpu", f"paths.cache={tmp_path}", *STILL),
+            tmp_path / "b",
+        )
     with pytest.raises(UserError, match="There is no checkpoint"):
         trained(tmp_path / "c", f"init.ckpt={tmp_path / 'nothing'}", *STILL)
     assert not (tmp_path / "b").exists() and not (tmp_path / "c").exists()
