@@ -26,8 +26,6 @@ def main(cfg: DictConfig) -> None:
         known(cfg, SampleSchema)
         if OmegaConf.is_missing(cfg, "ckpt"):
             raise UserError("Say what to sample from: ckpt=runs/NAME, or a checkpoint of a run.")
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise UserError("sample.py is one process: start it once for each GPU, with a device=cuda:0, seed, n and out of its own.")
         if along := brought(cfg, ("grid",)):
             log.info("brought along: %s", ", ".join(along))
         sample(cfg, words())
@@ -44,11 +42,13 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
         from diffusion.conditions.asking import require_texts, texts_in, wish
         from diffusion.editing import between, edited
         from diffusion.metrics.passport import code_version
-        from diffusion.support.devices import device
+        from diffusion.support.devices import join_ranks
 
     if cfg.out:
         album.require_own(Path(cfg.out), "out")
-    model = load(cfg.ckpt, cfg.averaged).to(device(cfg.device), cfg.precision)
+    if cfg.trajectory and (int(os.environ.get("WORLD_SIZE", 1)) > 1 or Path(cfg.out or "").suffix in album.FILES):
+        raise UserError("trajectory=true is for one process, and for a folder: leave it out, or say out=FOLDER without torchrun.")
+    model = load(cfg.ckpt, cfg.averaged).to(join_ranks(cfg.device), cfg.precision)
     if cfg.negative_prompt is not None:
         require_texts(model.conditions, "negative_prompt", cfg.negative_prompt)
     n = cfg.n or (len(texts_in(cfg.prompts)) if cfg.prompts is not None else 64 if model.path else 1)
@@ -65,12 +65,13 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
     drawn = {"classes": said["classes"], "shape": list(recipe.shape), "columns": cfg.columns, "trajectory": cfg.trajectory}
     drawn |= {} if names is None else {"prompts": list(dict.fromkeys(names))}
     made_by = {**model.describe(), **recipe.describe(), "seeds": album.seeds_as_data(seeds), **drawn}
-    folder = Path(cfg.out or model.samples / album.folder_name(made_by)).absolute()
-    album.require_own(folder, "out")
+    target = Path(cfg.out or model.samples / album.folder_name(made_by)).absolute()
+    album.require_own(target, "out")
     command = shlex.join(["python", "sample.py", *(f"{key}={value}" for key, value in typed.items())])
-    album.write(recipe, seeds, cond, folder, {"command": command, "code": code_version(), **made_by}, cfg.columns, cfg.trajectory, names)
+    album.write(recipe, seeds, cond, target, {"command": command, "code": code_version(), **made_by}, cfg.columns, cfg.trajectory, names)
     first, film = f" of the first {album.PICTURES}" * (n > album.PICTURES), ", trajectory.gif" * cfg.trajectory
-    log.info("%d image%s, grid.png%s%s and samples.npz in %s", n, "s" * (n > 1), first, film, folder)
+    beside = "" if target.suffix in album.FILES else f", grid.png{first}{film} and samples.npz"
+    log.info("%d image%s%s in %s", n, "s" * (n > 1), beside, target)
 
 
 if __name__ == "__main__":

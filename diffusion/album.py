@@ -1,4 +1,5 @@
-"""The folder of a call of sample.py: each image, a picture of the first ones, all of them as arrays, and what made them.
+"""What a call of sample.py writes: a folder of each image, a picture of the first ones, all of them as arrays, and what made them; or an
+npz, or a zip.
 
 The images are kept on the disk as they are made, so that any number of them takes the memory of one batch. The folder has its name when all
 of it is there, and not before."""
@@ -7,28 +8,30 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion.generate import Asked, Between, Recipe, Seed, SeededNoise, walks
+from diffusion.generate import Asked, Between, Recipe, Seed, SeededNoise, trajectories
 from diffusion.pictures import Bounds, levels, limits, save_gif, save_png, show, tile
 from diffusion.samplers import State
 from diffusion.support.errors import UserError
 from diffusion.support.files import atomic, sweep
+from diffusion.support.part import Part, part_of, share, together
 from diffusion.support.progress import bar
+from diffusion.support.ranks import rank_and_world
 from diffusion.typing import Rows
 
 log = logging.getLogger(__name__)
 OURS = re.compile(r"\d{6,}\.png|grid\.png|samples\.npz|trajectory\.gif|recipe\.json")
 RECORD = "recipe.json"
+FILES = {".npz": {"recipe.npy"}, ".zip": {RECORD}}  # what is not a folder, by its suffix, and by what a file of ours is known
 PICTURES, POINTS = 256, 10_000  # the first images, which grid.png shows
 FILMED, FRAMES = 64, 60  # those that trajectory.gif shows, and at how many states
 
@@ -48,61 +51,96 @@ def seeds_as_data(seeds: Sequence[Seed]) -> dict[str, int]:
     return {"count": len(seeds), **ends}
 
 
-def require_own(folder: Path, key: str) -> None:
-    """Raise UserError unless `folder` is free, empty, or holds what an earlier call wrote and nothing else: it will be replaced."""
-    if not folder.exists():
+def require_own(target: Path, key: str) -> None:
+    """Raise UserError unless `target` is free, or a folder that is empty or holds what an earlier call wrote and nothing else, or a file
+    that an earlier call wrote: it will be replaced."""
+    if not target.exists():
         return
-    if not folder.is_dir():
-        raise UserError(f"{key}={folder} is a file; give a folder that is not there yet.")
-    there = sorted(path.name for path in folder.iterdir())
+    if target.suffix in FILES:
+        if not target.is_file() or not FILES[target.suffix] & content(target):
+            raise UserError(f"{key}={target} is not of a call of sample.py; give another name.")
+        return
+    if not target.is_dir():
+        raise UserError(f"{key}={target} is a file; give a folder that is not there yet, or FILE.npz or FILE.zip.")
+    there = sorted(path.name for path in target.iterdir())
     foreign = [name for name in there if not OURS.fullmatch(name)]
     if foreign or (there and RECORD not in there):
-        raise UserError(f"{key}={folder} holds {(foreign or there)[0]}, which is not of a call of sample.py; give another folder.")
+        raise UserError(f"{key}={target} holds {(foreign or there)[0]}, which is not of a call of sample.py; give another folder.")
+
+
+def content(path: Path) -> set[str]:
+    """The names in a zip file; none of another."""
+    try:
+        with ZipFile(path) as archive:
+            return set(archive.namelist())
+    except BadZipFile:
+        return set()
 
 
 def write(
     recipe: Recipe,
     seeds: Sequence[Seed],
     cond: Rows | None,
-    folder: Path,
+    target: Path,
     made_by: Mapping[str, Any],
     columns: int | None = None,
     trajectory: bool = False,
     names: Sequence[str] | None = None,
 ) -> None:
-    """Make an image for each seed, with these conditions, and write them to `folder`, which takes the place of an earlier one whole. If
-    they are texts, `names` are these, one for each image:
+    """Make an image for each seed, with these conditions, by all ranks together, and write them to `target`, a folder, FILE.npz or
+    FILE.zip, which takes the place of an earlier one whole. If they are texts, `names` are these, one for each image. A folder holds
 
     samples.npz     images, labels (the conditions, if any) or prompts, seeds (unless between two), recipe (recipe.json as a string)
     recipe.json     `made_by`, and `nfe`, the calls of the denoiser for an image
     000000.png ...  each image, if they are pictures; floats on one scale
     grid.png        the first 256 pictures in rows of `columns`, those of a text under it, or a scatter of the first 10,000 points
-    trajectory.gif  if asked for, the way of the first 64 out of noise, in up to 60 frames"""
+    trajectory.gif  if asked for, the way of the first 64 out of noise, in up to 60 frames
+
+    an npz what samples.npz holds, with the names arr_0 and arr_1 for images and labels, and a zip the pictures and recipe.json. What a call
+    has made that is stopped is there when it is made again; see `diffusion.support.part`."""
     SeededNoise([seeds[0], seeds[-1]], "cpu")  # what is too large is refused now, and not at the last batch
-    sweep(folder)
-    asked = Asked(recipe.denoiser)
-    batches = walks(asked, recipe.sampler, recipe.grid, recipe.shape, seeds, cond, recipe.batch_size)
-    film: list[list[Tensor]] = []
-    wanted = FILMED if trajectory else 0
-    with atomic(folder) as place:
-        place.mkdir()
-        array = place / "images.npy"
-        with recipe.computing(), rows_of(array, len(seeds)) as add:
-            for states in bar(batches, f"sampling {len(seeds):,} images", -(-len(seeds) // recipe.batch_size)):
-                state, seen = watched(recipe, states, wanted)
-                film = [a + b for a, b in zip(film, seen, strict=True)] if film and seen else film or seen
-                wanted = max(0, wanted - len(state.x))
-                add(recipe.codec.decode(state.x).cpu())
-        draw(torch.from_numpy(np.load(array, mmap_mode="c")), place, columns, names)
-        if trajectory:
-            few = columns or square(min(FILMED, len(seeds)))
-            save_gif([show(torch.cat(frames), few) for frames in film], place / "trajectory.gif")
-        record = json.dumps({**made_by, "nfe": round(asked.images / len(seeds))}, indent=1)
-        (place / RECORD).write_text(record + "\n")
-        own = None if isinstance(seeds[0], Between) else np.array(seeds)
-        labels = None if cond is None or names is not None else cond[:].numpy()
-        texts = None if names is None else np.array(names)
-        pack(place / "samples.npz", array, labels=labels, prompts=texts, seeds=own, recipe=np.array(record))
+    sweep(target)
+    with part_of(target, made_by, len(seeds), anew=trajectory) as part:
+        film = make(recipe, seeds, cond, part, FILMED if trajectory else 0)
+        together()
+        if rank_and_world()[0]:
+            return
+        record = json.dumps({**made_by, "nfe": part.nfe()}, indent=1)
+        beside = {
+            "labels": None if cond is None or names is not None else cond[:].numpy(),
+            "prompts": None if names is None else np.array(names),
+            "seeds": None if isinstance(seeds[0], Between) else np.array(seeds),
+            "recipe": np.array(record),
+        }
+        with atomic(target) as place:
+            if target.suffix == ".npz":
+                pack(place, part.array, "arr_0", arr_1=beside.pop("labels"), **beside)
+            elif target.suffix == ".zip":
+                zipped(place, part.images(), record)
+            else:
+                place.mkdir()
+                draw(part.images(), place, columns, names)
+                if trajectory:
+                    few = columns or square(min(FILMED, len(seeds)))
+                    save_gif([show(torch.cat(frames), few) for frames in film], place / "trajectory.gif")
+                (place / RECORD).write_text(record + "\n")
+                pack(place / "samples.npz", part.array, "images", **beside)
+
+
+def make(recipe: Recipe, seeds: Sequence[Seed], cond: Rows | None, part: Part, filmed: int) -> list[list[Tensor]]:
+    """Make this rank's share of the images that are missing, in batches; the states of the first `filmed` of them as they are seen."""
+    asked, film = Asked(recipe.denoiser), list[list[Tensor]]()
+    batches = share(part.missing(), recipe.batch_size)
+    together()  # all have read what is missing before one adds to what is there
+    with recipe.computing():
+        for numbers in bar(batches, f"sampling {len(seeds):,} images", len(batches)):
+            own, before = [seeds[i] for i in numbers.tolist()], asked.images
+            states = trajectories(asked, recipe.sampler, recipe.grid, recipe.shape, own, None if cond is None else cond[numbers])
+            state, seen = watched(recipe, states, filmed)
+            film = [a + b for a, b in zip(film, seen, strict=True)] if film and seen else film or seen
+            filmed = max(0, filmed - len(numbers))
+            part.put(numbers, recipe.codec.decode(state.x).cpu(), round((asked.images - before) / len(numbers)))
+    return film
 
 
 def watched(recipe: Recipe, states: Iterator[State], rows: int) -> tuple[State, list[list[Tensor]]]:
@@ -117,28 +155,28 @@ def watched(recipe: Recipe, states: Iterator[State], rows: int) -> tuple[State, 
     return state, seen
 
 
-@contextmanager
-def rows_of(path: Path, n: int) -> Iterator[Any]:
-    """A function that appends rows to an array of n rows, in the format of NumPy; the first ones say its shape and type."""
-    with open(path, "wb") as file:
+def pictures(images: Tensor) -> Iterator[tuple[str, Image.Image]]:
+    """Each picture and the name of its file; floats on one scale; none of what is no picture."""
+    bounds: Bounds | None = None if images.dtype == torch.uint8 else spanned(images)
+    for i, image in enumerate(images if images.ndim == 4 else ()):
+        picture = tile(image[None] if bounds is None else levels(image[None], bounds), 1, gap=0, cell=1)
+        yield f"{i:06d}.png", Image.fromarray(picture.numpy())
 
-        def add(rows: Tensor) -> None:
-            array = np.ascontiguousarray(rows.numpy())
-            if not file.tell():
-                kind = np.lib.format.dtype_to_descr(array.dtype)
-                np.lib.format.write_array_header_2_0(file, {"descr": kind, "fortran_order": False, "shape": (n, *array.shape[1:])})
-            file.write(array.data)
 
-        yield add
+def zipped(path: Path, images: Tensor, record: str) -> None:
+    """A zip of each picture and of recipe.json."""
+    with ZipFile(path, "w") as archive:
+        archive.writestr(RECORD, record + "\n")
+        for name, picture in pictures(images):
+            with archive.open(name, "w") as file:
+                picture.save(file, "PNG")
 
 
 def draw(images: Tensor, folder: Path, columns: int | None, names: Sequence[str] | None = None) -> None:
     """Each picture as a file, and grid.png, in which those of one name stand together."""
+    for name, picture in pictures(images):
+        picture.save(folder / name)
     bounds: Bounds | None = None if images.dtype == torch.uint8 else spanned(images)
-    if images.ndim == 4:
-        for i, image in enumerate(images):
-            picture = tile(image[None] if bounds is None else levels(image[None], bounds), 1, gap=0, cell=1)
-            Image.fromarray(picture.numpy()).save(folder / f"{i:06d}.png")
     shown = images[: POINTS if images.ndim == 2 else PICTURES]
     count, sections = len(shown), None
     if names is not None and images.ndim == 4:
@@ -159,12 +197,11 @@ def square(n: int) -> int:
     return max(1, round(n**0.5))
 
 
-def pack(path: Path, images: Path, **beside: np.ndarray | None) -> None:
-    """An npz of the array in the file `images`, which goes, and of those `beside` it by name (None: left out)."""
+def pack(path: Path, images: Path, name: str, **beside: np.ndarray | None) -> None:
+    """An npz of the array in the file `images`, under this name, and of those `beside` it by theirs (None: left out)."""
     with ZipFile(path, "w") as archive:
-        archive.write(images, "images.npy")
-        for name, array in beside.items():
+        archive.write(images, f"{name}.npy")
+        for key, array in beside.items():
             if array is not None:
-                with archive.open(f"{name}.npy", "w") as member:
+                with archive.open(f"{key}.npy", "w") as member:
                     np.lib.format.write_array(member, array)
-    images.unlink()

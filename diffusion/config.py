@@ -30,6 +30,7 @@ STAGED = {
 MEANING = (
     "name",
     "task",
+    "init",
     "training",
     "dataset",
     "codec",

@@ -1,4 +1,5 @@
-"""python -m diffusion.evaluate ckpt=runs/NAME metric=fd_digits — the metrics of a run's images; with -m or sweep=samplers, a table."""
+"""python -m diffusion.evaluate ckpt=runs/NAME metric=fd_digits — the metrics of a run's images; with -m or sweep=samplers, a table.
+python -m diffusion.evaluate images=FOLDER reference=cifar10 metric=fid — those of images that are there already."""
 
 import logging
 import os
@@ -7,21 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra import compose
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.config import brought, own, register, run_name, told, words
+from diffusion.config import STAGED, brought, own, register, run_name, told, words
 from diffusion.evaluation import EXACT
-from diffusion.schemas import EvaluateSchema, known
+from diffusion.schemas import EvaluateSchema, container, known
 from diffusion.shell import begin, shell
-from diffusion.support.build import build
+from diffusion.support.build import build, spread
 from diffusion.support.errors import UserError
 from diffusion.support.files import require_writable
 from diffusion.support.progress import doing
 
-OWN = ("ckpt", "averaged", "seed", "precision", "sample_batch_size", "device", "floor", "name", "out", "paths")
-CHANGED = ("sampler", "grid", "guidance", "metric", "dataset", "sweep", "way", "trust")
+OWN = ("ckpt", "images", "reference", "averaged", "seed", "precision", "sample_batch_size", "device", "floor", "name", "out", "paths")
+CHANGED = ("sampler", "grid", "guidance", "metric", "dataset", "reference", "sweep", "way", "trust")
+OF_IMAGES = ("images", "reference", "dataset", "metric", "sample_batch_size", "device", "floor", "name", "out", "paths", "sweep", "trust")
 OF_EXACT = ("dataset", "schedule", "codec", "conditions")
 log = logging.getLogger(__name__)
 register()
@@ -38,15 +41,26 @@ def main(cfg: DictConfig) -> None:
 
 
 def measured_cell(cfg: DictConfig, typed: dict[str, str]) -> None:
-    """Measure what was typed, unless it is in the file already."""
+    """Measure what was typed, unless it is in the file already; of a reference alone, keep its statistics."""
+    typed = with_reference(cfg, typed)
     config = settings(cfg)
     file = where(config)
     with doing("loading torch and the run"):  # slow, so that --help and a mistyped word have been answered by now
         from diffusion.checkpoint import load
-        from diffusion.evaluation import cells, subjects
+        from diffusion.evaluation import cells, given, subjects
+        from diffusion.support.devices import join_ranks
 
-    device = cells.join_ranks(config["device"])
-    if config["ckpt"] == EXACT:
+    device = join_ranks(config["device"])
+    real = given.reference(Path(config["reference"]), config["paths"]["cache"]) if config["reference"] else None
+    if config["ckpt"] is None:
+        data = real or subjects.data_set(config["dataset"])
+        metrics = metrics_typed(cfg, typed)
+        if config["images"] is None:
+            return given.keep_statistics(data, metrics, device, file)
+        images, metrics = given.given(config["images"], config["paths"]["cache"], data, metrics, typed)
+        subject = subjects.Subject(images, device, data, {"step": images.step, "images": 0})
+        way = dict.fromkeys(cells.WAY) | {"metric": metrics}
+    elif config["ckpt"] == EXACT:
         subject = subjects.exact(config, device)
         way = own_way(subject.model, cfg, typed)
     else:
@@ -54,8 +68,31 @@ def measured_cell(cfg: DictConfig, typed: dict[str, str]) -> None:
         if "metric" not in model.config:
             raise UserError(f"ckpt={config['ckpt']} is not a run, and has no data to be compared with: sample it by sample.py.")
         way = own_way(model, cfg, typed)
-        subject = subjects.trained(model, way["dataset"], device)
-    cells.evaluate(subject, way, config, typed, file)
+        subject = subjects.trained(model, way["dataset"], device, real)
+    cells.evaluate(subject._replace(data=real or subject.data), way, config, typed, file)
+
+
+def with_reference(cfg: DictConfig, typed: dict[str, str]) -> dict[str, str]:
+    """The words with reference=WORD, where it is a data set's, as dataset=WORD: the data set is put into the configuration.
+
+    Raises UserError for what is neither a data set nor a path."""
+    word = cfg.reference
+    if word is None or os.path.exists(word):
+        return typed
+    if "/" in word or Path(word).suffix:
+        raise UserError(f"There is no file or folder {word}, which reference={word} names.")
+    settings = [f"{key}={value}" for key, value in typed.items() if key.startswith(("dataset.", "paths."))]
+    cfg.dataset, cfg.reference = compose("evaluate", [f"dataset={word}", *settings]).dataset, None
+    return {key: value for key, value in typed.items() if key != "reference"} | {"dataset": word}
+
+
+def metrics_typed(cfg: DictConfig, typed: dict[str, str]) -> dict[str, Any]:
+    """The metrics for images that no run of ours made. Raises UserError for a word about a model, of which there is none."""
+    for key, value in typed.items():
+        if key.split(".")[0] not in OF_IMAGES:
+            raise UserError(f"{key}={value} is for a model, and images={cfg.images} are made already; leave it out.")
+    cfg.sample_batch_size = cfg.sample_batch_size or 256  # a metric's file refers to it
+    return spread(container(cfg.metric, resolve=True), "metric", typed, STAGED["metric"])
 
 
 def own_way(model: Any, cfg: DictConfig, typed: dict[str, str]) -> dict[str, Any]:
@@ -74,9 +111,19 @@ def own_way(model: Any, cfg: DictConfig, typed: dict[str, str]) -> dict[str, Any
 def settings(cfg: DictConfig) -> dict[str, Any]:
     """The keys that are used here, resolved; others, which a data set's file sets for training, may refer to keys that are missing here.
 
-    Raises UserError if there is nothing to measure."""
-    if OmegaConf.is_missing(cfg, "ckpt"):
-        raise UserError(f"Say what to measure: ckpt=runs/NAME, or ckpt={EXACT} dataset=digits for a data set's exact denoiser.")
+    Raises UserError if there is nothing to measure, or two things."""
+    if cfg.ckpt is not None and cfg.images is not None:
+        raise UserError(f"ckpt={cfg.ckpt} and images={cfg.images} are two things to measure: say one of them.")
+    kept = str(cfg.out or "").endswith(".npz")
+    if cfg.ckpt is None and cfg.images is None and not (kept and (cfg.reference or cfg.dataset)):
+        raise UserError(
+            f"Say what to measure: ckpt=runs/NAME, images=FOLDER reference=cifar10, or ckpt={EXACT} dataset=digits for a data set's exact "
+            "denoiser; of a reference alone, out=FILE.npz keeps its mean and covariance."
+        )
+    if kept and (cfg.ckpt or cfg.images):
+        raise UserError(f"out={cfg.out} would hold statistics of a reference, and lines of numbers are written: say out=FILE.jsonl.")
+    if cfg.images is not None and not (cfg.reference or cfg.dataset):
+        raise UserError(f"images={cfg.images} are compared with real images: say reference=cifar10, a FOLDER, or a FILE.npz.")
     values = {key: cfg[key] for key in (*OWN, *OF_EXACT)}
     return {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in values.items()}
 
@@ -91,7 +138,9 @@ def where(config: dict[str, Any]) -> Path:
 
 
 def folder_of(config: dict[str, Any]) -> Path:
-    """The run's folder, or that of a data set's exact denoiser."""
+    """The run's folder, or that of a data set's exact denoiser, or of images."""
+    if config["images"]:
+        return Path(config["paths"]["runs"]) / f"images-{Path(config['images']).resolve().stem}"
     if config["ckpt"] == EXACT:
         return Path(config["paths"]["runs"]) / f"exact-{build(config['dataset'], 'dataset').name}"
     from diffusion.checkpoint import find
@@ -122,8 +171,4 @@ class Table(Callback):
 
 
 if __name__ == "__main__":
-    try:
-        shell(main)
-    finally:
-        if "diffusion.evaluation.cells" in sys.modules:  # else there is no group of processes to leave
-            sys.modules["diffusion.evaluation.cells"].leave_ranks()
+    shell(main)

@@ -43,6 +43,7 @@ class TrainSchema:
     keep_best: str | None = None
     sample_batch_size: Images = MISSING
     matmul_precision: MatMul = MISSING
+    init: Any = MISSING
     data: Any = MISSING
     trust: Any = field(default_factory=list)  # a package or several
     samplers: Any = field(default_factory=open_node)
@@ -103,7 +104,9 @@ class SampleSchema:
 class EvaluateSchema(TrainSchema):
     """The plain keys of conf/evaluate.yaml, their types and ranges, beside those that a data set brings for training."""
 
-    ckpt: str = MISSING
+    ckpt: str | None = None
+    images: str | None = None
+    reference: str | None = None
     averaged: bool = MISSING
     device: str = MISSING
     floor: bool = MISSING

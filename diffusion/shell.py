@@ -29,8 +29,14 @@ def shell(main: Callable[[], None]) -> None:
     """Run a Hydra main: an error that the user can correct becomes one sentence on standard error and exit code 1; HYDRA_FULL_ERROR=1 for a
     traceback."""
     sys.argv[1:] = [quoted(word) for word in sys.argv[1:]]
-    if TRACEBACK:
-        return main()
+    try:
+        main() if TRACEBACK else _shell(main)
+    finally:
+        if "diffusion.support.devices" in sys.modules:  # else there is no group of processes to leave
+            sys.modules["diffusion.support.devices"].leave_ranks()
+
+
+def _shell(main: Callable[[], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them; see `begin`
     try:
         with one_sentence(HydraException, OmegaConfBaseException, say=plainly), disk_s_end():

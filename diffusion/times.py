@@ -45,6 +45,11 @@ def _drawn(schedule: Schedule, u: Tensor) -> Draw:
     return Draw(t, torch.ones(len(u), device=u.device))
 
 
+def evenly(n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Tensor:
+    """n times [n] that cover (0, 1] evenly, from 1 down, always the same."""
+    return _drawn(schedule, (torch.arange(n, dtype=torch.float64, device=device) + 0.5) / n).t
+
+
 def _rand(n: int, device: torch.device | str) -> Tensor:
     return torch.rand(n, dtype=torch.float64, device=device)
 

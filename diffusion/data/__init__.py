@@ -12,7 +12,8 @@ from diffusion.data.image_folder import ImageFolder
 from diffusion.data.imagenet import DownsampledImageNet
 from diffusion.data.mnist import MNIST, FashionMNIST
 from diffusion.data.serving import Plain, Posteriors, Serving, served
-from diffusion.data.stream import Batch, Stream, flip
+from diffusion.data.stored import StoredImages
+from diffusion.data.stream import Batch, Stream, flip, held_out
 from diffusion.data.synthetic import Synthetic
 from diffusion.data.two_moons import TwoMoons
 from diffusion.data.webdataset import WebDataset
@@ -39,11 +40,13 @@ __all__ = [
     "Plain",
     "Posteriors",
     "Serving",
+    "StoredImages",
     "Stream",
     "Synthetic",
     "TwoMoons",
     "WebDataset",
     "flip",
+    "held_out",
     "served",
 ]
 

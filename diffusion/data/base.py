@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from diffusion.data.cache import Chunk, ImageSet, open_cached
 from diffusion.support.errors import UserError
-from diffusion.support.ranges import Checked, Few, Some
+from diffusion.support.ranges import Checked, Few, Share, Some
 from diffusion.support.sizes import height_and_width
 
 
@@ -20,6 +20,7 @@ class Dataset(Checked, ABC):
     arrays. `shape` is that of one item as the data hold it and `dtype` its type: (height, width, channels) and uint8 for
     pictures of 8 bits, (d,) and float32 for vectors; float32 items of any other shape are allowed too. The rest of the configuration reads
     what is declared, so it is checked against the data. flip says whether training mirrors pictures at random; see `diffusion.data.flip`.
+    holdout is the share of the items that training does not see, whose loss it measures; see `diffusion.data.held_out`.
 
     Raises UserError for a split that the set does not have and for flip with vectors, and from `load` for a declaration that the data
     contradict.
@@ -30,6 +31,7 @@ class Dataset(Checked, ABC):
     split: str = "train"
     num_classes: Some = 10
     flip: bool = False
+    holdout: Share = 0.0
 
     name: ClassVar[str]
     splits: ClassVar[tuple[str, ...]] = ("train", "test")

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule, Trainer
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from diffusion.codecs import Pixels
@@ -13,7 +14,7 @@ from diffusion.conditions import Classes
 from diffusion.data.base import Dataset
 from diffusion.data.cache import ImageSet
 from diffusion.data.serving import Plain, Serving
-from diffusion.data.stream import Batch, Stream
+from diffusion.data.stream import Batch, Stream, held_out
 from diffusion.support.errors import UserError
 from diffusion.support.ranges import Count, Natural
 from diffusion.support.signals import heed_the_parent_alone
@@ -42,7 +43,7 @@ class DataModule(LightningDataModule):
     num_workers: processes that fetch ahead; 0 fetches in the training process, which a mapped cache rarely makes slow.
     device_resident: hold the whole set on the device; batches are then made there and cost the host nothing.
     flip: whether the training step mirrors images at random, by `diffusion.data.flip`, which says why it is not done here.
-    images: the opened ImageSet, after setup.
+    images: the opened ImageSet, after setup; held: the numbers of the items that training does not see, by dataset.holdout.
 
     A checkpoint keeps the data's sha256, and a run is resumed on these data alone. The position in them needs no state: it is the number
     of optimizer steps done, which Lightning saves and restores before it asks for batches. A step that was not finished is begun again,
@@ -83,7 +84,18 @@ class DataModule(LightningDataModule):
             images, labels = self._move(images), None if labels is None else self._move(labels)
         trainer = self.fitting()
         places = trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches
-        self.stream = Stream(images, labels, self.batch_size, self.seed, *places)
+        seen, self.held = held_out(len(images), self.dataset.holdout)
+        if 0 < len(self.held) < trainer.world_size:
+            raise UserError(f"dataset.holdout={self.dataset.holdout} keeps fewer items from training than there are devices: say more.")
+        rows = seen.to(images.device) if len(self.held) else None
+        self.stream = Stream(images, labels, self.batch_size, self.seed, *places, rows=rows)
+
+    def items(self, numbers: Tensor) -> Batch:
+        """The items with these numbers, as a batch on the trainer's device."""
+        device, stream = self.fitting().strategy.root_device, self.stream
+        chosen = numbers.to(stream.images.device)
+        labels = None if stream.labels is None else stream.labels[chosen].to(device)
+        return Batch(stream.images[chosen].to(device), labels)
 
     def state_dict(self) -> dict[str, str]:
         """What a checkpoint keeps: the data's hash."""

@@ -23,6 +23,9 @@ class Batch(NamedTuple):
     labels: Tensor | None
 
 
+HOLDOUT = 0x401D  # the seed of the items that are held out
+
+
 @lru_cache(maxsize=2)
 def permutation(n: int, seed: int, epoch: int, device: torch.device | str = "cpu") -> Tensor:
     """Epoch's order of the numbers 0..n-1, int64 [n], made on the device and the same on every device.
@@ -33,6 +36,16 @@ def permutation(n: int, seed: int, epoch: int, device: torch.device | str = "cpu
     return splitmix64(word, n, device).argsort()
 
 
+def held_out(n: int, share: float) -> tuple[Tensor, Tensor]:
+    """(the numbers of the items that training sees, in order, those that it does not): round(share n) of n items, which depend on n and the
+    share alone, so that runs of other seeds hold the same ones out. They are in no order. Raises UserError where none or all would be."""
+    count = round(share * n)
+    if share and not 0 < count < n:
+        raise UserError(f"dataset.holdout={share} keeps {count} of {n} items from training: say a share that leaves some of both.")
+    order = permutation(n, HOLDOUT, 0)
+    return order[count:].sort().values, order[:count]
+
+
 @dataclass(frozen=True, eq=False)
 class Stream(IterableDataset):
     """Training batches without end; the only state is the position, so a run resumes anywhere.
@@ -40,6 +53,7 @@ class Stream(IterableDataset):
     images: the items [n, ...], on the host (mapped from disk) or on the device; indices are made and used where the items
         are, so the device form never waits for the host.
     labels: what the conditions say of the items, [n, ...] on the same device, or None.
+    rows: the numbers of the items that are served, on the same device, n of them below; None for all.
     batch_size: items in a global batch, that is over all ranks; each rank gets batch_size / world of them.
     accumulate: global batches in an optimizer step.
     start: the number of the first global batch.
@@ -59,9 +73,15 @@ class Stream(IterableDataset):
     world: int = 1
     accumulate: int = 1
     start: int = 0
+    rows: Tensor | None = None
+
+    @property
+    def n(self) -> int:
+        """How many items are served."""
+        return len(self.images if self.rows is None else self.rows)
 
     def __post_init__(self) -> None:
-        n = len(self.images)
+        n = self.n
         if not 1 <= self.batch_size <= n:
             raise UserError(f"batch_size={self.batch_size} does not fit a data set of {n} items: say 1 to {n}.")
         if self.batch_size * self.accumulate > n:
@@ -77,11 +97,12 @@ class Stream(IterableDataset):
 
     def batch(self, position: int) -> Batch:
         """This rank's share of global batch number `position`, counted from 0 over all epochs."""
-        n, step, share = len(self.images), self.batch_size * self.accumulate, self.batch_size // self.world
+        n, step, share = self.n, self.batch_size * self.accumulate, self.batch_size // self.world
         epoch, index = divmod(position, n // step * self.accumulate)
         order = permutation(n, self.seed, epoch, self.images.device)
         first = index * self.batch_size + self.rank * share
         chosen = order[first : first + share]
+        chosen = chosen if self.rows is None else self.rows[chosen]
         return Batch(self.images[chosen], None if self.labels is None else self.labels[chosen])
 
     def __iter__(self) -> Iterator[Batch]:

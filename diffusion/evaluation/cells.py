@@ -3,31 +3,29 @@
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
+from diffusion.data import ImageSet
 from diffusion.evaluation import EXACT
-from diffusion.evaluation.measure import measure
+from diffusion.evaluation.given import Given
+from diffusion.evaluation.measure import Source, measure
 from diffusion.evaluation.rows import FLOOR, read_cells
 from diffusion.evaluation.subjects import Drawn, Subject
-from diffusion.generate import Recipe
 from diffusion.metrics import Metric, Passport, write_metrics
 from diffusion.metrics.passport import finite
 from diffusion.pictures import save_png
-from diffusion.support import devices
 from diffusion.support.build import build_stages
 from diffusion.support.errors import UserError
 from diffusion.support.files import writing_in
 from diffusion.support.ranks import rank_and_world, sum_over_ranks
 
 WAY = ("sampler", "grid", "guidance")
-NAMED = (*WAY, "way", "ckpt", "averaged", "seed", "precision", "dataset", "schedule", "metric")  # words that label a line
+NAMED = (*WAY, "way", "ckpt", "images", "averaged", "seed", "precision", "dataset", "reference", "schedule", "metric")  # label a line
 log = logging.getLogger(__name__)
 
 
@@ -46,18 +44,21 @@ def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any]
     recipe = model.recipe(*(way[key] for key in WAY), **how)
     for metric in metrics:
         metric.setup(subject.data, subject.device, recipe.conditions)
+    first = recipe.first if isinstance(recipe, Given) else config["seed"]
     passport = {"ema": model.ema, "step": model.step, "weights": model.weights}
     of_exact = {key: config[key] for key in ("schedule", "codec", "conditions")} if config["ckpt"] == EXACT else {}
-    sources: dict[str, Recipe | Drawn] = {"sampler": recipe}
+    sources: dict[str, Source] = {"sampler": recipe}
     if config["floor"]:
+        if not isinstance(subject.data, ImageSet):
+            raise UserError(f"floor=true draws images from the real ones, and {subject.data.name} is known by statistics: leave it out.")
         sources["floor"] = Drawn(subject.data, recipe.conditions, recipe.batch_size)
     for kind, source in sources.items():
-        cell = finite({"seed": config["seed"], **passport, **of_exact, **source.describe()})
+        cell = finite({"seed": first, **passport, **of_exact, **source.describe()})
         words = {key: value for key, value in typed.items() if key.split(".")[0] in NAMED}
-        facts = {**subject.facts, "ckpt": config["ckpt"], "way": kind, "cell": cell, "words": words}
+        facts = {**subject.facts, "ckpt": config["images"] or config["ckpt"], "way": kind, "cell": cell, "words": words}
         # Real images cannot measure the model, and are not made for a question.
         asked = metrics if kind == "sampler" else [m for m in metrics if m.n and m.asks(recipe.conditions) is recipe.conditions]
-        fill(path, facts, asked, lambda metrics, source=source: measure(model, source, metrics, passport, config["seed"]))
+        fill(path, facts, asked, lambda metrics, source=source: measure(model, source, metrics, passport, first))
 
 
 def fill(path: Path, facts: dict[str, Any], metrics: list[Metric], measured: Callable) -> None:
@@ -117,20 +118,3 @@ def called(facts: dict) -> str:
 def agreed(finding: bool) -> bool:
     """The first rank's finding, on every rank: another may have read the file a moment later."""
     return bool(sum_over_ranks(torch.tensor(int(finding and rank_and_world()[0] == 0))))
-
-
-def join_ranks(name: str) -> torch.device:
-    """This process's device, after joining the others where torchrun started several; one group serves all the cells of a sweep."""
-    kind = devices.preferred() if name == "auto" else name
-    device = devices.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if kind == "cuda" else kind)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    if "TORCHELASTIC_RUN_ID" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return device
-
-
-def leave_ranks() -> None:
-    """Leave the group of processes, after success and after an error."""
-    if dist.is_initialized():
-        dist.destroy_process_group()

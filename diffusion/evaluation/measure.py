@@ -7,19 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusion.evaluation.given import Given
 from diffusion.evaluation.subjects import Drawn
 from diffusion.generate import Recipe
 from diffusion.metrics import Metric, Passport, code_version
 from diffusion.model import Model
+from diffusion.support.errors import UserError
 from diffusion.support.progress import bar
 from diffusion.support.ranks import rank_and_world
 
+Source = Recipe | Drawn | Given  # of images
 FIRST_SEED = 1_000_000  # far from the seeds of the sample grids
 MODEL_ALONE = {"sampler": {"name": "none"}, "guidance": None, "conditions": None}  # for metrics of the model alone
 
 
 def measure(
-    model: Model, recipe: Recipe | Drawn, metrics: Collection[Metric], facts: Mapping[str, Any], first_seed: int = FIRST_SEED
+    model: Model | Given, recipe: Source, metrics: Collection[Metric], facts: Mapping[str, Any], first_seed: int = FIRST_SEED
 ) -> Iterator[tuple[Metric, dict[str, float], Passport]]:
     """Make the images once and yield (metric, its numbers by name, passport) for every metric; on all ranks at once, each with its share.
 
@@ -30,21 +33,27 @@ def measure(
         yield from measure_together(model, way, asking, facts, first_seed)
 
 
-def questions(recipe: Recipe | Drawn, metrics: Collection[Metric]) -> list[tuple[Recipe | Drawn, list[Metric]]]:
-    """The metrics that ask as the recipe does, with it, and each of the others with the recipe that asks its questions."""
+def questions(recipe: Source, metrics: Collection[Metric]) -> list[tuple[Source, list[Metric]]]:
+    """The metrics that ask as the recipe does, with it, and each of the others with the recipe that asks its questions.
+
+    Raises UserError for a metric with questions, or of a model, where the images are there already."""
     usual = recipe.conditions
     asked = [(metric, metric.asks(usual)) for metric in metrics]
+    if isinstance(recipe, Given):
+        for metric in (metric for metric, conditions in asked if conditions is not usual or metric.n == 0):
+            raise UserError(f"{metric.name} asks a model, and {recipe.path} holds images that are made: measure the run by ckpt=runs/NAME.")
+        return [(recipe, list(metrics))]
     own = [(replace(recipe, conditions=conditions), [metric]) for metric, conditions in asked if conditions is not usual]
     return [(recipe, [metric for metric, conditions in asked if conditions is usual]), *own]
 
 
 def measure_together(
-    model: Model, recipe: Recipe | Drawn, metrics: Collection[Metric], facts: Mapping[str, Any], first_seed: int
+    model: Model | Given, recipe: Source, metrics: Collection[Metric], facts: Mapping[str, Any], first_seed: int
 ) -> Iterator[tuple[Metric, dict[str, float], Passport]]:
     """`measure` for metrics whose images are the same."""
     for metric in metrics:
         metric.reset()
-        if metric.n == 0:  # it looks at the model, without guidance, and not at images
+        if metric.n == 0 and isinstance(model, Model):  # it looks at the model, without guidance, and not at images
             metric.model(model.denoiser, model.codec, model.conditions)
     nfe, batches = 0, 0
     for indices, images, cond, calls in shares(recipe, max((metric.n for metric in metrics), default=0), first_seed):
@@ -61,7 +70,7 @@ def measure_together(
         yield metric, values, Passport(**metric.passport(), **made, **facts, seeds=seeds, code=code_version())
 
 
-def shares(recipe: Recipe | Drawn, n: int, first_seed: int = FIRST_SEED) -> Iterator[tuple[Tensor, Tensor, Tensor | None, int]]:
+def shares(recipe: Source, n: int, first_seed: int = FIRST_SEED) -> Iterator[tuple[Tensor, Tensor, Tensor | None, int]]:
     """This rank's share of n images, in batches: yields (indices, images, their conditions, the calls that each took)."""
     rank, world = rank_and_world()
     parts = torch.arange(n)[rank::world].split(recipe.batch_size)

@@ -1,4 +1,5 @@
-"""The subjects of an evaluation: a trained run, the exact denoiser of a data set, or images drawn from the data set itself."""
+"""The subjects of an evaluation: a trained run, the exact denoiser of a data set, images that are there already, or images drawn from the
+data set itself."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,8 +13,10 @@ from torch import Tensor
 from diffusion.conditions import Originals, Unconditional
 from diffusion.data import ImageSet
 from diffusion.evaluation import EXACT
+from diffusion.evaluation.given import Given
 from diffusion.evaluation.rows import FLOOR
 from diffusion.generate import Made
+from diffusion.metrics.reference import RealImages
 from diffusion.model import Model, completed
 from diffusion.oracles import EmpiricalDistribution
 from diffusion.support.build import asks_for, build
@@ -36,20 +39,26 @@ PLAIN = {
 
 
 class Subject(NamedTuple):
-    """The subject of an evaluation: a model and its device, the images that it is compared with, and the `facts` that each line records of
-    it."""
+    """The subject of an evaluation: a model, or the images that are there already, in its place; the device, the real images, and the
+    `facts` that each line records of it."""
 
-    model: Model
+    model: Model | Given
     device: torch.device
-    data: ImageSet
+    data: RealImages
     facts: dict[str, Any]
 
 
-def trained(model: Model, dataset: Mapping[str, Any], device: torch.device) -> Subject:
-    """A run's model, compared with this data set. Raises UserError for a run whose metrics are not to be trusted."""
+def data_set(dataset: Mapping[str, Any]) -> ImageSet:
+    """The images of a data set's configuration."""
+    return build(dataset, "dataset").load()
+
+
+def trained(model: Model, dataset: Mapping[str, Any], device: torch.device, real: RealImages | None = None) -> Subject:
+    """A run's model, compared with this data set, or with these `real` images. Raises UserError for a run whose metrics are not to be
+    trusted."""
     run = model.config
     vet({"metric": run["metric"]}, where=f"config.yaml of {model.path}")
-    data = build(dataset, "dataset").load()
+    data = data_set(dataset) if real is None else real
     if asks_for(run["conditions"], "dataset"):  # its images are reconstructions, of these data now
         model = replace(model, conditions=build(run["conditions"], "conditions", {"dataset": dataset}))
     facts = {"step": model.step, "images": model.step * run["batch_size"] * run["accumulate"], "trained": words_of(model)}

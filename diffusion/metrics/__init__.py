@@ -4,7 +4,7 @@ from diffusion.metrics.accuracy import ClassAccuracy
 from diffusion.metrics.base import FeatureMetric, FeatureStore, Metric, RowMetric, standard_errors
 from diffusion.metrics.distance import FrechetDistance, FrechetInfinity, SpatialFrechetDistance
 from diffusion.metrics.extractors import DigitsClassifier, DINOv2, Extractor, Function, InceptionV3, Pixels, ResNet56, TorchScript
-from diffusion.metrics.frechet import Moments, frechet_distance
+from diffusion.metrics.frechet import Gaussian, Moments, frechet_distance
 from diffusion.metrics.inception_score import InceptionScore, inception_scores
 from diffusion.metrics.kernel import KernelDistance, mmd2
 from diffusion.metrics.likelihood import BitsPerDimension, FlowBits, VariationalBits
@@ -16,6 +16,7 @@ from diffusion.metrics.perceptual import LPIPS
 from diffusion.metrics.prompts import PromptAccuracy
 from diffusion.metrics.reference import reference_features, reference_moments
 from diffusion.metrics.sliced import SlicedWasserstein
+from diffusion.metrics.statistics import Statistics, read_statistics, write_statistics
 
 __all__ = [
     "LPIPS",
@@ -33,6 +34,7 @@ __all__ = [
     "FrechetDistance",
     "FrechetInfinity",
     "Function",
+    "Gaussian",
     "InceptionScore",
     "InceptionV3",
     "KernelDistance",
@@ -48,6 +50,7 @@ __all__ = [
     "RowMetric",
     "SlicedWasserstein",
     "SpatialFrechetDistance",
+    "Statistics",
     "TorchScript",
     "VariationalBits",
     "code_version",
@@ -56,8 +59,10 @@ __all__ = [
     "inception_scores",
     "mmd2",
     "precision_recall",
+    "read_statistics",
     "reference_features",
     "reference_moments",
     "standard_errors",
     "write_metrics",
+    "write_statistics",
 ]

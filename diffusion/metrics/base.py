@@ -170,20 +170,24 @@ class FeatureMetric(Metric, Generic[Part]):
         """Move to `device` and get the reference statistics; all ranks must call it.
 
         Raises UserError if the extractor cannot take images of this shape or lacks the layer."""
+        self.store = FeatureStore.of(self.extractor.to(device))
+        self.extractor = self.store.extractor
+        self.width, self.conditions = self.row_width(imageset), conditions
+        self.reference_facts = facts(imageset, self.refer(imageset))
+        self.reset()
+
+    def row_width(self, imageset: RealImages) -> int:
+        """Numbers in the layer, for images like these. Raises UserError if the extractor cannot take images of this shape."""
         shape = imageset.images.shape
         if len(shape) != 4:
             raise UserError(f"{self.name} looks at pictures, and {imageset.name} holds vectors; say metric=sliced_wasserstein.")
         self.extractor.check(shape)
-        self.store = FeatureStore.of(self.extractor.to(device))
-        self.extractor = self.store.extractor
-        self.width, self.conditions = self.extractor.width(self.layer, shape), conditions
-        self.reference_facts = facts(imageset, self.refer(imageset))
-        self.reset()
+        return self.extractor.width(self.layer, shape)
 
     @abstractmethod
-    def refer(self, imageset: RealImages) -> int:
+    def refer(self, imageset: RealImages) -> int | None:
         """Get the reference that the statistic compares with, set `statistics` to its hash if there is one, and return its number of real
-        images."""
+        images, None where it is not known."""
 
     @abstractmethod
     def statistic(self, parts: Sequence[Part]) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor
 from diffusion.metrics.base import FeatureMetric, Numbers
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.frechet import Moments, frechet_distance, merged, root
-from diffusion.metrics.reference import RealImages, reference_moments, statistics_hash
+from diffusion.metrics.reference import RealImages, statistics_hash
+from diffusion.metrics.statistics import Statistics, fitted
 from diffusion.support.ranges import Several, Some
 from diffusion.support.ranks import dealt_numbers
 
@@ -28,8 +29,13 @@ class FrechetDistance(FeatureMetric[Moments]):
     standard = ("fid",)
     root: Tensor | None
 
-    def refer(self, imageset: RealImages) -> int:
-        self.reference = reference_moments(imageset, self.extractor, self.cache, self.layer)
+    def row_width(self, imageset: RealImages) -> int:
+        if isinstance(imageset, Statistics):  # whose images, if there are any, are of no account here
+            return imageset.gaussian(self.extractor, self.layer).mean.numel()
+        return super().row_width(imageset)
+
+    def refer(self, imageset: RealImages) -> int | None:
+        self.reference = fitted(imageset, self.extractor, self.cache, self.layer)
         self.statistics, self.root = statistics_hash(self.reference), None
         return self.reference.n
 

@@ -2,11 +2,41 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from diffusion.support.ranks import rank_and_world, sum_over_ranks
+
+
+class Fitted(Protocol):
+    """A Gaussian fitted to features: of how many vectors (None where that is not known), mean [dim] and unbiased covariance [dim, dim]."""
+
+    @property
+    def n(self) -> int | None: ...
+
+    @property
+    def mean(self) -> Tensor: ...
+
+    @property
+    def cov(self) -> Tensor: ...
+
+    def to_dict(self) -> dict[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A Gaussian that is known by its mean [dim] and covariance [dim, dim], float64, as a file of statistics says them."""
+
+    mean: Tensor
+    cov: Tensor
+    n: int | None = None
+
+    def to_dict(self) -> dict[str, Tensor]:
+        """mean and cov, for a hash."""
+        return {"mean": self.mean, "cov": self.cov}
 
 
 class Moments:
@@ -106,13 +136,13 @@ def merged(parts: Sequence[Moments]) -> Moments:
     return whole
 
 
-def root(moments: Moments) -> Tensor:
+def root(moments: Fitted) -> Tensor:
     """R with R R^T the covariance: its square root but for a rotation. A rounding error's negative eigenvalues count as 0."""
     values, vectors = torch.linalg.eigh(moments.cov)
     return vectors * values.clamp(min=0).sqrt()
 
 
-def frechet_distance(a: Moments, b: Moments, root_a: Tensor | None = None) -> float:
+def frechet_distance(a: Fitted, b: Fitted, root_a: Tensor | None = None) -> float:
     """The squared Fréchet distance of two Gaussians (Dowson and Landau 1982; FID of Heusel et al. 2017, eq. 6).
 
         |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))
@@ -123,13 +153,14 @@ def frechet_distance(a: Moments, b: Moments, root_a: Tensor | None = None) -> fl
     images a covariance is singular: the number is finite but biased, and a warning says so. Raises ValueError for
     unequal dimensions or fewer than two images.
     """
-    if a.dim != b.dim:
-        raise ValueError(f"Moments of {a.dim} and of {b.dim} dimensions cannot be compared: use the same extractor.")
-    n = min(a.n, b.n)
-    if n <= a.dim:
+    dim = a.mean.numel()
+    if dim != b.mean.numel():
+        raise ValueError(f"Moments of {dim} and of {b.mean.numel()} dimensions cannot be compared: use the same extractor.")
+    n = min((fitted.n for fitted in (a, b) if fitted.n is not None), default=dim + 1)
+    if n <= dim:
         warnings.warn(
-            f"The covariance of n = {n} images in d = {a.dim} dimensions is singular, so the distance is biased: "
-            f"use more than {a.dim} images to compare it with others.",
+            f"The covariance of n = {n} images in d = {dim} dimensions is singular, so the distance is biased: "
+            f"use more than {dim} images to compare it with others.",
             stacklevel=2,
         )
     r = root(a) if root_a is None else root_a

@@ -38,6 +38,7 @@ class Passport:
     device        kind of device: a seed's noise on the CPU is not that on a GPU
     conditions    how images got their conditions, if not the classes in turn
     codec         the autoencoder whose decoder made the images, with the hash of its weights; None for pixels
+    images        of images that were there already, how many there are and their sha256; None for those that were made to be measured
     settings      what else the metric was told: subsets, neighbours, its own seed; None if there is nothing
     intervals     what the numbers NAME/error, NAME/std beside it mean, by their last word; None if there are none
 
@@ -62,6 +63,7 @@ class Passport:
     weights: str | None = None
     conditions: Mapping[str, Any] | None = None
     codec: Mapping[str, Any] | None = None
+    images: Mapping[str, Any] | None = None
     settings: Mapping[str, Any] | None = None
     intervals: Mapping[str, str] | None = None
 
@@ -69,7 +71,7 @@ class Passport:
     # One curve has many steps, each with its weights, of which an autoencoder's are a part, and may outlive a commit or move to another
     # machine. Statistics differ by rounding from machine to machine; what determines them is in `extractor` and `reference`. An interval
     # says how well a number is known.
-    NOT_IN_ID: ClassVar[tuple[str, ...]] = ("step", "code", "statistics", "nfe", "intervals", "weights", "codec", "device")
+    NOT_IN_ID: ClassVar[tuple[str, ...]] = ("step", "code", "statistics", "nfe", "intervals", "weights", "codec", "device", "images")
 
     @property
     def id(self) -> str:

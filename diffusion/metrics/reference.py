@@ -9,7 +9,7 @@ import torch
 
 from diffusion.metrics import cache
 from diffusion.metrics.extractors import Extractor
-from diffusion.metrics.frechet import Moments
+from diffusion.metrics.frechet import Fitted, Moments
 from diffusion.support.hashes import tensors_hash
 from diffusion.support.progress import bar
 from diffusion.support.ranks import gather_rows, rank_and_world, sum_over_ranks
@@ -20,16 +20,25 @@ class RealImages(Protocol):
 
     labels, int64 [n] or None, are the real images' classes."""
 
-    images: np.ndarray
-    labels: np.ndarray | None
-    name: str
-    split: str
-    sha256: str
+    @property
+    def images(self) -> np.ndarray: ...
+
+    @property
+    def labels(self) -> np.ndarray | None: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def sha256(self) -> str: ...
 
 
-def facts(imageset: RealImages, n: int) -> dict[str, Any]:
-    """What a passport says of the reference, n of whose images were used."""
-    return {"name": imageset.name, "split": imageset.split, "n": n, "sha256": imageset.sha256}
+def facts(imageset: RealImages, n: int | None) -> dict[str, Any]:
+    """What a passport says of the reference, n of whose images were used (None: the file of statistics does not say)."""
+    return {"name": imageset.name, "split": imageset.split, "n": n, "sha256": imageset.sha256, **getattr(imageset, "about", {})}
 
 
 def reference_path(imageset: RealImages, extractor: Extractor, directory: str | Path, *kind: str) -> Path:
@@ -112,6 +121,6 @@ def batches(start: int, stop: int, size: int) -> list[tuple[int, int]]:
     return [(i, min(i + size, stop)) for i in range(start, stop, size)]
 
 
-def statistics_hash(moments: Moments) -> str:
+def statistics_hash(fitted: Fitted) -> str:
     """A hash of the statistics themselves; it differs by rounding between machines and numbers of processes."""
-    return tensors_hash(moments.to_dict())
+    return tensors_hash(fitted.to_dict())

@@ -1,12 +1,15 @@
-"""Which device a command computes on: CUDA's first if there is one, else the CPU."""
+"""Which device a command computes on: CUDA's first if there is one, else the CPU; under torchrun, each process its own."""
 
 import logging
+import os
 
 import torch
+import torch.distributed as dist
 
 from diffusion.support.errors import UserError
 
 APPLE = "Apple's GPU (mps) has no float64, in which times and noise levels are computed"
+JOINED: list[str] = []  # not empty once this process has joined a group
 log = logging.getLogger(__name__)
 
 
@@ -30,6 +33,24 @@ def device(word: str) -> torch.device:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"device={word} cannot be used ({reason}); say device=cpu, or cuda where there is a GPU, or auto.") from error
     return found
+
+
+def join_ranks(word: str) -> torch.device:
+    """This process's device, after joining the others where torchrun started several; one group serves all the cells of a sweep."""
+    kind = preferred() if word == "auto" else word
+    found = device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if kind == "cuda" else kind)
+    if found.type == "cuda":
+        torch.cuda.set_device(found)
+    if "TORCHELASTIC_RUN_ID" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
+        JOINED.append(word)
+    return found
+
+
+def leave_ranks() -> None:
+    """Leave the group of processes that `join_ranks` joined, after success and after an error; a training's is Lightning's."""
+    if JOINED and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def accelerator(word: str) -> str:

@@ -124,6 +124,19 @@ def _locked(handle: int) -> bool:
     return False
 
 
+def free(handle: int) -> bool:
+    """Take the lock of an open file or folder; False where another process has it. Where there are no locks nothing is locked."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        pass
+    return True
+
+
 def seal(path: str | Path) -> None:
     """Give a zip file, which `torch.save` writes, a comment: the sha256 of all that stands before it. Readers of zip files skip it."""
     with open(path, "r+b") as file:

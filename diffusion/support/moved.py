@@ -26,6 +26,7 @@ TOLD = {
     "times": ("num_timesteps",),
 }
 TRAINED_BY = {"_target_": "diffusion.training.module.DiffusionModule"}  # of runs from before there was another
+FROM_NOTHING = {"ckpt": None, "averaged": True}  # of runs from before they could begin with another's weights
 
 
 def brought_up(config: Any, where: str = "the configuration") -> dict[str, Any]:
@@ -39,7 +40,7 @@ def brought_up(config: Any, where: str = "the configuration") -> dict[str, Any]:
 
 
 def _brought_up(config: Mapping[str, Any]) -> dict[str, Any]:
-    config = {"training": TRAINED_BY} | {key: renamed(value) for key, value in config.items()}
+    config: dict[str, Any] = {"training": TRAINED_BY, "init": FROM_NOTHING} | {key: renamed(value) for key, value in config.items()}
     if "codec" in config and "task" in config:
         return config
     dataset, task = config["dataset"], config["task"]

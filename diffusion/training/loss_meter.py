@@ -27,6 +27,12 @@ class Arriving:
         return self.value.item()
 
 
+def by_quarter(rows: Tensor, t: Tensor) -> Tensor:
+    """The sums [k, 4] of rows [k, b] over the samples whose t [b] is in each quarter of (0, 1]."""
+    quarter = (t * QUARTERS).ceil().long().clamp(1, QUARTERS) - 1
+    return rows.new_zeros(len(rows), QUARTERS).index_add_(1, quarter, rows)
+
+
 class Meter:
     """Means since the last reading, over the samples of all ranks: each term of the loss, all and in each quarter of t, and the gradient's
     norm. They end with the last step before the first whose loss is not finite.
@@ -53,9 +59,8 @@ class Meter:
         weighed = terms if weight is None else weight.to(terms) * terms
         quarters = terms.new_zeros(len(terms) + 1, QUARTERS)
         if t is not None:
-            quarter = (t * QUARTERS).ceil().long().clamp(1, QUARTERS) - 1
             counted = torch.ones_like(terms[:1]) if weight is None else weight.to(terms)[None]
-            quarters.index_add_(1, quarter, torch.cat([weighed, counted]))
+            quarters = by_quarter(torch.cat([weighed, counted]), t)
         sums = torch.cat([weighed.mean(1), quarters.flatten() / terms.shape[1], terms.new_ones(1)])
         bad = ~losses["loss"].detach().isfinite().all()
         self.step = sums if self.step is None else self.step + sums

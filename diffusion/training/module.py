@@ -14,6 +14,7 @@ from diffusion.times import Times
 from diffusion.training.base import TrainingModule
 from diffusion.training.ema import EMA
 from diffusion.training.share import Share
+from diffusion.typing import Noise
 
 
 class DiffusionModule(TrainingModule):
@@ -54,12 +55,22 @@ class DiffusionModule(TrainingModule):
         x0 = self.serving.x0(images, share.rand(images.device) if self.mirror else None, share.randn_like)
         cond = self.drop(self.conditions.of(labels), share)
         t, weight = map(share.own, self.times(share.total, self.denoiser.schedule, x0.device))
-        noises = [share.randn_like(x0) for _ in range(1 + getattr(self.objective, "noises", 0))]
+        noises = self.noises(x0, share.randn_like)
         share.end(self.seed, step)
         losses = self.objective(self.denoiser, x0, t, noises[0], cond, *noises[1:])
         self.seen.append((t, losses["loss"].detach()))
         self.meter.update(losses, t, weight)
         return (weight * losses["loss"]).mean()
+
+    def noises(self, x0: Tensor, noise: Noise) -> list[Tensor]:
+        """eps and the further noises that the objective takes, each of x0's shape."""
+        return [noise(x0) for _ in range(1 + getattr(self.objective, "noises", 0))]
+
+    def losses(self, batch: tuple[Tensor, Tensor | None], t: Tensor, noise: Noise) -> dict[str, Tensor]:
+        """The objective's losses [b] by name of a batch at these times [b], with all conditions and nothing mirrored."""
+        x0 = self.serving.x0(batch[0], None, noise)
+        first, *others = self.noises(x0, noise)
+        return self.objective(self.denoiser, x0, t, first, self.conditions.of(batch[1]), *others)
 
     def drop(self, cond: Tensor | None, share: Share) -> Tensor | None:
         """Each sample's condition becomes the null condition with probability p_uncond (CFG alg. 1)."""

@@ -35,6 +35,7 @@ from diffusion.training.callbacks.divergence import Divergence
 from diffusion.training.callbacks.interruption import Interruption, owed
 from diffusion.training.callbacks.record import Record
 from diffusion.training.fitting import require_fit, require_methods
+from diffusion.training.initial import begin_from
 from diffusion.training.launch import alone_in, follow, job, parting
 from diffusion.training.loggers import quiet, run_of_its_own
 from diffusion.training.machine import Unscale, compiled, trainer_settings
@@ -65,6 +66,8 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
     torch.manual_seed(mixed(config["seed"]))  # of the network's first weights, the same on every rank
     model = assemble(config, home)
     say_what_is_fitted(config, config := dict(model.config))
+    if config["init"]["ckpt"] and not config["resume"]:
+        config["init"] = begin_from(model.denoiser, config["init"], trust)
     serving = served(model.codec, dataset, "cuda" if settings["accelerator"] in ("cuda", "gpu") else "cpu")
     module = training_module(config, model, dataset.flip, serving)
     if config["compile"]:

@@ -51,3 +51,13 @@ def measured(run: Path, out: Path, *words: str) -> dict:
     with trusting(cfg.trust), writing_in(told(cfg, typed(*words))):
         measured_cell(cfg, typed(*words))
     return lines(out)[-1]
+
+
+def measured_images(out: Path, *words: str) -> dict:
+    """The last line of `python -m diffusion.evaluate images=... out=OUT WORDS`; what it wrote, of statistics."""
+    words = (f"out={out}", "device=cpu", *map(str, words))
+    cfg = composition(*words, name="evaluate")
+    known(cfg, EvaluateSchema)
+    with trusting(cfg.trust), writing_in(told(cfg, typed(*words))):
+        measured_cell(cfg, typed(*words))
+    return dict(np.load(out)) if out.suffix == ".npz" else lines(out)[-1]

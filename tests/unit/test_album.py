@@ -9,11 +9,13 @@ import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import two_ranks
 
 from diffusion import album
 from diffusion.conditions import Classes
@@ -24,7 +26,8 @@ from diffusion.grids import Trailing
 from diffusion.samplers import DDIM, DDPM, DPMAdaptive
 from diffusion.schedules import Cosine
 from diffusion.support.errors import UserError
-from diffusion.support.files import temporaries, writing_in
+from diffusion.support.files import writing_in
+from diffusion.support.part import CALLS, parts
 from diffusion.typing import expand
 
 ROOT = Path(__file__).parents[2]
@@ -185,7 +188,7 @@ def test_a_seed_too_large_is_refused_before_the_first_batch(tmp_path):
 SLOW = """
     import sys, time, torch, resource
     from pathlib import Path
-    sys.path.insert(0, "tests/unit")
+    sys.path[:0] = ["tests", "tests/unit"]
     from test_album import recipe, written
     class Slow(type(recipe().denoiser)):
         def __call__(self, x, t, cond=None):
@@ -203,22 +206,123 @@ def child(folder, n, pause=0.0):
     return subprocess.Popen([sys.executable, "-c", script, folder, str(n)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
+def begun(folder):
+    """How many images the parts hold that stand beside a folder, of calls that are at work or were stopped."""
+    return [int((np.fromfile(part / "calls", CALLS) > 0).sum()) if (part / "calls").exists() else 0 for part in parts(folder)]
+
+
 def test_killed_in_the_middle_it_leaves_what_was_there(tmp_path):
-    """And the next call takes away what the killed one had begun; not that of one that is at work."""
+    """And the next call of another kind takes away what the killed one had begun; not that of one that is at work."""
     written(tmp_path / "a", recipe(), range(4))
     before = content(tmp_path / "a")
     process = child(tmp_path / "a", 5000, pause=0.02)
-    while not any((claim / "a/images.npy").exists() for claim in temporaries(tmp_path / "a")):
+    while not any(begun(tmp_path / "a")):
         time.sleep(0.05)
         assert process.poll() is None
     assert content(tmp_path / "a") == before
     written(tmp_path / "a", recipe(), range(5))
-    assert len(temporaries(tmp_path / "a")) == 1
+    assert len(parts(tmp_path / "a")) == 1
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert len(np.load(tmp_path / "a/samples.npz")["images"]) == 5 and len(temporaries(tmp_path / "a")) == 1
+    assert len(np.load(tmp_path / "a/samples.npz")["images"]) == 5 and len(parts(tmp_path / "a")) == 1
     written(tmp_path / "a", recipe(), range(6))
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_killed_in_the_middle_the_same_call_goes_on(tmp_path):
+    """It makes only what is missing, and the folder is that of a call that was never stopped."""
+    process = child(tmp_path / "a", 1000, pause=0.02)
+    while sum(begun(tmp_path / "a")) < 150:
+        time.sleep(0.02)
+        assert process.poll() is None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    (there,) = begun(tmp_path / "a")
+    way = recipe(shape=(3, 32, 32), batch_size=50)
+    made = written(tmp_path / "a", way, range(1000))
+    assert way.denoiser.calls == 5 * -(-(1000 - there) // 50) and [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert np.array_equal(made["images"], recipe(shape=(3, 32, 32), batch_size=50)(range(1000)).images.numpy())
+    assert json.loads((tmp_path / "a/recipe.json").read_text())["nfe"] == 5
+
+
+class Stops(Squashed):
+    """Ctrl-C in the third batch."""
+
+    def __call__(self, x, t, cond=None):
+        if self.calls == 12:
+            raise KeyboardInterrupt
+        return super().__call__(x, t, cond)
+
+
+def test_an_interrupt_keeps_what_was_made_and_says_so(tmp_path, caplog):
+    way = recipe()
+    object.__setattr__(way, "denoiser", Stops())
+    with pytest.raises(KeyboardInterrupt):
+        written(tmp_path / "a", way)
+    assert begun(tmp_path / "a") == [6] and "6 of 10 images are kept" in caplog.text
+    again = recipe()
+    written(tmp_path / "a", again, trajectory=True)  # which shows the first images, so that all are made
+    assert again.denoiser.calls == 20 and [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_two_calls_at_once_of_the_same_images(tmp_path):
+    process = child(tmp_path / "a", 5000, pause=0.02)
+    while not any(begun(tmp_path / "a")):
+        time.sleep(0.05)
+        assert process.poll() is None
+    way = recipe(shape=(3, 32, 32), batch_size=50)
+    with pytest.raises(UserError, match="Another process is making these images"):
+        written(tmp_path / "a", way, range(5000))
+    process.kill()
+    process.wait()
+    assert way.denoiser.calls == 0
+
+
+def test_an_npz_and_a_zip_hold_the_same(tmp_path):
+    """The npz under guided-diffusion's names, and what made them in both; each is replaced by a later call, and nobody else's is."""
+    way = recipe(conditions=Classes(3))
+    folder = written(tmp_path / "a", way, cond=torch.arange(10) % 3)
+    for name in ("made.npz", "made.zip"):
+        for n in (4, 10):
+            album.require_own(tmp_path / name, "out")
+            album.write(way, range(n), torch.arange(n) % 3, tmp_path / name, made_by(way, range(n)))
+    arrays = np.load(tmp_path / "made.npz")
+    assert np.array_equal(arrays["arr_0"], folder["images"]) and np.array_equal(arrays["arr_1"], folder["labels"])
+    assert json.loads(arrays["recipe"].item()) == json.loads((tmp_path / "a/recipe.json").read_text())
+    with ZipFile(tmp_path / "made.zip") as archive:
+        assert archive.namelist() == ["recipe.json", *(f"{i:06d}.png" for i in range(10))]
+        assert archive.read("000007.png") == (tmp_path / "a/000007.png").read_bytes()
+        assert json.loads(archive.read("recipe.json"))["nfe"] == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "made.npz", "made.zip"]
+    np.savez(tmp_path / "other.npz", arr_0=folder["images"])
+    (tmp_path / "other.zip").write_bytes(b"mine")
+    for name in ("other.npz", "other.zip"):
+        with pytest.raises(UserError, match="is not of a call of sample"):
+            album.require_own(tmp_path / name, "out")
+
+
+RANK = """
+import sys, json, torch, torch.distributed as dist
+from pathlib import Path
+sys.path[:0] = ["tests", "tests/unit"]
+rank, rendezvous, folder, output = int(sys.argv[1]), *sys.argv[2:]
+dist.init_process_group("gloo", init_method="file://" + rendezvous, rank=rank, world_size=2)
+from test_album import recipe, made_by
+from diffusion import album
+way = recipe()
+album.write(way, range(10), None, Path(folder), made_by(way, range(10)))
+dist.barrier()
+Path(output).write_text(json.dumps(way.denoiser.calls))
+"""
+
+
+def test_two_ranks_make_a_share_each(tmp_path, monkeypatch):
+    """The images of one process, in half the batches each."""
+    monkeypatch.chdir(ROOT)
+    assert two_ranks(RANK, tmp_path, str(tmp_path / "a")) == [10, 10]  # two batches of five calls
+    alone = written(tmp_path / "b", recipe())
+    assert np.array_equal(np.load(tmp_path / "a/samples.npz")["images"], alone["images"])
+    assert content(tmp_path / "a") == content(tmp_path / "b") and not parts(tmp_path / "a")
 
 
 @pytest.mark.slow

@@ -1,0 +1,209 @@
+"""Images as they lie in a folder, a zip or an npz, to be measured: none is resized."""
+
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from math import prod
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, NamedTuple
+from zipfile import BadZipFile, ZipFile
+
+import numpy as np
+from PIL import Image
+
+from diffusion.data.base import Dataset
+from diffusion.data.cache import Chunk
+from diffusion.data.image_folder import in_chunks, listed
+from diffusion.pictures import FORMATS, MODES, read_image
+from diffusion.support.errors import UserError
+from diffusion.support.ranges import Some
+
+ARRAYS = {"arr_0": "arr_1", "images": "labels"}  # an npz's images and their labels: guided-diffusion's names, and those of sample.py
+GREY = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L")  # Pillow's modes
+_BYTES = 2**26  # of an npz in memory at once
+
+
+class Source(NamedTuple):
+    """The images [n, *shape] of a file or folder, their labels [n] or None, and their chunks, which are read when they are asked for."""
+
+    shape: tuple[int, int, int]
+    labels: np.ndarray | None
+    chunks: Callable[[], Iterator[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class StoredImages(Dataset):
+    """The images that lie at `root`, as they are: a folder or a zip (png, jpg, webp, bmp; sub-folders included, in the order of their
+    names), or an npz, whose `arr_0`, or `images`, is uint8 [n, h, w, c] or [n, h, w]; its `arr_1`, or `labels`, are classes if whole
+    numbers [n]. Images of which one is in colour are all in colour. A folder that sample.py wrote stands for its samples.npz.
+
+    Raises UserError, from `load`: nothing there, no images, images of several sizes, images that cannot be read (all of them at once), an
+    npz of something else."""
+
+    num_classes: Some | None = None  # type: ignore[assignment]  # as many as there are
+
+    name: ClassVar[str] = "stored_images"
+    splits: ClassVar[tuple[str, ...]] = ("train",)
+
+    @cached_property
+    def path(self) -> Path:
+        """The file, or the folder."""
+        path = Path(self.root).expanduser().resolve()
+        if not path.exists():
+            raise UserError(f"There is no file or folder {self.root}.")
+        ours = path / "samples.npz"
+        return ours if ours.is_file() and (path / "recipe.json").is_file() else path
+
+    @cached_property
+    def source(self) -> Source:
+        """What reads it."""
+        if self.path.is_dir():
+            return of_pictures(self.path, listed(self.path)[0], lambda name: self.path / name)
+        if self.path.suffix.lower() == ".npz":
+            return of_npz(self.path)
+        if self.path.suffix.lower() == ".zip":
+            return of_zip(self.path)
+        raise UserError(f"{self.path} is neither a folder, nor a .zip, nor a .npz of images.")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    def facts(self) -> dict[str, Any]:
+        labels = self.source.labels if self.path.suffix.lower() == ".npz" else None
+        return {"num_classes": 0 if labels is None else int(labels.max()) + 1}
+
+    def key(self) -> Any:
+        files = [self.path / name for name in listed(self.path)[0]] if self.path.is_dir() else [self.path]
+        stats = [(file, file.stat()) for file in files]
+        return [str(self.path), [(file.name, stat.st_size, stat.st_mtime_ns) for file, stat in stats]]
+
+    def read(self) -> tuple[str, Iterator[Chunk]]:
+        return str(self.path), self._chunks()
+
+    def _chunks(self) -> Iterator[Chunk]:
+        first = 0
+        for images in self.source.chunks():
+            yield images, None if self.source.labels is None else self.source.labels[first : first + len(images)]
+            first += len(images)
+
+
+def of_pictures(place: Path, names: list[Path], opened: Callable[[Path], Path | BytesIO]) -> Source:
+    """The pictures with these names in `place`, each of which `opened` gives to be read."""
+    if not names:
+        raise UserError(f"{place} holds no image ({', '.join(sorted(FORMATS))}).")
+    channels = 1 if all(is_grey(opened(name)) for name in names) else 3
+    try:
+        width, height = read_image(opened(names[0]), channels).size
+    except ValueError as error:
+        raise UserError(f"The image {names[0]} in {place} cannot be read ({error}).") from error
+
+    def pixels(name: Path) -> np.ndarray | str:
+        try:
+            image = read_image(opened(name), channels)
+        except ValueError as error:
+            return f"{name} ({error})"
+        if image.size != (width, height):
+            raise UserError(
+                f"The images in {place} are of several sizes: {names[0]} is {width}x{height} and {name} {image.width}x{image.height}; "
+                "dataset=image_folder crops and resizes those of a folder to one dataset.image_size."
+            )
+        return np.asarray(image).reshape(height, width, channels)
+
+    return Source((height, width, channels), None, lambda: (images for _, images in in_chunks(place, names, pixels)))
+
+
+def is_grey(picture: Path | BytesIO) -> bool:
+    """Whether a picture has no colours, by its first bytes; one that cannot be read has none."""
+    try:
+        with Image.open(picture, formats=sorted(set(FORMATS.values()))) as image:
+            return image.mode in GREY
+    except Exception:  # Pillow raises many kinds for a damaged file, which is named when it is read
+        return True
+
+
+def of_zip(path: Path) -> Source:
+    """The pictures of a zip."""
+    try:
+        archive = ZipFile(path)
+    except BadZipFile as error:
+        raise UserError(f"{path} cannot be read as a zip ({error}).") from error
+    names = [PurePosixPath(info.filename) for info in archive.infolist() if not info.is_dir()]
+    shown = [name for name in names if not any(part.startswith((".", "__MACOSX")) for part in name.parts)]
+
+    def opened(name: Path) -> BytesIO:
+        try:
+            return BytesIO(archive.read(name.as_posix()))
+        except (BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:  # RuntimeError: a password
+            raise UserError(f"{name} in {path} cannot be read ({error}).") from error
+
+    return of_pictures(path, sorted(Path(name) for name in shown if name.suffix.lower() in FORMATS), opened)
+
+
+def of_npz(path: Path) -> Source:
+    """The array of images of an npz, read a part at a time, since it may be larger than the memory."""
+    arrays = headers(path)
+    images = next((name for name in ARRAYS if name in arrays), None)
+    if images is None:
+        raise UserError(f"{path} holds {', '.join(arrays) or 'nothing'}, and no images: those are an array {' or '.join(ARRAYS)}.")
+    shape, kind, fortran = arrays[images]
+    if kind != np.uint8 or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in MODES) or fortran or not prod(shape):
+        raise UserError(f"{images} of {path} is {kind} {list(shape)}, and images are uint8 [n, h, w, 3], [n, h, w, 1] or [n, h, w].")
+    n, height, width, channels = (*shape, 1)[:4]
+    size = height * width * channels
+    few = max(1, _BYTES // size)
+
+    def chunks() -> Iterator[np.ndarray]:
+        with reading(path), ZipFile(path) as archive, archive.open(f"{images}.npy") as file:
+            header(file)
+            for first in range(0, n, few):
+                count = min(few, n - first)
+                content = file.read(count * size)
+                if len(content) < count * size:
+                    raise EOFError(f"{images} ends after {first} images")
+                yield np.frombuffer(content, np.uint8).reshape(count, height, width, channels)
+
+    return Source((height, width, channels), classes_of(path, ARRAYS[images], n, arrays), chunks)
+
+
+Header = tuple[tuple[int, ...], np.dtype, bool]  # of an array: its shape, its type, and whether its columns lie together
+
+
+def headers(path: Path) -> dict[str, Header]:
+    """What the arrays of an npz are, by name; none is read."""
+    with reading(path), ZipFile(path) as archive:
+        found = {}
+        for name in archive.namelist():
+            with archive.open(name) as file:
+                found[name.removesuffix(".npy")] = header(file)
+        return found
+
+
+def header(file: Any) -> Header:
+    """The header of an array's file, behind which its numbers begin."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, kind = read(file)
+    return shape, kind, fortran
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What a damaged or foreign npz raises, as a UserError."""
+    try:
+        yield
+    except (BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError, KeyError) as error:
+        raise UserError(f"{path} cannot be read as an npz ({error}).") from error
+
+
+def classes_of(path: Path, name: str, n: int, arrays: dict[str, Header]) -> np.ndarray | None:
+    """The classes [n] in this array of an npz; None if there are none."""
+    shape, kind, _ = arrays.get(name, ((), np.dtype(object), False))
+    if shape != (n,) or kind.kind not in "iu":
+        return None
+    with reading(path), np.load(path, allow_pickle=False) as archive:
+        labels = archive[name].astype(np.int64)
+    return labels if labels.min() >= 0 else None
