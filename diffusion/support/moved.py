@@ -39,8 +39,8 @@ def brought_up(config: Any, where: str = "the configuration") -> dict[str, Any]:
         raise UserError(f"{where} is not the configuration of a run ({type(error).__name__}: {error}).") from error
 
 
-def _brought_up(config: Mapping[str, Any]) -> dict[str, Any]:
-    config: dict[str, Any] = {"training": TRAINED_BY, "init": FROM_NOTHING} | {key: renamed(value) for key, value in config.items()}
+def _brought_up(before: Mapping[str, Any]) -> dict[str, Any]:
+    config: dict[str, Any] = {"training": TRAINED_BY, "init": FROM_NOTHING, **{key: renamed(value) for key, value in before.items()}}
     if "codec" in config and "task" in config:
         return config
     dataset, task = config["dataset"], config["task"]
