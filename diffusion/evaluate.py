@@ -53,7 +53,7 @@ def measured_cell(cfg: DictConfig, typed: dict[str, str]) -> None:
     device = join_ranks(config["device"])
     real = given.reference(Path(config["reference"]), config["paths"]["cache"]) if config["reference"] else None
     if config["ckpt"] is None:
-        data = real or subjects.data_set(config["dataset"])
+        data = subjects.data_set(config["dataset"]) if real is None else real
         metrics = metrics_typed(cfg, typed)
         if config["images"] is None:
             return given.keep_statistics(data, metrics, device, file)
@@ -69,7 +69,9 @@ def measured_cell(cfg: DictConfig, typed: dict[str, str]) -> None:
             raise UserError(f"ckpt={config['ckpt']} is not a run, and has no data to be compared with: sample it by sample.py.")
         way = own_way(model, cfg, typed)
         subject = subjects.trained(model, way["dataset"], device, real)
-    cells.evaluate(subject._replace(data=real or subject.data), way, config, typed, file)
+    if real is not None:
+        subject = subject._replace(data=real)
+    cells.evaluate(subject, way, config, typed, file)
 
 
 def with_reference(cfg: DictConfig, typed: dict[str, str]) -> dict[str, str]:

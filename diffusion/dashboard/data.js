@@ -7,7 +7,7 @@ const RAMP = ["#f3d69b", "#e9b473", "#d98d62", "#bf6763", "#9c4a6b", "#74386f", 
 const DASHES = ["solid", "dot", "dash", "longdash", "dashdot", "longdashdot"];
 const HIGHER_IS_BETTER = /^(is|inception|precision|recall|density|coverage|accuracy|images_per_second)/;
 const PART = /\/t\d+of\d+$/, BAND = /\/(error|std|low|high)$/;
-const NOT_IN_ID = ["step", "code", "statistics", "nfe", "intervals", "weights", "device", "id"]; // as in diffusion/metrics/passport.py
+const NOT_IN_ID = ["step", "code", "statistics", "nfe", "intervals", "weights", "codec", "device", "images", "id"]; // as in diffusion/metrics/passport.py
 const TABLE_ROWS = 200, PICTURES = 24, RAW_RUNS = 20, DRAWN = 60000, BAND_RUNS = 40, LEGEND = 30, AXES = 8, WARNINGS = 500;
 
 let data, shown = [], ranked = [], colours = new Map(), allRows = false;

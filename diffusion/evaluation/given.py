@@ -28,6 +28,7 @@ from diffusion.support.ranks import rank_and_world
 log = logging.getLogger(__name__)
 GIVEN = "given images"
 RECIPES = {".npz": "recipe.npy", ".zip": "recipe.json"}  # where a file of sample.py says what made it
+SAID = {"sampler": dict, "seeds": dict, "step": int, "nfe": int}  # what a recipe says at least, and of what kind
 KEPT = ("sampler", "guidance", "conditions", "precision", "device", "codec")  # of a recipe.json, for the passport
 
 
@@ -85,7 +86,7 @@ class Given:
         rows = self.order[torch.as_tensor(seeds) - self.first].numpy()
         nearby = np.sort(rows)  # the disk is read in its own order
         images = torch.from_numpy(np.array(self.data.images[nearby]))
-        return Made(images[torch.from_numpy(np.searchsorted(nearby, rows))], int(self.made_by.get("nfe", 0)))
+        return Made(images[torch.from_numpy(np.searchsorted(nearby, rows))], self.made_by.get("nfe", 0))
 
     def computing(self) -> AbstractContextManager[None]:
         """There is nothing to compute."""
@@ -108,7 +109,7 @@ class Given:
     @property
     def step(self) -> int:
         """The training step of the model that made them; 0 where it is not known."""
-        return int(self.made_by.get("step", 0))
+        return self.made_by.get("step", 0)
 
     @property
     def weights(self) -> str | None:
@@ -129,9 +130,9 @@ def given(path: str, cache: str, data: RealImages, metrics: Mapping[str, Any], t
     if more := [n for n in numbers if n > len(images)]:
         raise UserError(f"{path} holds {len(images)} images, and metric.n={more[0]} asks for more.")
     # Of some of them only, drawn from all, the seeds do not follow each other.
-    first = made_by.get("seeds", {}).get("seed", 0) if numbers == {len(images)} else 0
+    seed = made_by["seeds"].get("seed") if made_by and numbers == {len(images)} else 0
     classes = 0 if data.labels is None else int(data.labels.max()) + 1
-    return Given(images, stored.path, classes, made_by=made_by, first=first), sized
+    return Given(images, stored.path, classes, made_by=made_by, first=seed if isinstance(seed, int) else 0), sized
 
 
 def said_of(path: Path) -> dict[str, Any]:
@@ -149,7 +150,7 @@ def said_of(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{name} in {path} is not what sample.py writes ({error}): take it away to measure the images without it."
         ) from error
-    return said if isinstance(said, dict) and isinstance(said.get("sampler"), dict) else {}
+    return said if isinstance(said, dict) and all(isinstance(said.get(key), kind) for key, kind in SAID.items()) else {}
 
 
 def reference(path: Path, cache: str) -> RealImages:

@@ -137,6 +137,13 @@ def test_the_samples_of_a_run_give_the_number_of_the_run(tmp_path):
     assert by_images["passport"]["weights"] == by_run["passport"]["weights"] and by_images["passport"]["nfe"] == 3
 
 
+@pytest.mark.parametrize("recipe", ["3", '{"sampler": {"name": "DDIM"}, "nfe": "many"}', '{"seeds": []}'])
+def test_a_recipe_that_says_something_else_is_none(place, tmp_path, recipe):
+    np.savez(tmp_path / "x.npz", arr_0=np.load(place / "made.npz")["arr_0"], recipe=np.array(recipe))
+    line = of(place, tmp_path, f"images={tmp_path / 'x.npz'}", f"reference={place / 'real'}")
+    assert line["passport"]["sampler"] == {"name": "given images"} and line["passport"]["nfe"] == 0
+
+
 def test_the_command_on_two_processes(place, tmp_path):
     """As a user types it, a data set's word as the reference; two processes give the number of one, and a second call measures nothing."""
     words = [f"images={place / 'made.npz'}", "reference=digits", METRIC, f"paths.cache={place / 'cache'}", "device=cpu"]
