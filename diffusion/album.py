@@ -19,11 +19,11 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion.generate import Asked, Between, Recipe, Seed, SeededNoise, trajectories
+from diffusion.part import Part, part_of, share, together
 from diffusion.pictures import Bounds, levels, limits, save_gif, save_png, show, tile
 from diffusion.samplers import State
 from diffusion.support.errors import UserError
 from diffusion.support.files import atomic, sweep
-from diffusion.support.part import Part, part_of, share, together
 from diffusion.support.progress import bar
 from diffusion.support.ranks import rank_and_world
 from diffusion.typing import Rows
@@ -57,7 +57,7 @@ def require_own(target: Path, key: str) -> None:
     if not target.exists():
         return
     if target.suffix in FILES:
-        if not target.is_file() or not FILES[target.suffix] & content(target):
+        if not target.is_file() or not FILES[target.suffix] & names_in(target):
             raise UserError(f"{key}={target} is not of a call of sample.py; give another name.")
         return
     if not target.is_dir():
@@ -68,7 +68,7 @@ def require_own(target: Path, key: str) -> None:
         raise UserError(f"{key}={target} holds {(foreign or there)[0]}, which is not of a call of sample.py; give another folder.")
 
 
-def content(path: Path) -> set[str]:
+def names_in(path: Path) -> set[str]:
     """The names in a zip file; none of another."""
     try:
         with ZipFile(path) as archive:
@@ -97,7 +97,7 @@ def write(
     trajectory.gif  if asked for, the way of the first 64 out of noise, in up to 60 frames
 
     an npz what samples.npz holds, with the names arr_0 and arr_1 for images and labels, and a zip the pictures and recipe.json. What a call
-    has made that is stopped is there when it is made again; see `diffusion.support.part`."""
+    has made that is stopped is there when it is made again; see `diffusion.part`."""
     SeededNoise([seeds[0], seeds[-1]], "cpu")  # what is too large is refused now, and not at the last batch
     sweep(target)
     with part_of(target, made_by, len(seeds), anew=trajectory) as part:
@@ -155,7 +155,7 @@ def watched(recipe: Recipe, states: Iterator[State], rows: int) -> tuple[State, 
     return state, seen
 
 
-def pictures(images: Tensor) -> Iterator[tuple[str, Image.Image]]:
+def as_pictures(images: Tensor) -> Iterator[tuple[str, Image.Image]]:
     """Each picture and the name of its file; floats on one scale; none of what is no picture."""
     bounds: Bounds | None = None if images.dtype == torch.uint8 else spanned(images)
     for i, image in enumerate(images if images.ndim == 4 else ()):
@@ -167,14 +167,14 @@ def zipped(path: Path, images: Tensor, record: str) -> None:
     """A zip of each picture and of recipe.json."""
     with ZipFile(path, "w") as archive:
         archive.writestr(RECORD, record + "\n")
-        for name, picture in pictures(images):
+        for name, picture in as_pictures(images):
             with archive.open(name, "w") as file:
                 picture.save(file, "PNG")
 
 
 def draw(images: Tensor, folder: Path, columns: int | None, names: Sequence[str] | None = None) -> None:
     """Each picture as a file, and grid.png, in which those of one name stand together."""
-    for name, picture in pictures(images):
+    for name, picture in as_pictures(images):
         picture.save(folder / name)
     bounds: Bounds | None = None if images.dtype == torch.uint8 else spanned(images)
     shown = images[: POINTS if images.ndim == 2 else PICTURES]

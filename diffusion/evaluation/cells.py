@@ -12,7 +12,7 @@ import torch
 
 from diffusion.data import ImageSet
 from diffusion.evaluation import EXACT
-from diffusion.evaluation.given import Given
+from diffusion.evaluation.given import GivenImages
 from diffusion.evaluation.measure import Source, measure
 from diffusion.evaluation.rows import FLOOR, read_cells
 from diffusion.evaluation.subjects import Drawn, Subject
@@ -44,7 +44,7 @@ def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any]
     recipe = model.recipe(*(way[key] for key in WAY), **how)
     for metric in metrics:
         metric.setup(subject.data, subject.device, recipe.conditions)
-    first = recipe.first if isinstance(recipe, Given) else config["seed"]
+    first = recipe.first if isinstance(recipe, GivenImages) else config["seed"]
     passport = {"ema": model.ema, "step": model.step, "weights": model.weights}
     of_exact = {key: config[key] for key in ("schedule", "codec", "conditions")} if config["ckpt"] == EXACT else {}
     sources: dict[str, Source] = {"sampler": recipe}

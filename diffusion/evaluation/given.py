@@ -54,7 +54,7 @@ class Labelled(Unconditional):
 
 
 @dataclass(frozen=True)
-class Given:
+class GivenImages:
     """Used in place of a recipe: the images of a file or folder. Image i is one of them, drawn without replacement by seed 0, since files
     are often sorted by class and the groups and splits of metrics are to be alike.
 
@@ -117,7 +117,9 @@ class Given:
         return self.made_by.get("weights")
 
 
-def given(path: str, cache: str, data: RealImages, metrics: Mapping[str, Any], typed: Collection[str]) -> tuple[Given, dict[str, Any]]:
+def given(
+    path: str, cache: str, data: RealImages, metrics: Mapping[str, Any], typed: Collection[str]
+) -> tuple[GivenImages, dict[str, Any]]:
     """The images at `path`, which are compared with `data`, and the stages of metrics, with n the number of these images unless another is
     typed. Raises UserError for more."""
     stored = StoredImages(root=path, cache=cache)
@@ -132,7 +134,7 @@ def given(path: str, cache: str, data: RealImages, metrics: Mapping[str, Any], t
     # Of some of them only, drawn from all, the seeds do not follow each other.
     seed = made_by["seeds"].get("seed") if made_by and numbers == {len(images)} else 0
     classes = 0 if data.labels is None else int(data.labels.max()) + 1
-    return Given(images, stored.path, classes, made_by=made_by, first=seed if isinstance(seed, int) else 0), sized
+    return GivenImages(images, stored.path, classes, made_by=made_by, first=seed if isinstance(seed, int) else 0), sized
 
 
 def said_of(path: Path) -> dict[str, Any]:

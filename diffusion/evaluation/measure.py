@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.evaluation.given import Given
+from diffusion.evaluation.given import GivenImages
 from diffusion.evaluation.subjects import Drawn
 from diffusion.generate import Recipe
 from diffusion.metrics import Metric, Passport, code_version
@@ -16,13 +16,13 @@ from diffusion.support.errors import UserError
 from diffusion.support.progress import bar
 from diffusion.support.ranks import rank_and_world
 
-Source = Recipe | Drawn | Given  # of images
+Source = Recipe | Drawn | GivenImages  # of images
 FIRST_SEED = 1_000_000  # far from the seeds of the sample grids
 MODEL_ALONE = {"sampler": {"name": "none"}, "guidance": None, "conditions": None}  # for metrics of the model alone
 
 
 def measure(
-    model: Model | Given, recipe: Source, metrics: Collection[Metric], facts: Mapping[str, Any], first_seed: int = FIRST_SEED
+    model: Model | GivenImages, recipe: Source, metrics: Collection[Metric], facts: Mapping[str, Any], first_seed: int = FIRST_SEED
 ) -> Iterator[tuple[Metric, dict[str, float], Passport]]:
     """Make the images once and yield (metric, its numbers by name, passport) for every metric; on all ranks at once, each with its share.
 
@@ -39,7 +39,7 @@ def questions(recipe: Source, metrics: Collection[Metric]) -> list[tuple[Source,
     Raises UserError for a metric with questions, or of a model, where the images are there already."""
     usual = recipe.conditions
     asked = [(metric, metric.asks(usual)) for metric in metrics]
-    if isinstance(recipe, Given):
+    if isinstance(recipe, GivenImages):
         for metric in (metric for metric, conditions in asked if conditions is not usual or metric.n == 0):
             raise UserError(f"{metric.name} asks a model, and {recipe.path} holds images that are made: measure the run by ckpt=runs/NAME.")
         return [(recipe, list(metrics))]
@@ -48,7 +48,7 @@ def questions(recipe: Source, metrics: Collection[Metric]) -> list[tuple[Source,
 
 
 def measure_together(
-    model: Model | Given, recipe: Source, metrics: Collection[Metric], facts: Mapping[str, Any], first_seed: int
+    model: Model | GivenImages, recipe: Source, metrics: Collection[Metric], facts: Mapping[str, Any], first_seed: int
 ) -> Iterator[tuple[Metric, dict[str, float], Passport]]:
     """`measure` for metrics whose images are the same."""
     for metric in metrics:

@@ -13,7 +13,7 @@ from torch import Tensor
 from diffusion.conditions import Originals, Unconditional
 from diffusion.data import ImageSet
 from diffusion.evaluation import EXACT
-from diffusion.evaluation.given import Given
+from diffusion.evaluation.given import GivenImages
 from diffusion.evaluation.rows import FLOOR
 from diffusion.generate import Made
 from diffusion.metrics.reference import RealImages
@@ -42,7 +42,7 @@ class Subject(NamedTuple):
     """The subject of an evaluation: a model, or the images that are there already, in its place; the device, the real images, and the
     `facts` that each line records of it."""
 
-    model: Model | Given
+    model: Model | GivenImages
     device: torch.device
     data: RealImages
     facts: dict[str, Any]

@@ -11,7 +11,7 @@ from diffusion.metrics.base import FeatureMetric, Numbers
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.frechet import Moments, frechet_distance, merged, root
 from diffusion.metrics.reference import RealImages, statistics_hash
-from diffusion.metrics.statistics import Statistics, fitted
+from diffusion.metrics.statistics import Statistics, reference_gaussian
 from diffusion.support.ranges import Several, Some
 from diffusion.support.ranks import dealt_numbers
 
@@ -35,7 +35,7 @@ class FrechetDistance(FeatureMetric[Moments]):
         return super().row_width(imageset)
 
     def refer(self, imageset: RealImages) -> int | None:
-        self.reference = fitted(imageset, self.extractor, self.cache, self.layer)
+        self.reference = reference_gaussian(imageset, self.extractor, self.cache, self.layer)
         self.statistics, self.root = statistics_hash(self.reference), None
         return self.reference.n
 

@@ -81,7 +81,7 @@ class Statistics:
         return Gaussian(found.mean.to(device), found.cov.to(device), found.n)
 
 
-def fitted(imageset: RealImages | Statistics, extractor: Extractor, cache: str | Path, layer: str) -> Fitted:
+def reference_gaussian(imageset: RealImages | Statistics, extractor: Extractor, cache: str | Path, layer: str) -> Fitted:
     """The Gaussian of the real images' features: what a file says, or `reference_moments`."""
     if isinstance(imageset, Statistics):
         return imageset.gaussian(extractor, layer)
@@ -100,7 +100,7 @@ def read_statistics(path: Path, pictures: RealImages | None = None) -> Statistic
         raise UserError(f"{path} holds {', '.join(there)}, and statistics are the arrays mu and sigma.")
     made_by = {name: arrays[name].item() for name in SAID if name in arrays and arrays[name].ndim == 0}
     gaussians = {
-        layer: checked(path, arrays[mean], arrays[cov], made_by.get("n"))
+        layer: gaussian_of(path, arrays[mean], arrays[cov], made_by.get("n"))
         for layer, (mean, cov) in KEYS.items()
         if mean in arrays and cov in arrays
     }
@@ -108,7 +108,7 @@ def read_statistics(path: Path, pictures: RealImages | None = None) -> Statistic
     return Statistics(path, digest, gaussians, made_by, pictures, str(made_by.get("split", UNKNOWN)))
 
 
-def checked(path: Path, mean: np.ndarray, cov: np.ndarray, n: int | None) -> Gaussian:
+def gaussian_of(path: Path, mean: np.ndarray, cov: np.ndarray, n: int | None) -> Gaussian:
     """The Gaussian of these arrays. Raises UserError for what is no mean and covariance."""
     numbers = mean.dtype.kind == cov.dtype.kind == "f" and mean.ndim == 1 and cov.shape == (len(mean), len(mean))
     if not numbers or not (np.isfinite(mean).all() and np.isfinite(cov).all()) or not np.allclose(cov, cov.T, rtol=1e-3, atol=1e-6):

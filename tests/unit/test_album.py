@@ -23,11 +23,11 @@ from diffusion.denoiser import Estimate
 from diffusion.editing import FromImage, between
 from diffusion.generate import Recipe
 from diffusion.grids import Trailing
+from diffusion.part import CALLS, parts
 from diffusion.samplers import DDIM, DDPM, DPMAdaptive
 from diffusion.schedules import Cosine
 from diffusion.support.errors import UserError
 from diffusion.support.files import writing_in
-from diffusion.support.part import CALLS, parts
 from diffusion.typing import expand
 
 ROOT = Path(__file__).parents[2]
