@@ -10,11 +10,13 @@ from typing import Any
 import hydra
 from hydra import compose
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.config import STAGED, brought, own, register, run_name, told, words
 from diffusion.evaluation import EXACT
+from diffusion.mistyped import plainly
 from diffusion.schemas import EvaluateSchema, container, known
 from diffusion.shell import begin, shell
 from diffusion.support.build import build, spread
@@ -84,7 +86,10 @@ def with_reference(cfg: DictConfig, typed: dict[str, str]) -> dict[str, str]:
     if "/" in word or Path(word).suffix:
         raise UserError(f"There is no file or folder {word}, which reference={word} names.")
     settings = [f"{key}={value}" for key, value in typed.items() if key.startswith(("dataset.", "paths."))]
-    cfg.dataset, cfg.reference = compose("evaluate", [f"dataset={word}", *settings]).dataset, None
+    try:
+        cfg.dataset, cfg.reference = compose("evaluate", [f"dataset={word}", *settings]).dataset, None
+    except HydraException as error:
+        raise UserError(f"reference={word} is no file and no folder, and {plainly(error).rstrip('.')}.") from error
     return {key: value for key, value in typed.items() if key != "reference"} | {"dataset": word}
 
 

@@ -155,6 +155,9 @@ def test_the_command_on_two_processes(place, tmp_path):
     succeeded(command("-m", "diffusion.evaluate", *words, f"out={two}", launcher=TORCHRUN))
     assert lines(two)[0]["fd-digits@200"] == pytest.approx(lines(out)[0]["fd-digits@200"], rel=1e-9)
     assert lines(two)[0]["passport"]["reference"]["name"] == "digits"
+    result = command("-m", "diffusion.evaluate", *words, "reference=digitz")
+    assert result.returncode == 1 and "reference=digitz is no file and no folder, and dataset=digitz is not one" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 BAD = {
