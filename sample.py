@@ -1,9 +1,11 @@
 """python sample.py ckpt=runs/NAME n=64 sampler=ddim grid.steps=50 seed=0 — images, grid.png and samples.npz from a run."""
 
+import json
 import logging
 import os
 import shlex
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 
 import hydra
@@ -52,18 +54,16 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
     if cfg.negative_prompt is not None:
         require_texts(model.conditions, "negative_prompt", cfg.negative_prompt)
     n = cfg.n or (len(texts_in(cfg.prompts)) if cfg.prompts is not None else 64 if model.path else 1)
-    recipe = model.recipe(
-        **own(model.config, cfg, typed),
-        batch_size=cfg.sample_batch_size,
-        precision=cfg.precision,
-        size=model.size(cfg.height, cfg.width),
-    )
+    size = model.size(cfg.height, cfg.width)
+    recipe = model.recipe(**own(model.config, cfg, typed), batch_size=cfg.sample_batch_size, precision=cfg.precision, size=size)
     recipe = edited(recipe, OmegaConf.to_container(cfg.edit, resolve=True), n)
     seeds = between(cfg.between, n) if cfg.between else range(cfg.seed, cfg.seed + n)
     said = {key: OmegaConf.to_object(cfg[key]) if OmegaConf.is_config(cfg[key]) else cfg[key] for key in ("classes", "prompt", "prompts")}
     cond, names = wish(recipe.conditions, torch.arange(n), said)
     drawn = {"classes": said["classes"], "shape": list(recipe.shape), "columns": cfg.columns, "trajectory": cfg.trajectory}
-    drawn |= {} if names is None else {"prompts": list(dict.fromkeys(names))}
+    drawn |= {"size": None if size is None else list(size)}
+    if names is not None:
+        drawn |= {"prompts": list(dict.fromkeys(names)), "texts": sha256(json.dumps(list(names)).encode()).hexdigest()[:16]}
     made_by = {**model.describe(), **recipe.describe(), "seeds": album.seeds_as_data(seeds), **drawn}
     target = Path(cfg.out or model.samples / album.folder_name(made_by)).absolute()
     album.require_own(target, "out")

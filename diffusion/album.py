@@ -99,6 +99,8 @@ def write(
     an npz what samples.npz holds, with the names arr_0 and arr_1 for images and labels, and a zip the pictures and recipe.json. What a call
     has made that is stopped is there when it is made again; see `diffusion.part`."""
     SeededNoise([seeds[0], seeds[-1]], "cpu")  # what is too large is refused now, and not at the last batch
+    if target.suffix == ".zip" and len(recipe.shape) != 3:
+        raise UserError(f"out={target} would hold pictures, and these are vectors: say out=FOLDER or FILE.npz.")
     sweep(target)
     with part_of(target, made_by, len(seeds), anew=trajectory) as part:
         film = make(recipe, seeds, cond, part, FILMED if trajectory else 0)
@@ -169,7 +171,7 @@ def zipped(path: Path, images: Tensor, record: str) -> None:
         archive.writestr(RECORD, record + "\n")
         for name, picture in as_pictures(images):
             with archive.open(name, "w") as file:
-                picture.save(file, "PNG")
+                (picture.convert("L") if images.shape[-1] == 1 else picture).save(file, "PNG")
 
 
 def draw(images: Tensor, folder: Path, columns: int | None, names: Sequence[str] | None = None) -> None:

@@ -139,6 +139,11 @@ def where(config: dict[str, Any]) -> Path:
     """The file that the lines are written to. Raises UserError if it cannot be written."""
     file = Path(config["out"]) if config["out"] else folder_of(config) / f"{run_name(config['name'])}.jsonl"
     require_writable(file.parent, "out")
+    if file.suffix == ".npz" and file.exists():
+        from diffusion.metrics.statistics import is_ours
+
+        if not is_ours(file):
+            raise UserError(f"out={file} is there, and holds no statistics of this command: say another name.")
     if file.is_dir():
         raise UserError(f"out={file} is a folder; say a file in it, as out={file / 'metrics.jsonl'}.")
     return file

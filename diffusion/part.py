@@ -1,9 +1,11 @@
 """The images of a call of sample.py while they are made: on the disk, by any number of processes. A call that was stopped goes on."""
 
+import errno
 import io
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -65,11 +67,17 @@ class Part:
                 os.pwrite(file, header.getvalue(), 0)
                 os.truncate(file, start + self.n * size)
             for number, image in zip(numbers.tolist(), array, strict=True):
-                os.pwrite(file, image.data, start + number * size)
+                whole(os.pwrite(file, image.data, start + number * size), size)
             os.fsync(file)
         with writing(self.calls) as file:
             for number in numbers.tolist():
-                os.pwrite(file, CALLS.type(calls + 1).tobytes(), number * CALLS.itemsize)
+                whole(os.pwrite(file, CALLS.type(calls + 1).tobytes(), number * CALLS.itemsize), CALLS.itemsize)
+
+
+def whole(written: int, size: int) -> None:
+    """Raises OSError for what the disk has not taken whole, which it may do without a word."""
+    if written != size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @contextmanager
@@ -115,7 +123,8 @@ def part_of(target: Path, made_by: Mapping[str, Any], n: int, anew: bool = False
 
 def parts(target: Path) -> list[Path]:
     """What calls that were stopped have left of this target."""
-    return [path for path in target.parent.glob(".*.part") if path.name.startswith(f".{target.name}.") and path.is_dir()]
+    ours = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{12}}\.part")
+    return [path for path in target.parent.glob(".*.part") if ours.fullmatch(path.name) and path.is_dir()]
 
 
 @contextmanager
@@ -131,6 +140,8 @@ def alone(place: Path) -> Iterator[None]:
 def remove(place: Path) -> None:
     """Remove a part that was left; one that a process is at work on stays."""
     with suppress(UserError), alone(place):
+        if (place / "calls").exists() and (count := int((np.fromfile(place / "calls", CALLS) > 0).sum())):
+            log.warning("%d images of another call, which was stopped, are removed: %s.", count, place)
         shutil.rmtree(place, ignore_errors=True)
 
 

@@ -2,7 +2,6 @@
 
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -17,6 +16,7 @@ from PIL import Image
 from diffusion.data.base import Dataset
 from diffusion.data.cache import Chunk
 from diffusion.data.image_folder import in_chunks, listed
+from diffusion.npz import Header, header, headers, reading
 from diffusion.pictures import FORMATS, MODES, read_image
 from diffusion.support.errors import UserError
 from diffusion.support.ranges import Some
@@ -167,36 +167,6 @@ def of_npz(path: Path) -> Source:
                 yield np.frombuffer(content, np.uint8).reshape(count, height, width, channels)
 
     return Source((height, width, channels), classes_of(path, ARRAYS[images], n, arrays), chunks)
-
-
-Header = tuple[tuple[int, ...], np.dtype, bool]  # of an array: its shape, its type, and whether its columns lie together
-
-
-def headers(path: Path) -> dict[str, Header]:
-    """What the arrays of an npz are, by name; none is read."""
-    with reading(path), ZipFile(path) as archive:
-        found = {}
-        for name in archive.namelist():
-            with archive.open(name) as file:
-                found[name.removesuffix(".npy")] = header(file)
-        return found
-
-
-def header(file: Any) -> Header:
-    """The header of an array's file, behind which its numbers begin."""
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, kind = read(file)
-    return shape, kind, fortran
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """What a damaged or foreign npz raises, as a UserError."""
-    try:
-        yield
-    except (BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError, KeyError) as error:
-        raise UserError(f"{path} cannot be read as an npz ({error}).") from error
 
 
 def classes_of(path: Path, name: str, n: int, arrays: dict[str, Header]) -> np.ndarray | None:

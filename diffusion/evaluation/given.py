@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -16,11 +16,12 @@ from torch import Tensor
 
 from diffusion.conditions import Unconditional
 from diffusion.data import ImageSet, StoredImages
-from diffusion.data.stored import ARRAYS, headers
+from diffusion.data.stored import ARRAYS
 from diffusion.generate import Made
 from diffusion.metrics import FrechetDistance, Statistics, read_statistics, write_statistics
 from diffusion.metrics.reference import RealImages
 from diffusion.metrics.statistics import KEYS
+from diffusion.npz import headers, reading
 from diffusion.support.build import build_stages
 from diffusion.support.errors import UserError
 from diffusion.support.ranks import rank_and_world
@@ -38,6 +39,7 @@ class Labelled(Unconditional):
 
     labels_given: Tensor = field(repr=False)
     num_classes: int = 0  # type: ignore[misc]  # a ClassVar of what has none
+    period: int = 1  # type: ignore[misc]
     given: ClassVar[bool] = True
 
     def ask(self, indices: Tensor) -> Tensor:
@@ -58,8 +60,9 @@ class GivenImages:
     """Used in place of a recipe: the images of a file or folder. Image i is one of them, drawn without replacement by seed 0, since files
     are often sorted by class and the groups and splits of metrics are to be alike.
 
-    `made_by` is what the recipe.json of a folder of sample.py says of them, nothing of others' images; `num_classes` are the classes of the
-    real images."""
+    `made_by` is what sample.py says of them where they are what a metric would have asked of the run: images of its own size, each of its
+    own seed, asked for as the run asks, and all of them, which then keep their order. Of other images nothing is taken to be known.
+    `num_classes` are the classes of the real images."""
 
     data: ImageSet = field(repr=False)
     path: Path
@@ -71,6 +74,8 @@ class GivenImages:
     @cached_property
     def order(self) -> Tensor:
         """The images' numbers in their order here."""
+        if self.made_by:
+            return torch.arange(len(self.data))
         return torch.randperm(len(self.data), generator=torch.Generator().manual_seed(0))
 
     @cached_property
@@ -79,11 +84,13 @@ class GivenImages:
         if self.data.labels is None:
             return Unconditional()
         classes = torch.from_numpy(self.data.labels)[self.order]
-        return Labelled(labels_given=classes, num_classes=max(self.num_classes, self.data.num_classes))
+        number = max(self.num_classes, self.data.num_classes)
+        in_turn = torch.equal(classes, torch.arange(len(classes)) % number)
+        return Labelled(labels_given=classes, num_classes=number, period=number if in_turn else 1)
 
     def __call__(self, seeds: Sequence[int], cond: Tensor | None = None) -> Made:
         """The images with these numbers."""
-        rows = self.order[torch.as_tensor(seeds) - self.first].numpy()
+        rows = self.order[torch.as_tensor(seeds, dtype=torch.int64) - self.first].numpy()
         nearby = np.sort(rows)  # the disk is read in its own order
         images = torch.from_numpy(np.array(self.data.images[nearby]))
         return Made(images[torch.from_numpy(np.searchsorted(nearby, rows))], self.made_by.get("nfe", 0))
@@ -123,7 +130,7 @@ def given(
     """The images at `path`, which are compared with `data`, and the stages of metrics, with n the number of these images unless another is
     typed. Raises UserError for more."""
     stored = StoredImages(root=path, cache=cache)
-    images, made_by = stored.load(), said_of(stored.path)
+    images = stored.load()
     sized = {
         name: stage if "n" not in stage or {"metric.n", f"metric.{name}.n"} & set(typed) else stage | {"n": len(images)}
         for name, stage in metrics.items()
@@ -131,28 +138,26 @@ def given(
     numbers = {stage.get("n", len(images)) for stage in sized.values()}
     if more := [n for n in numbers if n > len(images)]:
         raise UserError(f"{path} holds {len(images)} images, and metric.n={more[0]} asks for more.")
-    # Of some of them only, drawn from all, the seeds do not follow each other.
-    seed = made_by["seeds"].get("seed") if made_by and numbers == {len(images)} else 0
+    made_by = said_of(stored.path) if numbers == {len(images)} else {}
     classes = 0 if data.labels is None else int(data.labels.max()) + 1
-    return GivenImages(images, stored.path, classes, made_by=made_by, first=seed if isinstance(seed, int) else 0), sized
+    first = made_by["seeds"]["seed"] if made_by else 0
+    return GivenImages(images, stored.path, classes, made_by=made_by, first=first), sized
 
 
 def said_of(path: Path) -> dict[str, Any]:
-    """What sample.py says made the images of this file: the recipe in its npz or zip; nothing of others' images."""
+    """The recipe in an npz or zip of sample.py, of images as a metric would have asked for; nothing of others."""
     name = RECIPES.get(path.suffix)
     if name is None:
         return {}
-    try:
-        with ZipFile(path) as archive:
-            if name not in archive.namelist():
-                return {}
-            with archive.open(name) as file:
-                said = json.loads(np.lib.format.read_array(file).item() if name.endswith(".npy") else file.read())
-    except (ValueError, TypeError, BadZipFile) as error:
-        raise UserError(
-            f"{name} in {path} is not what sample.py writes ({error}): take it away to measure the images without it."
-        ) from error
-    return said if isinstance(said, dict) and all(isinstance(said.get(key), kind) for key, kind in SAID.items()) else {}
+    with reading(path), ZipFile(path) as archive:
+        if name not in archive.namelist():
+            return {}
+        with archive.open(name) as file:
+            said = json.loads(np.lib.format.read_array(file, allow_pickle=False).item() if name.endswith(".npy") else file.read())
+    if not isinstance(said, dict) or not all(isinstance(said.get(key), kind) for key, kind in SAID.items()):
+        return {}
+    seed, usual = said["seeds"].get("seed"), all(key in said and said[key] is None for key in ("classes", "size"))
+    return said if usual and "prompts" not in said and isinstance(seed, int) and 0 <= seed < 2**32 else {}
 
 
 def reference(path: Path, cache: str) -> RealImages:

@@ -61,7 +61,7 @@ def reference_moments(imageset: RealImages, extractor: Extractor, directory: str
         return moments.all_reduce().to_dict()
 
     require_images(imageset)
-    path = reference_path(imageset, extractor, directory, *([] if layer == "features" else [layer]))
+    path = reference_path(imageset, extractor, directory, *([] if layer == "features" else [f"{layer}-hwc"]))
     return Moments.from_dict(made_once(path, make, extractor.device), extractor.device)
 
 

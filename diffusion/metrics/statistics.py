@@ -3,10 +3,11 @@ images), and ours, which also say what made them."""
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -15,11 +16,13 @@ from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.frechet import Fitted, Gaussian
 from diffusion.metrics.passport import code_version
 from diffusion.metrics.reference import RealImages, reference_moments
+from diffusion.npz import headers, reading
 from diffusion.support.errors import UserError
 from diffusion.support.files import atomic
 
 KEYS = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}  # by the layer of the features
-SAID = ("n", "extractor", "weights_hash", "data", "split", "data_sha256", "code")  # what ours say beside them
+# What ours say beside them, and of what kind
+SAID = {"n": int, "extractor": str, "weights_hash": str, "data": str, "split": str, "data_sha256": str, "code": str}
 UNKNOWN = "not said by the file"
 
 
@@ -41,7 +44,7 @@ class Statistics:
     @property
     def name(self) -> str:
         """The name of its data, or of the file."""
-        return str(self.made_by.get("data", self.path.name))
+        return Path(self.made_by.get("data", self.path.name)).name  # which may become that of a file in the cache
 
     @property
     def images(self) -> np.ndarray:
@@ -90,22 +93,29 @@ def reference_gaussian(imageset: RealImages | Statistics, extractor: Extractor, 
 
 def read_statistics(path: Path, pictures: RealImages | None = None) -> Statistics:
     """The statistics in an npz. Raises UserError for a file that is damaged, or holds something else; nothing in it is executed."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in (*sum(KEYS.values(), ()), *SAID) if name in archive}
-            there = list(archive)
-    except (BadZipFile, ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path} cannot be read as an npz of numbers ({error}).") from error
+    with reading(path), ZipFile(path):  # np.load takes other kinds of files too
+        archive = np.load(path, allow_pickle=False)
+        arrays = {name: archive[name] for name in (*sum(KEYS.values(), ()), *SAID) if name in archive}
+        there = list(archive)
     if not {"mu", "sigma"} <= arrays.keys():
         raise UserError(f"{path} holds {', '.join(there)}, and statistics are the arrays mu and sigma.")
-    made_by = {name: arrays[name].item() for name in SAID if name in arrays and arrays[name].ndim == 0}
+    said = {name: arrays[name].item() for name in SAID if name in arrays and arrays[name].ndim == 0}
+    made_by = said if all(isinstance(said.get(name), kind) for name, kind in SAID.items()) and said["n"] > 1 else {}
     gaussians = {
         layer: gaussian_of(path, arrays[mean], arrays[cov], made_by.get("n"))
         for layer, (mean, cov) in KEYS.items()
         if mean in arrays and cov in arrays
     }
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Statistics(path, digest, gaussians, made_by, pictures, str(made_by.get("split", UNKNOWN)))
+    # Of ours the data's own: numbers that are another machine's by rounding are of the same data.
+    digest = made_by.get("data_sha256") or hashlib.sha256(path.read_bytes()).hexdigest()
+    return Statistics(path, digest, gaussians, made_by, pictures, made_by.get("split", UNKNOWN))
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file holds statistics that `write_statistics` wrote, and nothing else."""
+    with suppress(UserError):
+        return set(headers(path)) - {name for pair in KEYS.values() for name in pair} == set(SAID)
+    return False
 
 
 def gaussian_of(path: Path, mean: np.ndarray, cov: np.ndarray, n: int | None) -> Gaussian:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -42,7 +43,8 @@ def join_ranks(word: str) -> torch.device:
     if found.type == "cuda":
         torch.cuda.set_device(found)
     if "TORCHELASTIC_RUN_ID" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
+        # A rank that is done waits for the slowest, hours on many images; torchrun ends all when one dies.
+        dist.init_process_group("nccl" if found.type == "cuda" else "gloo", timeout=timedelta(days=1))
         JOINED.append(word)
     return found
 

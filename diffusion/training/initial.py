@@ -14,12 +14,19 @@ NAMED = 5  # parameters that are named; the others are counted
 log = logging.getLogger(__name__)
 
 
-def begin_from(module: nn.Module, init: Mapping[str, Any], trust: Sequence[str] = ()) -> dict[str, Any]:
-    """Give `module` the parameters of the run init["ckpt"], averaged or the last ones, that it has too, of the same name and shape; the log
-    says which it has not. The schedule's tables and other buffers stay its own. Returns `init` with the hash of the weights of that run.
+def begin_from(module: nn.Module, config: Mapping[str, Any], trust: Sequence[str] = ()) -> dict[str, Any]:
+    """Give `module` the parameters of the run config["init"]["ckpt"], averaged or the last ones, that it has too, of the same name and
+    shape; the log says which it has not. The schedule's tables and other buffers stay its own. Returns config["init"] with the hash of the
+    weights of that run. A warning says if that run has seen items that are held out now.
 
-    Raises UserError where no parameter fits, and as `diffusion.checkpoint.load` does."""
+    Raises UserError where no parameter fits, where another process has read other weights, and as `diffusion.checkpoint.load` does."""
+    init = config["init"]
     source = load(init["ckpt"], init["averaged"], kind=nn.Module, trust=trust)
+    if init.get("weights") not in (None, source.weights):
+        raise UserError(f"init.ckpt={init['ckpt']} has changed since this run read it: begin again when that run has ended.")
+    theirs_of, ours_of = ({k: v for k, v in c.get("dataset", {}).items() if k != "cache"} for c in (source.config, config))
+    if theirs_of.pop("holdout", 0.0) < ours_of.pop("holdout", 0.0) and theirs_of == ours_of:
+        log.warning("The run %s was trained on items that are held out now: their loss says nothing of unseen items.", init["ckpt"])
     theirs, ours = dict(source.denoiser.named_parameters()), dict(module.named_parameters())
     fitting = [name for name in ours if name in theirs and theirs[name].shape == ours[name].shape]
     if not fitting:

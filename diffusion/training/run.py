@@ -67,7 +67,7 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
     model = assemble(config, home)
     say_what_is_fitted(config, config := dict(model.config))
     if config["init"]["ckpt"] and not config["resume"]:
-        config["init"] = begin_from(model.denoiser, config["init"], trust)
+        config["init"] = begin_from(model.denoiser, config, trust)
     serving = served(model.codec, dataset, "cuda" if settings["accelerator"] in ("cuda", "gpu") else "cpu")
     module = training_module(config, model, dataset.flip, serving)
     if config["compile"]:
@@ -120,6 +120,8 @@ def require_possible(config: Mapping[str, Any], folder: Path) -> None:
         vet(config, where=f"resume={config['resume']}")
     elif begun(folder):
         raise UserError(f"{folder} holds a run already; give another name=..., or go on with it by resume={folder}.")
+    if config["dataset"].get("holdout") and not config["callbacks"].get("heldout"):
+        raise UserError("dataset.holdout keeps items from a training that has no callbacks.heldout to measure their loss: leave it out.")
     review(config)
     require_methods(config)
     require_fit(config)

@@ -50,6 +50,14 @@ def test_what_does_not_fit_is_listed_and_begins_anew(first, tmp_path, caplog):
     assert not torch.equal(load(run).denoiser.schedule(t)[0], load(first).denoiser.schedule(t)[0])
 
 
+def test_items_that_the_other_run_has_seen_are_not_unseen(first, tmp_path, caplog):
+    trained(tmp_path / "b", f"init.ckpt={first}", "dataset.holdout=0.2", *STILL)
+    assert "was trained on items that are held out now" in caplog.text
+    caplog.clear()
+    trained(tmp_path / "c", f"init.ckpt={tmp_path / 'b'}", "dataset.holdout=0.2", *STILL)
+    assert "held out now" not in caplog.text
+
+
 def test_a_resumed_run_needs_the_other_no_more(first, tmp_path):
     shutil.copytree(first, tmp_path / "gone")
     words = (f"init.ckpt={tmp_path / 'gone'}", "metric=none", "eval_every=99", "checkpoint_every=2")

@@ -1,6 +1,8 @@
 """Any images against any reference: one number by every way, that of other packages on the same features, and a sentence for what does not
 fit."""
 
+from zipfile import ZipFile
+
 import numpy as np
 import pytest
 import torch
@@ -135,6 +137,14 @@ def test_the_samples_of_a_run_give_the_number_of_the_run(tmp_path):
     assert by_images["fd-digits@64"] == pytest.approx(by_run["fd-digits@64"], rel=1e-7)
     assert by_images["passport"]["id"] == by_run["passport"]["id"]
     assert by_images["passport"]["weights"] == by_run["passport"]["weights"] and by_images["passport"]["nfe"] == 3
+    assert by_images["fd-digits@64/error"] == pytest.approx(by_run["fd-digits@64/error"], rel=1e-6)  # in the same groups, too
+    # What a metric would not have asked for is not the run's number, and has another id: one class, some of them, other sizes.
+    others = {"one class": ["classes=[3]"], "between": ["between=[3,8]"], "some": []}
+    for name, words in others.items():
+        sampled(run, tmp_path / name, "n=64", "seed=500", cache, *words)
+        n = "metric.n=50" if name == "some" else "metric.n=64"
+        line = measured_images(tmp_path / "c.jsonl", f"images={tmp_path / name}", METRIC, n, cache, *DATA)
+        assert line["passport"]["sampler"] == {"name": "given images"} and line["passport"]["id"] != by_run["passport"]["id"]
 
 
 @pytest.mark.parametrize("recipe", ["3", '{"sampler": {"name": "DDIM"}, "nfe": "many"}', '{"seeds": []}'])
@@ -179,6 +189,36 @@ def test_what_does_not_fit_is_a_sentence(place, tmp_path, case):
     words, sentence = BAD[case]
     with pytest.raises((UserError, ValueError), match=sentence):
         of(place, tmp_path, f"reference={place / 'real'}", *words)
+
+
+def test_statistics_take_no_other_file_s_place(place, tmp_path):
+    """Those of an earlier call are replaced, and nothing else is."""
+    cache = f"paths.cache={place / 'cache'}"
+    for _ in range(2):
+        measured_images(tmp_path / "stats.npz", METRIC, f"reference={place / 'real'}", cache)
+    before = (place / "made.npz").read_bytes()
+    with pytest.raises(UserError, match="holds no statistics of this command"):
+        measured_images(place / "made.npz", METRIC, f"reference={place / 'made.npz'}", cache)
+    assert (place / "made.npz").read_bytes() == before
+
+
+DAMAGED = {
+    "a header that is no literal": b"{'descr': '|u1', 'shape': (4,",
+    "a header of another type": b"{[]:1}",
+    "too deep a header": b"-" * 9000 + b"1",
+    "too large an array": b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000000,), }",
+}
+
+
+@pytest.mark.parametrize("header", DAMAGED.values(), ids=DAMAGED)
+@pytest.mark.parametrize("name", ["mu", "arr_0"])
+def test_a_file_made_to_break_the_reader_is_a_sentence(place, tmp_path, name, header):
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr(f"{name}.npy", content)
+        archive.writestr("sigma.npy", content)
+    with pytest.raises(UserError, match=r"x\.npz"):
+        of(place, tmp_path, f"reference={tmp_path / 'x.npz'}")
 
 
 def test_what_is_no_statistics_is_a_sentence(place, tmp_path):

@@ -42,13 +42,14 @@ def test_the_whole_pipeline_equals_torch_fidelitys(weights, tmp_path, size):
 
 
 def test_sfid_looks_at_the_first_channels_of_mixed_6(weights, tmp_path):
-    """[b, 7 x 17 x 17], the seven of Mixed_6d's first branch, as Mixed_6d itself passes them on; a second call holds no old ones."""
+    """[b, 17 x 17 x 7], the seven of Mixed_6d's first branch, as Mixed_6d itself passes them on, in the order of guided-diffusion's
+    mu_s: row, column, channel; a second call holds no old ones."""
     ours, seen = InceptionV3(weights, cache=tmp_path), []
     ours.network.network.Mixed_6d.register_forward_hook(lambda module, args, output: seen.append(output))
     images = torch.randint(0, 256, (2, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     spatial = ours.outputs(images)["spatial"]
     assert spatial.shape == (2, 2023) and ours.width("spatial", (32, 32, 3)) == 2023
-    assert torch.equal(spatial.reshape(2, 7, 17, 17), seen[0][:, :7])
+    assert torch.equal(spatial.reshape(2, 17, 17, 7), seen[0][:, :7].permute(0, 2, 3, 1))
     assert ours.network.seen == []
 
 

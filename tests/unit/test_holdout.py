@@ -85,6 +85,11 @@ def test_neither_training_nor_batches_see_it(tmp_path):
     assert not any("heldout" in line for line in trained(tmp_path / "c"))
 
 
+def test_an_autoencoder_has_no_such_loss(tmp_path):
+    with pytest.raises(UserError, match=r"no callbacks\.heldout"):
+        trained(tmp_path / "run", "task=autoencoder", "dataset.holdout=0.5", "network.channels=16")
+
+
 def test_a_classifier_has_its_accuracy(tmp_path):
     lines = trained(tmp_path / "run", "task=classifier", "dataset.holdout=0.5")
     assert {"heldout", "heldout/accuracy"} <= lines[-1].keys() | lines[-2].keys()

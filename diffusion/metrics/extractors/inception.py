@@ -23,7 +23,7 @@ class WithSpatial(nn.Module):
         network.get_submodule("Mixed_6d.branch1x1").register_forward_hook(self.look)
 
     def look(self, module: nn.Module, args: tuple, output: Tensor) -> None:
-        self.seen.append(output[:, :7].flatten(1).float())
+        self.seen.append(output[:, :7].movedim(1, -1).flatten(1).float())  # in TensorFlow's order, as files of statistics have it
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return *self.network(x), self.seen.pop()

@@ -17,8 +17,8 @@ class HeldOut(Evaluation):
     of t, as heldout, heldout/TERM and heldout/t1of4, with averaged weights. Nothing without such items.
 
     Item i has its own t, which cover (0, 1] evenly, and its own noise, the same each time and in every run: what differs between two
-    readings is the weights. The means are those of a uniform t, as training's are, whatever `times` is; no condition is dropped. Each rank
-    takes its share."""
+    readings is the weights. The means are those of a uniform t, whatever `times` is (training's are too, but for times whose distribution
+    of t is part of the objective, as log_normal's); no condition is dropped. Each rank takes its share."""
 
     def __init__(self, every: Count | None, at_start: bool = False) -> None:
         super().__init__(every, at_start)
@@ -32,9 +32,10 @@ class HeldOut(Evaluation):
         data, device = trainer.datamodule, trainer.strategy.root_device
         (rank, world), held = rank_and_world(), data.held
         times, sums, names = evenly(len(held), module.denoiser.schedule, device), torch.zeros((), device=device), list[str]()
-        for part in torch.arange(len(held))[rank::world].split(data.batch_size):
+        for part in torch.arange(len(held))[rank::world].split(data.batch_size // world):
             t = times[part.to(device)]
-            losses = module.losses(data.items(held[part]), t, SeededNoise(part.tolist(), device))
+            with trainer.precision_plugin.forward_context():
+                losses = module.losses(data.items(held[part]), t, SeededNoise(part.tolist(), device))
             terms = torch.stack([*losses.values(), torch.ones_like(losses["loss"])]).double()
             names, sums = list(losses), sums + by_quarter(terms, t)
         sums = sum_over_ranks(sums).cpu()
