@@ -46,9 +46,11 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
         from diffusion.metrics.passport import code_version
         from diffusion.support.devices import join_ranks
 
-    if cfg.out:
+    if cfg.out is not None:
+        if not cfg.out:
+            raise UserError("out= names nothing: give a folder, FILE.npz or FILE.zip, or leave it out.")
         album.require_own(Path(cfg.out), "out")
-    if cfg.trajectory and (int(os.environ.get("WORLD_SIZE", 1)) > 1 or Path(cfg.out or "").suffix in album.FILES):
+    if cfg.trajectory and (int(os.environ.get("WORLD_SIZE", 1)) > 1 or album.suffix_of(Path(cfg.out or ""))):
         raise UserError("trajectory=true is for one process, and for a folder: leave it out, or say out=FOLDER without torchrun.")
     model = load(cfg.ckpt, cfg.averaged).to(join_ranks(cfg.device), cfg.precision)
     if cfg.negative_prompt is not None:
@@ -65,12 +67,12 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
     if names is not None:
         drawn |= {"prompts": list(dict.fromkeys(names)), "texts": sha256(json.dumps(list(names)).encode()).hexdigest()[:16]}
     made_by = {**model.describe(), **recipe.describe(), "seeds": album.seeds_as_data(seeds), **drawn}
-    target = Path(cfg.out or model.samples / album.folder_name(made_by)).absolute()
+    target = Path(cfg.out or model.samples / album.folder_name(made_by)).resolve()  # of a link what it leads to
     album.require_own(target, "out")
     command = shlex.join(["python", "sample.py", *(f"{key}={value}" for key, value in typed.items())])
     album.write(recipe, seeds, cond, target, {"command": command, "code": code_version(), **made_by}, cfg.columns, cfg.trajectory, names)
     first, film = f" of the first {album.PICTURES}" * (n > album.PICTURES), ", trajectory.gif" * cfg.trajectory
-    beside = "" if target.suffix in album.FILES else f", grid.png{first}{film} and samples.npz"
+    beside = "" if album.suffix_of(target) else f", grid.png{first}{film} and samples.npz"
     log.info("%d image%s%s in %s", n, "s" * (n > 1), beside, target)
 
 

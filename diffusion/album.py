@@ -31,7 +31,10 @@ from diffusion.typing import Rows
 log = logging.getLogger(__name__)
 OURS = re.compile(r"\d{6,}\.png|grid\.png|samples\.npz|trajectory\.gif|recipe\.json")
 RECORD = "recipe.json"
-FILES = {".npz": {"recipe.npy"}, ".zip": {RECORD}}  # what is not a folder, by its suffix, and by what a file of ours is known
+FILES = {  # what is not a folder, by its suffix, and what a file of ours holds: this first, and of these others
+    ".npz": ("recipe.npy", re.compile(r"(arr_0|arr_1|prompts|seeds)\.npy")),
+    ".zip": (RECORD, re.compile(r"\d{6,}\.png")),
+}
 PICTURES, POINTS = 256, 10_000  # the first images, which grid.png shows
 FILMED, FRAMES = 64, 60  # those that trajectory.gif shows, and at how many states
 
@@ -56,8 +59,10 @@ def require_own(target: Path, key: str) -> None:
     that an earlier call wrote: it will be replaced."""
     if not target.exists():
         return
-    if target.suffix in FILES:
-        if not target.is_file() or not FILES[target.suffix] & names_in(target):
+    if suffix_of(target):
+        recipe, others = FILES[suffix_of(target)]
+        names = names_in(target)
+        if recipe not in names or not all(others.fullmatch(name) for name in names - {recipe}):
             raise UserError(f"{key}={target} is not of a call of sample.py; give another name.")
         return
     if not target.is_dir():
@@ -68,12 +73,17 @@ def require_own(target: Path, key: str) -> None:
         raise UserError(f"{key}={target} holds {(foreign or there)[0]}, which is not of a call of sample.py; give another folder.")
 
 
+def suffix_of(target: Path) -> str:
+    """`.npz` or `.zip` for a file of this kind; empty for a folder."""
+    return target.suffix.lower() if target.suffix.lower() in FILES else ""
+
+
 def names_in(path: Path) -> set[str]:
-    """The names in a zip file; none of another."""
+    """The names in a zip file; none of another, or of a folder."""
     try:
         with ZipFile(path) as archive:
             return set(archive.namelist())
-    except BadZipFile:
+    except (BadZipFile, OSError):
         return set()
 
 
@@ -99,7 +109,7 @@ def write(
     an npz what samples.npz holds, with the names arr_0 and arr_1 for images and labels, and a zip the pictures and recipe.json. What a call
     has made that is stopped is there when it is made again; see `diffusion.part`."""
     SeededNoise([seeds[0], seeds[-1]], "cpu")  # what is too large is refused now, and not at the last batch
-    if target.suffix == ".zip" and len(recipe.shape) != 3:
+    if suffix_of(target) == ".zip" and len(recipe.shape) != 3:
         raise UserError(f"out={target} would hold pictures, and these are vectors: say out=FOLDER or FILE.npz.")
     sweep(target)
     with part_of(target, made_by, len(seeds), anew=trajectory) as part:
@@ -115,9 +125,9 @@ def write(
             "recipe": np.array(record),
         }
         with atomic(target) as place:
-            if target.suffix == ".npz":
+            if suffix_of(target) == ".npz":
                 pack(place, part.array, "arr_0", arr_1=beside.pop("labels"), **beside)
-            elif target.suffix == ".zip":
+            elif suffix_of(target) == ".zip":
                 zipped(place, part.images(), record)
             else:
                 place.mkdir()

@@ -81,7 +81,7 @@ def with_reference(cfg: DictConfig, typed: dict[str, str]) -> dict[str, str]:
 
     Raises UserError for what is neither a data set nor a path."""
     word = cfg.reference
-    if word is None or os.path.exists(word):
+    if not word or os.path.exists(word):
         return typed
     if "/" in word or Path(word).suffix:
         raise UserError(f"There is no file or folder {word}, which reference={word} names.")
@@ -119,6 +119,9 @@ def settings(cfg: DictConfig) -> dict[str, Any]:
     """The keys that are used here, resolved; others, which a data set's file sets for training, may refer to keys that are missing here.
 
     Raises UserError if there is nothing to measure, or two things."""
+    for key in ("ckpt", "images", "reference", "out"):
+        if cfg[key] == "":
+            raise UserError(f"{key}= names nothing: say what it is, or leave it out.")
     if cfg.ckpt is not None and cfg.images is not None:
         raise UserError(f"ckpt={cfg.ckpt} and images={cfg.images} are two things to measure: say one of them.")
     kept = str(cfg.out or "").endswith(".npz")

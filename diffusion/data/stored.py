@@ -54,6 +54,8 @@ class StoredImages(Dataset):
         path = Path(self.root).expanduser().resolve()
         if not path.exists():
             raise UserError(f"There is no file or folder {self.root}.")
+        if (path / "config.yaml").is_file() and (path / "checkpoints").is_dir():
+            raise UserError(f"{self.root} is a run, and images are asked for: say ckpt={self.root}, or a folder of its samples/.")
         ours = path / "samples.npz"
         return ours if ours.is_file() and (path / "recipe.json").is_file() else path
 
@@ -131,16 +133,19 @@ def of_zip(path: Path) -> Source:
         archive = ZipFile(path)
     except BadZipFile as error:
         raise UserError(f"{path} cannot be read as a zip ({error}).") from error
-    names = [PurePosixPath(info.filename) for info in archive.infolist() if not info.is_dir()]
-    shown = [name for name in names if not any(part.startswith((".", "__MACOSX")) for part in name.parts)]
+    # By what is left of their names without `.` and empty parts; of two of one name a zip holds the last.
+    found = {Path(PurePosixPath(info.filename)): info for info in archive.infolist() if not info.is_dir()}
+    names = [
+        name for name in found if name.suffix.lower() in FORMATS and not any(part.startswith((".", "__MACOSX")) for part in name.parts)
+    ]
 
     def opened(name: Path) -> BytesIO:
         try:
-            return BytesIO(archive.read(name.as_posix()))
+            return BytesIO(archive.read(found[name]))
         except (BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:  # RuntimeError: a password
             raise UserError(f"{name} in {path} cannot be read ({error}).") from error
 
-    return of_pictures(path, sorted(Path(name) for name in shown if name.suffix.lower() in FORMATS), opened)
+    return of_pictures(path, sorted(names), opened)
 
 
 def of_npz(path: Path) -> Source:

@@ -146,7 +146,7 @@ def given(
 
 def said_of(path: Path) -> dict[str, Any]:
     """The recipe in an npz or zip of sample.py, of images as a metric would have asked for; nothing of others."""
-    name = RECIPES.get(path.suffix)
+    name = RECIPES.get(path.suffix.lower())
     if name is None:
         return {}
     with reading(path), ZipFile(path) as archive:

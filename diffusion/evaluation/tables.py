@@ -141,7 +141,8 @@ def plot(rows: list[dict], path: Path) -> None:
         axes.grid(which="both", alpha=0.25)
         if by == "steps":
             positive = all(value > 0 for line in lines.values() for _, value in line) and (bottom is None or bottom > 0)
-            logarithmic(axes, positive)
+            if all(calls > 0 for line in lines.values() for calls, _ in line):  # none for images that were there already
+                logarithmic(axes, positive)
             name_lines(axes, lines, shades)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="upper right" if by == "steps" else "best", fontsize=8)
@@ -188,7 +189,7 @@ def name_lines(axes: Any, lines: dict[str, list[tuple[float, float]]], shades: d
     gap = 11 / 400  # of 400 points of height, 11 for a name
     columns: dict[int, list[str]] = {}
     for name, line in lines.items():
-        columns.setdefault(round(math.log(line[0][0], 1.5)), []).append(name)
+        columns.setdefault(round(math.log(max(1, line[0][0]), 1.5)), []).append(name)
     for names in columns.values():
         names.sort(key=heights.__getitem__)
         for name, place in zip(names, spread_out([heights[name] for name in names], gap), strict=True):

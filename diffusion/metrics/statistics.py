@@ -121,6 +121,7 @@ def is_ours(path: Path) -> bool:
 def gaussian_of(path: Path, mean: np.ndarray, cov: np.ndarray, n: int | None) -> Gaussian:
     """The Gaussian of these arrays. Raises UserError for what is no mean and covariance."""
     numbers = mean.dtype.kind == cov.dtype.kind == "f" and mean.ndim == 1 and cov.shape == (len(mean), len(mean))
+    numbers = numbers and bool((cov.diagonal() >= 0).all())
     if not numbers or not (np.isfinite(mean).all() and np.isfinite(cov).all()) or not np.allclose(cov, cov.T, rtol=1e-3, atol=1e-6):
         raise UserError(f"{path} holds no mean [d] and symmetric covariance [d, d] of finite numbers: mu {mean.shape}, sigma {cov.shape}.")
     return Gaussian(torch.from_numpy(mean.astype(np.float64)), torch.from_numpy(cov.astype(np.float64)), n)

@@ -120,6 +120,8 @@ def require_possible(config: Mapping[str, Any], folder: Path) -> None:
         vet(config, where=f"resume={config['resume']}")
     elif begun(folder):
         raise UserError(f"{folder} holds a run already; give another name=..., or go on with it by resume={folder}.")
+    if not isinstance(config["init"], Mapping) or config["init"]["ckpt"] == "":
+        raise UserError(f"init={config['init']} names no run to begin from: say init.ckpt=runs/NAME, or leave it out.")
     if config["dataset"].get("holdout") and not config["callbacks"].get("heldout"):
         raise UserError("dataset.holdout keeps items from a training that has no callbacks.heldout to measure their loss: leave it out.")
     review(config)

@@ -75,6 +75,9 @@ def test_what_does_not_fit_at_all_is_a_sentence(first, tmp_path):
             composed("dataset=two_moons", f"init.ckpt={first}", "trainer.accelerator=cpu", f"paths.cache={tmp_path}", *STILL),
             tmp_path / "b",
         )
+    for word in ("init=RUN", "init.ckpt="):
+        with pytest.raises(UserError, match=r"say init\.ckpt=runs/NAME"):
+            trained(tmp_path / "d", word, *STILL)
     with pytest.raises(UserError, match="There is no checkpoint"):
         trained(tmp_path / "c", f"init.ckpt={tmp_path / 'nothing'}", *STILL)
     assert not (tmp_path / "b").exists() and not (tmp_path / "c").exists()

@@ -165,6 +165,10 @@ def test_the_command_on_two_processes(place, tmp_path):
     succeeded(command("-m", "diffusion.evaluate", *words, f"out={two}", launcher=TORCHRUN))
     assert lines(two)[0]["fd-digits@200"] == pytest.approx(lines(out)[0]["fd-digits@200"], rel=1e-9)
     assert lines(two)[0]["passport"]["reference"]["name"] == "digits"
+    words[0] = f"images={place / 'made.npz'},{place / 'real'}"
+    said = succeeded(command("-m", "diffusion.evaluate", "-m", *words, f"paths.runs={tmp_path}", "name=two"))
+    assert "| images=" in said and (tmp_path / "two.png").is_file()  # of no calls of a denoiser
+    words[0] = f"images={place / 'made.npz'}"
     result = command("-m", "diffusion.evaluate", *words, "reference=digitz")
     assert result.returncode == 1 and "reference=digitz is no file and no folder, and dataset=digitz is not one" in result.stderr
     assert result.stderr.count("\n") == 1
@@ -176,6 +180,7 @@ BAD = {
     "no metric": (["metric=none"], "nothing to measure"),
     "a way to sample": (["grid.steps=3"], "grid.steps=3 is for a model"),
     "more than there are": (["metric.n=1000"], "holds 200 images, and metric.n=1000"),
+    "an empty word": (["reference="], "reference= names nothing"),
     "no such file": (["reference=gone.npz"], "There is no file or folder gone.npz"),
     "vectors": (["dataset=two_moons", "reference=null"], "looks at pictures"),
     "a metric of models": (["metric=nll_vlb"], "asks a model"),
@@ -225,6 +230,7 @@ def test_what_is_no_statistics_is_a_sentence(place, tmp_path):
     kept = measured_images(tmp_path / "stats.npz", METRIC, f"reference={place / 'real'}", f"paths.cache={place / 'cache'}")
     wrong = {
         "weights ffff, and the metric's are digits": kept | {"weights_hash": np.array("ffff")},
+        "of finite numbers": kept | {"sigma": -kept["sigma"]},
         "no mean .* and symmetric": kept | {"sigma": np.triu(kept["sigma"])},
         "holds features, and this metric compares spatial": kept,
     }

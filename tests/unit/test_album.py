@@ -330,7 +330,10 @@ def test_an_npz_and_a_zip_hold_the_same(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "made.npz", "made.zip"]
     np.savez(tmp_path / "other.npz", arr_0=folder["images"])
     (tmp_path / "other.zip").write_bytes(b"mine")
-    for name in ("other.npz", "other.zip"):
+    with ZipFile(tmp_path / "cooking.zip", "w") as archive:
+        archive.writestr("recipe.json", "{}")
+        archive.writestr("precious.txt", "mine")
+    for name in ("other.npz", "other.zip", "cooking.zip"):
         with pytest.raises(UserError, match="is not of a call of sample"):
             album.require_own(tmp_path / name, "out")
 

@@ -83,6 +83,21 @@ def test_a_folder_of_sample_py_is_its_npz(tmp_path, pixels):
     np.testing.assert_array_equal(loaded(folder, tmp_path).images, pixels[::-1])
 
 
+def test_names_in_a_zip_may_be_spelt_oddly(tmp_path, pixels):
+    """`./a`, `a//b`; of two of one name the last counts."""
+    folder = as_folder(tmp_path / "made", pixels)
+    with ZipFile(tmp_path / "x.zip", "w") as archive:
+        for i, name in enumerate(("./0.png", "1/./1.png", "2//2.png", "2/2.png")):
+            archive.write(folder / f"00{i}.png", name)
+    np.testing.assert_array_equal(loaded(tmp_path / "x.zip", tmp_path).images, pixels[[0, 1, 3]])
+
+
+def a_run(tmp_path, pixels):
+    (tmp_path / "x" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "x" / "config.yaml").write_text("")
+    return as_folder(tmp_path / "x" / "samples", pixels).parent, "is a run, and images are asked for: say ckpt="
+
+
 def test_a_changed_file_is_read_again(tmp_path, pixels):
     np.savez(tmp_path / "a.npz", pixels)
     loaded(tmp_path / "a.npz", tmp_path)
@@ -148,7 +163,7 @@ def another_file(tmp_path, pixels):
     return tmp_path / "x.pkl", "neither a folder, nor a .zip, nor a .npz"
 
 
-CASES = [empty, absent, two_sizes, unreadable, statistics, floats, objects, channels_first, cut_npz, no_zip, another_file]
+CASES = [a_run, empty, absent, two_sizes, unreadable, statistics, floats, objects, channels_first, cut_npz, no_zip, another_file]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
