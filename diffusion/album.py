@@ -118,12 +118,7 @@ def write(
         if rank_and_world()[0]:
             return
         record = json.dumps({**made_by, "nfe": part.nfe()}, indent=1)
-        beside = {
-            "labels": None if cond is None or names is not None else cond[:].numpy(),
-            "prompts": None if names is None else np.array(names),
-            "seeds": None if isinstance(seeds[0], Between) else np.array(seeds),
-            "recipe": np.array(record),
-        }
+        beside = arrays_beside(seeds, cond, names, record)
         with atomic(target) as place:
             if suffix_of(target) == ".npz":
                 pack(place, part.array, "arr_0", arr_1=beside.pop("labels"), **beside)
@@ -132,15 +127,26 @@ def write(
             else:
                 place.mkdir()
                 draw(part.images(), place, columns, names)
-                if trajectory:
-                    few = columns or square(min(FILMED, len(seeds)))
-                    save_gif([show(torch.cat(frames), few) for frames in film], place / "trajectory.gif")
+                if film:
+                    few = columns or square(len(film[0]))
+                    save_gif([show(frame, few) for frame in film], place / "trajectory.gif")
                 (place / RECORD).write_text(record + "\n")
                 pack(place / "samples.npz", part.array, "images", **beside)
 
 
-def make(recipe: Recipe, seeds: Sequence[Seed], cond: Rows | None, part: Part, filmed: int) -> list[list[Tensor]]:
-    """Make this rank's share of the images that are missing, in batches; the states of the first `filmed` of them as they are seen."""
+def arrays_beside(seeds: Sequence[Seed], cond: Rows | None, names: Sequence[str] | None, record: str) -> dict[str, np.ndarray | None]:
+    """What an npz holds beside the images; None for what there is not."""
+    return {
+        "labels": None if cond is None or names is not None else cond[:].numpy(),
+        "prompts": None if names is None else np.array(names),
+        "seeds": None if isinstance(seeds[0], Between) else np.array(seeds),
+        "recipe": np.array(record),
+    }
+
+
+def make(recipe: Recipe, seeds: Sequence[Seed], cond: Rows | None, part: Part, filmed: int) -> list[Tensor]:
+    """Make this rank's share of the images that are missing, in batches; the states of the first `filmed` of them as they are seen, a
+    batch for each state."""
     asked, film = Asked(recipe.denoiser), list[list[Tensor]]()
     batches = share(part.missing(), recipe.batch_size)
     together()  # all have read what is missing before one adds to what is there
@@ -152,7 +158,7 @@ def make(recipe: Recipe, seeds: Sequence[Seed], cond: Rows | None, part: Part, f
             film = [a + b for a, b in zip(film, seen, strict=True)] if film and seen else film or seen
             filmed = max(0, filmed - len(numbers))
             part.put(numbers, recipe.codec.decode(state.x).cpu(), round((asked.images - before) / len(numbers)))
-    return film
+    return [torch.cat(frames) for frames in film]
 
 
 def watched(recipe: Recipe, states: Iterator[State], rows: int) -> tuple[State, list[list[Tensor]]]:

@@ -167,9 +167,7 @@ class FeatureMetric(Metric, Generic[Part]):
             raise ValueError(f"metric.groups={self.groups} cannot give a standard error from n={n} images: use 0, or 2 to {n // 2}.")
 
     def setup(self, imageset: RealImages, device: torch.device | str, conditions: Conditions = UNCONDITIONAL) -> None:
-        """Move to `device` and get the reference statistics; all ranks must call it.
-
-        Raises UserError if the extractor cannot take images of this shape or lacks the layer."""
+        """Move to `device` and get the reference statistics; all ranks must call it. Raises UserError as `row_width`."""
         self.store = FeatureStore.of(self.extractor.to(device))
         self.extractor = self.store.extractor
         self.width, self.conditions = self.row_width(imageset), conditions
@@ -277,9 +275,7 @@ class RowMetric(FeatureMetric[Tensor]):
         return rows, self.parts_of(rows)
 
     def compute(self) -> Numbers:
-        """The number, or several by name, over all ranks' images, on every rank; may be called again. All ranks must call it.
-
-        Raises ValueError unless all ranks together were given exactly n images."""
+        """The number, or several by name, over all ranks' images, on every rank; may be called again. Raises ValueError as `gathered`."""
         rows, groups = self.gathered()
         return self.values([rows], groups)
 
