@@ -1,7 +1,9 @@
 """python train.py [group=choice] [key=value] — compose a configuration, build the run, train it."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -11,26 +13,35 @@ from diffusion.config import brought, configuration, register, resumes, told, wo
 from diffusion.shell import begin, shell
 from diffusion.support.progress import doing
 from diffusion.support.trust import packages
+from diffusion.sweeps import job, require_one_run, swept
 
 log = logging.getLogger(__name__)
 register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(cfg: DictConfig) -> None:
-    """One run; under -m, each of the sweep's."""
+def main(cfg: DictConfig) -> float | None:
+    """One run; under -m, each of the sweep's, which gives the last value of its first metric."""
+    if swept():
+        return job(cfg, trained)
     folder = Path(HydraConfig.get().runtime.output_dir)
     with begin(folder, cfg.trust, [folder, *told(cfg, words())] if resumes(cfg, folder) else None):
-        config, sources = configuration(cfg, folder)
-        log.info("run folder %s", folder)
-        if along := brought(cfg):
-            log.info("brought along: %s", ", ".join(along))
-        log.info("%s steps of batch_size=%s", f"{config['steps']:,}", config["batch_size"])
+        require_one_run(cfg)
+        trained(cfg, *configuration(cfg, folder), folder)
+    return None
 
-        with doing("loading torch and Lightning"):
-            from diffusion.training.run import train  # slow to import, so that a mistyped word has been answered by now
 
-        train(config, folder, sources, packages(cfg.trust))
+def trained(cfg: DictConfig, config: Mapping[str, Any], sources: Mapping[str, str], folder: Path) -> None:
+    """The run of this configuration, in its folder."""
+    log.info("run folder %s", folder)
+    if along := brought(cfg):
+        log.info("brought along: %s", ", ".join(along))
+    log.info("%s steps of batch_size=%s", f"{config['steps']:,}", config["batch_size"])
+
+    with doing("loading torch and Lightning"):
+        from diffusion.training.run import train  # slow to import, so that a mistyped word has been answered by now
+
+    train(config, folder, sources, packages(cfg.trust))
 
 
 if __name__ == "__main__":

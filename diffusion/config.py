@@ -1,9 +1,10 @@
 """The configuration that Hydra composes, as plain data: conf/'s resolvers, and the words that were typed."""
 
+import json
 import os
 import re
-import time
 from collections.abc import Collection, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -17,6 +18,7 @@ from diffusion.mistyped import CONF, unknown_choice
 from diffusion.schemas import TEXTS, EvaluateSchema, SampleSchema, TrainSchema, bare, container, known
 from diffusion.support.build import spread, ways
 from diffusion.support.errors import UserError
+from diffusion.support.host import gpus, has_gpu, started
 from diffusion.support.moved import brought_up
 from diffusion.support.trust import parsed, vet_source
 
@@ -47,28 +49,13 @@ PLACES = ("dataset.root", "dataset.cache")
 AUTO = "auto"  # resume=auto
 
 
-def started() -> str:
-    """When this run began, YYYYmmdd-HHMMSS; under torchrun, when the agent began, so that the ranks of a machine agree."""
-    seconds = time.time()
-    if "TORCHELASTIC_RUN_ID" in os.environ and Path("/proc").is_dir():
-        ticks = int(Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19])
-        boot = int(re.findall(r"^btime (\d+)", Path("/proc/stat").read_text(), re.M)[0])
-        seconds = boot + ticks / os.sysconf("SC_CLK_TCK")
-    return time.strftime("%Y%m%d-%H%M%S", time.localtime(seconds))
-
-
-def has_gpu() -> bool:
-    """Whether this machine has an NVIDIA or AMD GPU that this process may use; answered without torch, which is slow to import."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", os.environ.get("HIP_VISIBLE_DEVICES")) in ("", "-1")
-    return not hidden and any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
-
-
 def register() -> None:
     """Make the schemas and resolvers known to Hydra."""
     for name, schema in {"schema": TrainSchema, "sample_schema": SampleSchema, "evaluate_schema": EvaluateSchema}.items():
         ConfigStore.instance().store(name, bare(schema))
     OmegaConf.register_new_resolver("started", started, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("gpu_or_cpu", lambda with_gpu, without: with_gpu if has_gpu() else without, replace=True)
+    OmegaConf.register_new_resolver("gpus_or", lambda without: len(gpus()) or without, replace=True)
     OmegaConf.register_new_resolver("basename", lambda path: Path(path).name, replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
@@ -165,9 +152,21 @@ def configuration(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], dict[s
     content["resume"] = str(folder) if goes_on else None
     for group in (key for key, value in content.items() if value == MISSING and (CONF / key).is_dir()):  # of GROUP=[]
         raise UserError(f"{unknown_choice(group, words().get(group, MISSING))}.")
-    content.pop("trust", None)  # permission is given each time, and never recorded
-    said = {"source.yaml": content, "words.yaml": words_said(folder / "words.yaml" if goes_on else None)}
+    for key in ("trust", "launcher", "sweeper"):  # permission is given each time, and never recorded; and by whom it is run
+        content.pop(key, None)
+    typed = words_said(folder / "words.yaml" if goes_on else None)
+    said = {"source.yaml": content, "words.yaml": {**typed, "hash": fingerprint(content)}}
     return resolved(content), {name: yaml.safe_dump(data, sort_keys=False) for name, data in said.items()}
+
+
+def fingerprint(content: Mapping[str, Any]) -> str:
+    """The hash of what a training is: of its configuration, resolved, less its name, where things are, and loggers. The order of stages
+    counts, that of other keys does not."""
+    apart = {"name": "", "resume": None, "logger": {}, "paths": dict.fromkeys(content.get("paths", {}), "")}
+    config = resolved({**content, **apart})
+    config["dataset"] = {key: value for key, value in config["dataset"].items() if f"dataset.{key}" not in PLACES}
+    order = [list(config[group]) for group in STAGED]
+    return sha256(json.dumps([config, order], sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def words_said(before: Path | None = None) -> dict[str, dict[str, str]]:

@@ -47,6 +47,8 @@ class TrainSchema:
     data: Any = MISSING
     trust: Any = field(default_factory=list)  # a package or several
     samplers: Any = field(default_factory=open_node)
+    launcher: Any = field(default_factory=open_node)
+    sweeper: Any = field(default_factory=open_node)
     task: Any = MISSING
     training: dict[str, Any] = MISSING
     paths: Any = MISSING

@@ -87,6 +87,12 @@ def begin(folder: Path | None = None, trust: Sequence[str] = (), places: Sequenc
                 folder.rmdir()
 
 
+def sentence(error: Exception) -> str:
+    """An error that the user can correct, as a sentence; empty for any other."""
+    known = isinstance(error, UserError | ValueError | OmegaConfBaseException | ModuleNotFoundError)
+    return " ".join((plainly(error) if isinstance(error, OmegaConfBaseException) else str(error)).split()) if known else ""
+
+
 @contextmanager
 def disk_s_end() -> Iterator[None]:
     """A file that cannot be written or read, as on a full disk, as a UserError."""

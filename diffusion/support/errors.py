@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # the user's wish, as it was at the start
 
@@ -13,6 +14,20 @@ FULL = re.compile("out of memory|allocate memory", re.I)  # how torch says it
 
 class UserError(Exception):
     """One sentence for the user that names the thing and the remedy; the commands print it and exit non-zero."""
+
+
+class Refused(SystemExit):
+    """The end of a command that has printed its one sentence; exit code 1."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(1)
+        self.sentence = sentence
+
+
+def refuse(sentence: str) -> NoReturn:
+    """Print a sentence on standard error and end the command."""
+    print(f"error: {sentence}", file=sys.stderr)
+    raise Refused(sentence)
 
 
 def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:
@@ -34,15 +49,12 @@ def one_sentence(*kinds: type[Exception], say: Callable[[Exception], str] = str)
     except expected as error:
         if TRACEBACK:
             raise
-        print(f"error: {' '.join(say(error).split())}", file=sys.stderr)
-        sys.exit(1)
+        refuse(" ".join(say(error).split()))
     except (MemoryError, RuntimeError) as error:
         if TRACEBACK or not (isinstance(error, MemoryError) or FULL.search(str(error))):
             raise
         said = re.search(r"[Uu]nable to allocate [^,.]+|[Tt]ried to allocate [\d.]+ \w+", str(error))
-        print(
-            f"error: There is not enough memory for this{f' ({said.group()})' if said else ''}: lower batch_size, sample_batch_size, "
-            "dataset.image_size, or the sizes of the network.",
-            file=sys.stderr,
+        refuse(
+            f"There is not enough memory for this{f' ({said.group()})' if said else ''}: lower batch_size, sample_batch_size, "
+            "dataset.image_size, or the sizes of the network."
         )
-        sys.exit(1)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -97,16 +97,17 @@ def end_ranks(trainer: Trainer) -> None:
         time.sleep(0.1)
 
 
-def follow() -> None:
-    """End this rank when the process that started it has ended, however it did: a rank that waits for another would wait for ever."""
+def follow(leave: Callable[[], object] = lambda: os._exit(1), name: str | None = None) -> None:
+    """End this rank when the process that started it has ended, however it did: a rank that waits for another would wait for ever. A job of
+    a sweep leaves in another way."""
     parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        os._exit(1)
+        leave()
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch, name=name, daemon=True).start()
 
 
 @contextmanager

@@ -1,0 +1,31 @@
+"""What a command is told by the machine that it is started on, without torch, which is slow to import."""
+
+import os
+import re
+import time
+from pathlib import Path
+
+
+def started() -> str:
+    """When this run began, YYYYmmdd-HHMMSS; under torchrun, when the agent began, so that the ranks of a machine agree."""
+    seconds = time.time()
+    if "TORCHELASTIC_RUN_ID" in os.environ and Path("/proc").is_dir():
+        ticks = int(Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19])
+        boot = int(re.findall(r"^btime (\d+)", Path("/proc/stat").read_text(), re.M)[0])
+        seconds = boot + ticks / os.sysconf("SC_CLK_TCK")
+    return time.strftime("%Y%m%d-%H%M%S", time.localtime(seconds))
+
+
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA or AMD GPU that this process may use; answered without torch, which is slow to import."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", os.environ.get("HIP_VISIBLE_DEVICES")) in ("", "-1")
+    return not hidden and any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; answered without torch, which is slow to import."""
+    said = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if said is not None:
+        return [gpu.strip() for gpu in said.split(",") if gpu.strip() not in ("", "-1")]
+    numbers = [found[1] for path in Path("/dev").glob("nvidia*") if (found := re.fullmatch(r"nvidia(\d+)", path.name))]
+    return sorted(numbers, key=int)

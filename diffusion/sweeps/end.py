@@ -1,0 +1,106 @@
+"""The beginning and the end of a sweep: its table, the dashboard of its runs, and one sentence about what failed."""
+
+import atexit
+import logging
+import os
+import shlex
+import signal
+import socket
+import sys
+import threading
+import time
+from contextlib import ExitStack, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import setup_globals
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from diffusion.config import run_name
+from diffusion.support.errors import UserError, refuse
+from diffusion.support.files import lock
+from diffusion.sweeps.jobs import require_settings_of_a_word
+from diffusion.sweeps.ledger import HIDDEN, Ledger
+
+HELD = ExitStack()  # the lock of the sweep's name, until this process ends
+PATIENCE = 20.0  # seconds for jobs in other processes to save and end
+log = logging.getLogger(__name__)
+
+
+class Sweep(Callback):
+    """Hydra's hooks around a sweep, in the process that was started by its command; its jobs may be in others."""
+
+    def __init__(self) -> None:
+        self.ended = False
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """No rows yet. Refuses a sweep whose name another one has that is at work."""
+        if int(os.environ.get("RANK", 0)):
+            return
+        setup_globals()
+        HydraConfig.instance().set_config(config)
+        runs = Path(config.hydra.sweep.dir)
+        try:
+            require_settings_of_a_word(config)
+            ledger = Ledger(runs, run_name(config.name))
+            HELD.enter_context(lock(runs / HIDDEN / f"{run_name(config.name)}.sweep", wait=False))
+        except UserError as error:
+            refuse(str(error))
+        except BlockingIOError:
+            refuse(f"Another sweep of name={config.name} is at work: wait for its end, or give another name=NAME.")
+        ledger.begin(shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]))
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(signum, stop)
+        atexit.register(self.end, os.getpid())
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """The table and, if a job failed, exit code 1."""
+        self.end(os.getpid())
+        ledger = Ledger.current()
+        if ledger is None:
+            return
+        rows = ledger.rows()
+        if failed := [str(row["job"]) for row in rows if row["state"] != "done" and row["state"] != "skipped"]:
+            refuse(f"Of {len(rows)} jobs {len(failed)} failed, job {', '.join(failed)}; why is said in {ledger.table}.")
+
+    def end(self, pid: int) -> None:
+        """Print the table, as it is, and write the dashboard; once, and not in a process that was forked from this one."""
+        ledger = Ledger.current()
+        if self.ended or ledger is None or os.getpid() != pid:
+            return
+        self.ended = True
+        for row in ledger.running():
+            ledger.record(row | {"state": "stopped", "why": "its process ended without a word"})
+        if ledger.table.exists():
+            print(ledger.table.read_text(), ledger.table, sep="\n", flush=True)
+            draw(ledger.table.parent)
+
+
+def draw(runs: Path) -> None:
+    """The dashboard of all runs in a folder, where plotly is installed."""
+    if find_spec("plotly") is None:
+        print("no dashboard without plotly: pip install -e .[dashboard], then python -m diffusion.dashboard", runs)
+        return
+    from diffusion.dashboard.__main__ import write_page
+
+    with suppress(UserError):  # there are no runs
+        write_page(str(runs), runs / "dashboard.html", 40)
+
+
+def stop(signum: int, _: object) -> None:
+    """The handler of SIGTERM and SIGINT where no training of this process has its own: jobs in other processes on this machine are asked to
+    save and end, and waited for; then this one ends."""
+    signal.signal(signum, signal.SIG_IGN)
+    ledger, here, until = Ledger.current(), (socket.gethostname(), os.getpid()), time.monotonic() + PATIENCE
+    others = [row["pid"] for row in ledger.running() if row["host"] == here[0] and row["pid"] != here[1]] if ledger else []
+    for pid in others:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    while ledger and time.monotonic() < until and any(row["pid"] in others for row in ledger.running()):
+        time.sleep(0.1)
+    signal.signal(signum, stop)
+    sys.exit(128 + signum)
