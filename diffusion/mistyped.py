@@ -33,8 +33,13 @@ def plainly(error: Exception) -> str:
     text = text.split("To append to your")[0].strip().rstrip(".")
     if (said := text.removeprefix("UserError raised while resolving interpolation: ")) != text:  # by a resolver of `config`
         return said.split("full_key: ")[0].strip()
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        text = unknown_choice(*error.missing_cfg_file.rpartition("/")[::2])
+    if text.startswith("BasicSweeper does not support sweep type"):
+        return "An interval is for a search: say sweeper=optuna, or values, as KEY=1,2,3."
+    missing = (isinstance(error, MissingConfigException) and error.missing_cfg_file) or ""
+    if missing.startswith("hydra/launcher/"):  # which a word of ours asks for
+        return f"{missing.removeprefix('hydra/')} is not installed: pip install -e .[sweep]."
+    if missing:
+        text = unknown_choice(*missing.rpartition("/")[::2])
     elif isinstance(cause, ConfigKeyError | ConfigAttributeError):
         text = unknown_key(str(cause.full_key), cause.parent_node)
     elif cause is not None:

@@ -75,7 +75,7 @@ class Sweep(Callback):
         self.ended = True
         for row in ledger.running():
             ledger.record(row | {"state": "stopped", "why": "its process ended without a word"})
-        if ledger.table.exists():
+        if ledger.rows():
             print(ledger.table.read_text(), ledger.table, sep="\n", flush=True)
             draw(ledger.table.parent)
 

@@ -15,17 +15,21 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from diffusion.config import AUTO, configuration, words
+from diffusion.config import AUTO, configuration, register, words
+from diffusion.mistyped import CONF
 from diffusion.shell import begin, sentence
 from diffusion.support.errors import Refused, UserError
 from diffusion.support.files import lock
+from diffusion.support.ranges import Few, refused
 from diffusion.support.trust import packages
 from diffusion.sweeps.ledger import HIDDEN, Ledger, results
 from diffusion.sweeps.share import take_share
 
 Train = Callable[[DictConfig, dict[str, Any], dict[str, str], Path], object]  # of cfg, its configuration, where that is from, a folder
 LEFT: list[int] = []  # the exit code of this process, once a signal has ended a job of it
+FOLLOWING = "ends with its sweep"  # a thread
 log = logging.getLogger(__name__)
+register()  # in each process that has jobs of a sweep
 
 
 def swept() -> bool:
@@ -43,11 +47,16 @@ def require_one_run(cfg: DictConfig) -> None:
 
 
 def require_settings_of_a_word(cfg: DictConfig) -> None:
-    """Raises UserError for launcher.KEY and sweeper.KEY where the word has no settings."""
-    choices = HydraConfig.get().runtime.choices
-    for group, other in (("launcher", "joblib"), ("sweeper", "optuna")):
-        if choices.get(group) in (None, "basic") and (settings := list(cfg.get(group) or {})):
-            raise UserError(f"{group}.{settings[0]} is a setting of {group}={other} and others: say which.")
+    """Raises UserError for launcher.KEY and sweeper.KEY that the word does not have, and for a number of jobs at once that is none."""
+    for group in ("launcher", "sweeper"):
+        word, settings = HydraConfig.get().runtime.choices.get(group), cfg.get(group) or {}
+        file = CONF / group / f"{word}.yaml"
+        known = (yaml.safe_load(file.read_text()).get(group) or {}) if file.is_file() else settings
+        if strange := [f"{group}.{key}" for key in settings if key not in known]:
+            has = f"has {', '.join(f'{group}.{key}' for key in known)}" if known else "has none"
+            raise UserError(f"{strange[0]} is not a setting of {group}={word}, which {has}.")
+        if "n_jobs" in settings and (wrong := refused(settings["n_jobs"], Few)):
+            raise UserError(f"{group}.n_jobs{wrong}.")
 
 
 def job(cfg: DictConfig, train: Train) -> float:
@@ -58,8 +67,8 @@ def job(cfg: DictConfig, train: Train) -> float:
     hydra, number = HydraConfig.get(), math.nan
     made = Path(hydra.runtime.output_dir)
     if at_once := cfg.get("launcher", {}).get("n_jobs"):
-        take_share(at_once if at_once > 0 else (os.cpu_count() or 1) + 1 + at_once, made.parent / HIDDEN)
-        end_with_the_parent(hydra.job.num)
+        take_share(at_once, made.parent / HIDDEN)
+        end_with_the_parent()
     row: dict[str, Any] = {"job": hydra.job.num, "words": words(), "folder": str(made), "why": ""}
     with recorded(row), begin(made, cfg.trust), left_in_peace():
         row["state"], folder = attempt(cfg, made, train)
@@ -216,12 +225,9 @@ def left_in_peace() -> Iterator[None]:
         signal.signal(signal.SIGUSR2, again)
 
 
-def end_with_the_parent(number: int) -> None:
+def end_with_the_parent() -> None:
     """Where several processes work for a sweep, end this one, as by SIGTERM, when the one that started it has ended, however it did."""
     from diffusion.training.launch import follow
 
     if not any(thread.name == FOLLOWING for thread in threading.enumerate()):
         follow(lambda: os.kill(os.getpid(), signal.SIGTERM), FOLLOWING)
-
-
-FOLLOWING = "ends with its sweep"

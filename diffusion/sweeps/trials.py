@@ -129,16 +129,16 @@ def distribution(word: Override) -> "BaseDistribution":
     """What a swept word may be. Raises UserError for what is no choice, range or interval."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    swept: Any = word.value()  # Hydra declares plain values alone
-    match swept:
-        case IntervalSweep() if isinstance(swept.start, int):
-            return IntDistribution(swept.start, int(swept.end or 0), log="log" in swept.tags)
-        case IntervalSweep():
-            return FloatDistribution(float(swept.start or 0), float(swept.end or 0), log="log" in swept.tags)
-        case ChoiceSweep() | RangeSweep():
-            return CategoricalDistribution(list(word.sweep_string_iterator()))
-        case _:
-            raise UserError(f"{word.input_line} cannot be searched: say {word.get_key_element()}=interval(a,b), or a,b,c.")
+    swept: Any = word.value()  # a sweep, of which Hydra's types do not know
+    if isinstance(swept, ChoiceSweep | RangeSweep):
+        return CategoricalDistribution(list(word.sweep_string_iterator()))
+    if not isinstance(swept, IntervalSweep):
+        raise UserError(f"{word.input_line} cannot be searched: say {word.get_key_element()}=interval(a,b), or a,b,c.")
+    ends, log_scale = (swept.start, swept.end), "log" in swept.tags
+    try:
+        return (IntDistribution if isinstance(swept.start, int) else FloatDistribution)(*ends, log=log_scale)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise UserError(f"{word.input_line} is no interval to search: {error}.") from None
 
 
 def tried(study: "Study") -> list[Any]:
