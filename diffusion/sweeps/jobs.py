@@ -69,18 +69,17 @@ def job(cfg: DictConfig, train: Train) -> float:
     if at_once := cfg.get("launcher", {}).get("n_jobs"):
         take_share(at_once, made.parent / HIDDEN)
         end_with_the_parent()
-    row: dict[str, Any] = {"job": hydra.job.num, "words": words(), "folder": str(made), "why": ""}
+    row: dict[str, Any] = {"job": hydra.job.num, "words": words(), "folder": "", "why": ""}
     with recorded(row), begin(made, cfg.trust), left_in_peace():
-        row["state"], folder = attempt(cfg, made, train)
-        row["folder"] = place_of_run(folder)
-        row |= results(folder)
-        number = row["value"] = objective(cfg, folder, row["numbers"])
+        row["state"] = attempt(cfg, made, train, row)
+        row |= results(row["folder"])
+        number = row["value"] = objective(row)
     return number
 
 
-def attempt(cfg: DictConfig, made: Path, train: Train) -> tuple[str, Path]:
-    """What was done, and where: "skipped", if a finished run in the sweep's folder has this configuration, else "done", in the folder of
-    one that is not finished, or in a new one. Jobs of one configuration wait for one another.
+def attempt(cfg: DictConfig, made: Path, train: Train, row: dict[str, Any]) -> str:
+    """What was done: "skipped", if a finished run in the sweep's folder has this configuration, else "done", in the folder of one that is
+    not finished, or in a new one; which is said in `row`. Jobs of one configuration wait for one another.
 
     Raises UserError or ValueError with one sentence for an error that the user can correct."""
     if cfg.resume not in (None, AUTO):
@@ -89,16 +88,17 @@ def attempt(cfg: DictConfig, made: Path, train: Train) -> tuple[str, Path]:
     identity = yaml.safe_load(configuration(cfg, made)[1]["words.yaml"])["hash"]
     with alone_with(identity, made.parent):
         folder, step, finished = found(identity, made, cfg.steps)
+        row["folder"] = os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)  # as it is typed from here
         if finished:
             log.info("job %s is done already, in %s", HydraConfig.get().job.num, folder)
-            return "skipped", folder
+            return "skipped"
         with output_in(folder):
             config, sources = configuration(cfg, folder)
             if step is not None:
                 log.info("job %s goes on in %s, from step %d", HydraConfig.get().job.num, folder, step)
                 config["resume"], cfg.trust = str(folder), [*packages(cfg.trust), *of_ones_own()]
             train(cfg, config, sources, folder)
-        return "done", folder
+        return "done"
 
 
 def found(identity: str, made: Path, steps: int) -> tuple[Path, int | None, bool]:
@@ -155,12 +155,12 @@ def of_ones_own() -> list[str]:
     return sorted({value.partition(".")[0] for key, value in words().items() if key.endswith("._target_")} - {"diffusion", "torch"})
 
 
-def objective(cfg: DictConfig, folder: Path, numbers: Mapping[str, float]) -> float:
+def objective(row: Mapping[str, Any]) -> float:
     """The last value of the run's first metric; NaN without one."""
     from diffusion.checkpoint import read_config
 
-    metric = first_metric(read_config(folder)["metric"])
-    return math.nan if metric is None else float(numbers.get(metric.name, math.nan))
+    metric = first_metric(read_config(Path(row["folder"]))["metric"])
+    return math.nan if metric is None else float(row["numbers"].get(metric.name, math.nan))
 
 
 def first_metric(stages: Mapping[str, Any]) -> Any:
@@ -168,11 +168,6 @@ def first_metric(stages: Mapping[str, Any]) -> Any:
     from diffusion.support.build import build_stages
 
     return next(iter(build_stages(dict(list(stages.items())[:1]), "metric").values()), None)
-
-
-def place_of_run(folder: Path) -> str:
-    """A run's folder as it is typed from here."""
-    return os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
 
 
 @contextmanager
@@ -189,13 +184,13 @@ def recorded(row: dict[str, Any]) -> Iterator[None]:
         code = end.code if isinstance(end, SystemExit) else 128 + signal.SIGINT
         LEFT.append(code if isinstance(code, int) else 1)
         name = signal.Signals(LEFT[0] - 128).name if LEFT[0] > 128 else f"exit code {LEFT[0]}"
-        say(row | {"state": "stopped", "why": name} | results(Path(row["folder"])))
+        say(row | {"state": "stopped", "why": name} | results(row["folder"]))
         raise SystemExit(LEFT[0]) from None  # of a kind that another process can read
     except Exception as error:  # of a sentence where tracebacks are asked for, and of a mistake of the code
         log.exception("job %s failed", row["job"])
         row |= {"state": "failed", "why": sentence(error) or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     if row["state"] == "failed":
-        row |= results(Path(row["folder"]))
+        row |= results(row["folder"])
         log.error("job %s failed: %s", row["job"], row["why"])
     say(row)
 

@@ -66,9 +66,11 @@ class Ledger:
         return [row for row in self.rows() if row["state"] == "running"]
 
 
-def results(folder: Path) -> dict[str, Any]:
-    """The last step of a run, its seconds of training, and its last numbers with their errors; empty for a folder without numbers."""
-    if not (folder / "metrics.jsonl").is_file():
+def results(place: str) -> dict[str, Any]:
+    """The last step of a run, its seconds of training, and its last numbers with their errors; empty for a place that is none, or
+    holds no numbers."""
+    folder = Path(place)
+    if not place or not (folder / "metrics.jsonl").is_file():
         return {}
     run = read_run(folder)
     numbers = {key: found.values[-1] for key, found in run.series.items() if key in NAMED or "@" in key}
@@ -86,7 +88,8 @@ def outcome(row: Mapping[str, Any]) -> str:
     """What became of a job, in words."""
     if row["state"] == "skipped":
         return f"skipped, in {row['folder']}"
-    return f"{row['state']}: {row['why']}" if row.get("why") else f"{row['state']}, in {row['folder']}"
+    said = f"{row['state']}: {row['why']}" if row["why"] else row["state"]
+    return f"{said}, in {row['folder']}" if row["folder"] and row["state"] != "failed" else said
 
 
 def names_of_numbers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
