@@ -21,7 +21,7 @@ FLOORS = {
     6: ["album", "dashboard", "data", "editing", "generate", "metrics", "npz", "part", "pictures"],
     7: ["checkpoint", "foreign", "latents", "model"],
     8: ["evaluation", "training"],
-    9: ["average", "config", "evaluate", "mistyped", "schemas", "shell"],
+    9: ["average", "config", "evaluate", "mistyped", "schemas", "shell", "sweeps"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 # The bound's terms are the objective's and the ODE's solver the sampler's; a likelihood draws noise as samples do, and pairs are pictures;
@@ -44,7 +44,7 @@ HYDRA = {"hydra", "omegaconf"}
 LIGHTNING = {"pytorch_lightning", "lightning"}
 MAY_USE_LIGHTNING = ("training/", "data/module.py")
 FILES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "diffusion").rglob("*.py"))}
-SCRIPTS = {name: ROOT / name for name in ("train.py", "sample.py")}
+SCRIPTS = {name: ROOT / name for name in ("train.py", "sample.py", "hydra_plugins/diffusion_optuna.py")}
 
 
 def is_type_checking(node: ast.AST) -> bool:
@@ -123,7 +123,7 @@ def test_the_library_needs_torch_alone(file):
 
 @pytest.mark.parametrize("file", [*INNER, *SCRIPTS])
 def test_hydra_and_lightning_live_in_their_places(file):
-    assert file in SCRIPTS or unit(file) in ("config", "mistyped", "schemas", "shell", "evaluate") or not OUTER[file] & HYDRA
+    assert file in SCRIPTS or unit(file) in ("config", "mistyped", "schemas", "shell", "evaluate", "sweeps") or not OUTER[file] & HYDRA
     assert file.removeprefix("diffusion/").startswith(MAY_USE_LIGHTNING) or not OUTER[file] & LIGHTNING
 
 

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -55,6 +56,8 @@ def require_settings_of_a_word(cfg: DictConfig) -> None:
         if strange := [f"{group}.{key}" for key in settings if key not in known]:
             has = f"has {', '.join(f'{group}.{key}' for key in known)}" if known else "has none"
             raise UserError(f"{strange[0]} is not a setting of {group}={word}, which {has}.")
+        if (program := settings.get("program")) and shutil.which(program) is None:
+            raise UserError(f"{group}={word} needs the command {program}, which this machine has not: start it where there is one.")
         if "n_jobs" in settings and (wrong := refused(settings["n_jobs"], Few)):
             raise UserError(f"{group}.n_jobs{wrong}.")
 
@@ -206,6 +209,9 @@ def left_in_peace() -> Iterator[None]:
     heard: list[tuple[int, FrameType | None]] = []
 
     def note(signum: int, frame: FrameType | None) -> None:
+        if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:  # the training has not begun
+            again(signum, frame)
+            return
         heard.append((signum, frame))
         os.kill(os.getpid(), signal.SIGUSR1)
 

@@ -20,7 +20,12 @@ from diffusion.support.build import locate
 from diffusion.support.ranges import annotations
 
 CONF = ROOT / "conf"
-OTHERS_ONLY = {"edit": ("sample",), "sweep": ("evaluate",)}  # groups that one command alone has
+OTHERS_ONLY = {
+    "edit": ("sample",),
+    "sweep": ("evaluate",),
+    "launcher": ("train",),
+    "sweeper": ("train",),
+}  # groups that one command alone has
 LEFT_OUT = {("logger", "wandb"), ("logger", "default"), ("trainer", "ddp")}  # they start processes of their own, which go on
 LEFT_OUT |= {("sweep", path.stem) for path in CONF.glob("sweep/*.yaml")}  # many commands in one
 SETTLED = {"paths", "hydra", "trust", "ckpt", "out", "name", "resume", "device"}  # where a command reads and writes, which it is told

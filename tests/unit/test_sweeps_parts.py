@@ -1,0 +1,153 @@
+"""The parts of a sweep: whose GPU is whose, what a configuration's hash is of, a job that is queued again, the rows of the table."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from composing import composition, typed
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import MissingConfigException
+
+from diffusion.config import fingerprint, plain
+from diffusion.mistyped import plainly
+from diffusion.support.host import gpus
+from diffusion.sweeps.jobs import left_in_peace
+from diffusion.sweeps.ledger import Ledger, as_csv, as_markdown
+from diffusion.sweeps.share import share_of
+
+ROOT = Path(__file__).parents[2]
+TAKE = """
+import os, sys
+from pathlib import Path
+from diffusion.sweeps.share import take_share
+take_share(int(sys.argv[1]), Path(sys.argv[2]))
+take_share(int(sys.argv[1]), Path(sys.argv[2]))  # a second job of the same process
+print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    "at_once, among, shares",
+    [
+        (2, "0,1", ["0", "1"]),
+        (2, "4,5,6,7", ["4,5", "6,7"]),
+        (2, "0,1,2", ["0", "1"]),
+        (3, "0,1", ["0", "1", "0"]),
+        (1, "0,1", ["0,1"]),
+        (2, "", ["", ""]),
+    ],
+)
+def test_a_share_of_the_gpus(at_once, among, shares, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", among)
+    assert [",".join(share_of(place, at_once, gpus())) for place in range(at_once)] == shares
+
+
+def test_processes_take_gpus_of_their_own(tmp_path):
+    """Two at a time, of three; when one has been killed its GPU is free for the next."""
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "3,GPU-a", "PYTHONPATH": str(ROOT)}
+
+    def taken() -> tuple[subprocess.Popen, str]:
+        line = [sys.executable, "-c", TAKE, "2", str(tmp_path)]
+        process = subprocess.Popen(line, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return process, process.stdout.readline().strip()
+
+    first, second = taken(), taken()
+    assert {first[1], second[1]} == {"3", "GPU-a"}
+    first[0].kill()
+    first[0].wait()
+    third = taken()
+    assert third[1] == first[1]
+    for process, _ in (second, third):
+        process.communicate()
+
+
+def hashed(*words: str) -> str:
+    return fingerprint(plain(composition(*words), typed(*words)))
+
+
+def test_the_hash_of_a_configuration():
+    """What a training is changes it; its name, places and loggers do not, nor does the order of words."""
+    same = hashed("seed=1", "metric=[fd_digits,kid]")
+    for others in (["name=other"], ["paths.cache=elsewhere", "paths.runs=there"], ["dataset.root=here"], ["logger=csv"][:0]):
+        assert hashed("metric=[fd_digits,kid]", *others, "seed=1") == same
+    for others in (["steps=7"], ["schedule=linear"], ["metric=[kid,fd_digits]"], ["guidance=[clip,cfg]"], ["trainer.devices=2"]):
+        assert hashed("seed=1", "metric=[fd_digits,kid]", *others) != same
+
+
+def test_a_job_is_left_in_peace_before_it_is_queued_again():
+    """The handler of SIGUSR2 that was there is called when the training has been left by SIGUSR1, and not before."""
+    said = []
+
+    def leave(signum, frame):
+        said.append("saved")
+        raise SystemExit(138)
+
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGUSR1, signal.SIGUSR2)}
+    try:
+        signal.signal(signal.SIGUSR2, lambda signum, frame: said.append("queued again"))
+        with pytest.raises(SystemExit), left_in_peace():
+            signal.signal(signal.SIGUSR1, leave)
+            os.kill(os.getpid(), signal.SIGUSR2)
+            signal.pause()
+        assert said == ["saved", "queued again"]
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)  # no training listens yet
+        with left_in_peace():
+            os.kill(os.getpid(), signal.SIGUSR2)
+        assert said[2:] == ["queued again"]
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def test_the_rows(tmp_path, monkeypatch):
+    """The last of each job, in order; the words that differ; numbers with their errors; a | in a word does not end a cell."""
+    monkeypatch.delenv("DIFFUSION_SWEEP", raising=False)
+    assert Ledger.current() is None
+    Ledger(tmp_path, "x").begin("python train.py -m")
+    ledger = Ledger.current()
+    assert ledger.table == tmp_path / "x.md"
+    told = {"job": 1, "words": {"seed": "2", "same": "1"}, "folder": "runs/x-1", "why": ""}
+    ledger.record(told | {"state": "running"})
+    ledger.record({"job": 0, "words": {"seed": "a|b", "same": "1"}, "folder": "", "why": "no such seed.", "state": "failed"})
+    assert [row["job"] for row in ledger.running()] == [1]
+    ledger.record(told | {"state": "done", "step": 4, "seconds": 1.5, "numbers": {"fd@1k": 3.25, "fd@1k/error": 0.5}})
+    assert ledger.running() == [] and [row["state"] for row in ledger.rows()] == ["failed", "done"]
+    lines = ledger.table.read_text().splitlines()
+    assert lines[4] == "| job | seed | step | seconds | fd@1k |  |"
+    assert lines[6:] == [r"| 0 | a\|b |  |  |  | failed: no such seed. |", "| 1 | 2 | 4 | 1.5 | 3.25 ± 0.5 | done, in runs/x-1 |"]
+    assert ledger.table.with_suffix(".csv").read_text() == as_csv(ledger.rows())
+    assert as_csv(ledger.rows()).splitlines()[0] == "job,seed,state,why,folder,step,seconds,fd@1k,fd@1k/error"
+    assert as_markdown([], "c").startswith("```\nc\n```")
+
+
+def test_what_may_be_searched():
+    optuna = pytest.importorskip("optuna")
+    from diffusion.sweeps.trials import distribution
+
+    kinds = optuna.distributions
+    for word, kind in {
+        "a=interval(1,8)": kinds.FloatDistribution(1, 8),
+        "a=tag(log,interval(1e-5,1e-3))": kinds.FloatDistribution(1e-5, 1e-3, log=True),
+        "a=int(interval(1,8))": kinds.IntDistribution(1, 8),
+        "a=x,y": kinds.CategoricalDistribution(["x", "y"]),
+        "a=range(1,6,2)": kinds.CategoricalDistribution(["1", "3", "5"]),
+    }.items():
+        assert distribution(OverridesParser.create().parse_overrides([word])[0]) == kind
+
+
+@pytest.mark.parametrize("word, hydra_s", [("joblib", "joblib"), ("slurm", "submitit_slurm"), ("submitit_local", "submitit_local")])
+def test_a_launcher_is_hydra_s(word, hydra_s):
+    """Each setting of the word goes to Hydra's launcher by its own name; without the package a sentence says how it is installed."""
+    pytest.importorskip(f"hydra_plugins.hydra_{'joblib' if word == 'joblib' else 'submitit'}_launcher")
+    file = yaml.safe_load((ROOT / f"conf/launcher/{word}.yaml").read_text())
+    assert file["defaults"] == [{"override /hydra/launcher": hydra_s}]
+    for key in file["launcher"].keys() - {"program"}:
+        assert file["hydra"]["launcher"][key] == f"${{launcher.{key}}}"
+    assert composition(f"launcher={word}").launcher.keys() == file["launcher"].keys()
+    missing = MissingConfigException(missing_cfg_file=f"hydra/launcher/{hydra_s}", message="")
+    assert plainly(missing) == f"launcher/{hydra_s} is not installed: pip install -e .[sweep]."
