@@ -13,7 +13,7 @@ from diffusion.config import brought, configuration, register, resumes, told, wo
 from diffusion.shell import begin, shell
 from diffusion.support.progress import doing
 from diffusion.support.trust import packages
-from diffusion.sweeps import job, require_one_run, swept
+from diffusion.sweeps import one_job, require_one_run, swept
 
 log = logging.getLogger(__name__)
 register()
@@ -23,7 +23,7 @@ register()
 def main(cfg: DictConfig) -> float | None:
     """One run; under -m, each of the sweep's, which gives the last value of its first metric."""
     if swept():
-        return job(cfg, trained)
+        return one_job(cfg, trained)
     folder = Path(HydraConfig.get().runtime.output_dir)
     with begin(folder, cfg.trust, [folder, *told(cfg, words())] if resumes(cfg, folder) else None):
         require_one_run(cfg)

@@ -155,11 +155,11 @@ def configuration(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], dict[s
     for key in ("trust", "launcher", "sweeper"):  # permission is given each time, and never recorded; and by whom it is run
         content.pop(key, None)
     typed = words_said(folder / "words.yaml" if goes_on else None)
-    said = {"source.yaml": content, "words.yaml": {**typed, "hash": fingerprint(content)}}
+    said = {"source.yaml": content, "words.yaml": {**typed, "hash": training_hash(content)}}
     return resolved(content), {name: yaml.safe_dump(data, sort_keys=False) for name, data in said.items()}
 
 
-def fingerprint(content: Mapping[str, Any]) -> str:
+def training_hash(content: Mapping[str, Any]) -> str:
     """The hash of what a training is: of its configuration, resolved, less its name, where things are, and loggers. The order of stages
     counts, that of other keys does not."""
     apart = {"name": "", "resume": None, "logger": {}, "paths": dict.fromkeys(content.get("paths", {}), "")}

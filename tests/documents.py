@@ -10,6 +10,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from diffusion.config import EvaluateSchema, SampleSchema, TrainSchema, known, own, plain, register, resolved
@@ -62,11 +63,16 @@ def program(words: list[str]) -> tuple[str, type, list[str]] | None:
     return None
 
 
+def values_of(word: Override) -> list[str]:
+    """What a swept word stands for; of an interval its two ends."""
+    return list(word.sweep_string_iterator()) if word.is_discrete_sweep() else [str(word.value().start), str(word.value().end)]
+
+
 def variants(typed: list[str]) -> Iterator[list[str]]:
     """Each combination of a sweep's words; what was typed itself where nothing is swept."""
     parsed = OverridesParser.create().parse_overrides([word for word in typed if word != "-m"])
     choices = [
-        [f"{word.get_key_element()}={value}" for value in word.sweep_string_iterator()] if word.is_sweep_override() else [word.input_line]
+        [f"{word.get_key_element()}={value}" for value in values_of(word)] if word.is_sweep_override() else [word.input_line]
         for word in parsed
     ]
     return map(list, product(*choices))

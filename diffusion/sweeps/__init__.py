@@ -4,6 +4,6 @@ A job whose configuration is that of a run in the sweep's folder is skipped if t
 command of a sweep that was stopped goes on with it. A job that fails is a row of the table, and ends no other."""
 
 from diffusion.sweeps.end import Sweep
-from diffusion.sweeps.jobs import job, require_one_run, swept
+from diffusion.sweeps.jobs import one_job, require_one_run, swept
 
-__all__ = ["Sweep", "job", "require_one_run", "swept"]
+__all__ = ["Sweep", "one_job", "require_one_run", "swept"]

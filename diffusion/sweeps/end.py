@@ -77,10 +77,10 @@ class Sweep(Callback):
             ledger.record(row | {"state": "stopped", "why": "its process ended without a word"})
         if ledger.rows():
             print(ledger.table.read_text(), ledger.table, sep="\n", flush=True)
-            draw(ledger.table.parent)
+            draw_runs(ledger.table.parent)
 
 
-def draw(runs: Path) -> None:
+def draw_runs(runs: Path) -> None:
     """The dashboard of all runs in a folder, where plotly is installed."""
     if find_spec("plotly") is None:
         print("no dashboard without plotly: pip install -e .[dashboard], then python -m diffusion.dashboard", runs)

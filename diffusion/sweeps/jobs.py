@@ -62,7 +62,7 @@ def require_settings_of_a_word(cfg: DictConfig) -> None:
             raise UserError(f"{group}.n_jobs{wrong}.")
 
 
-def job(cfg: DictConfig, train: Train) -> float:
+def one_job(cfg: DictConfig, train: Train) -> float:
     """Train, unless it is done already, and return the last value of the run's first metric: NaN for a run that has none, or has failed,
     which ends no other job. A signal ends the sweep, as SystemExit."""
     if LEFT:
@@ -90,7 +90,7 @@ def attempt(cfg: DictConfig, made: Path, train: Train, row: dict[str, Any]) -> s
     cfg.resume = None
     identity = yaml.safe_load(configuration(cfg, made)[1]["words.yaml"])["hash"]
     with alone_with(identity, made.parent):
-        folder, step, finished = found(identity, made, cfg.steps)
+        folder, step, finished = run_to_be(identity, made, cfg.steps)
         row["folder"] = os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)  # as it is typed from here
         if finished:
             log.info("job %s is done already, in %s", HydraConfig.get().job.num, folder)
@@ -104,7 +104,7 @@ def attempt(cfg: DictConfig, made: Path, train: Train, row: dict[str, Any]) -> s
         return "done"
 
 
-def found(identity: str, made: Path, steps: int) -> tuple[Path, int | None, bool]:
+def run_to_be(identity: str, made: Path, steps: int) -> tuple[Path, int | None, bool]:
     """The folder for a job of this identity, the step of its last checkpoint, None without one, and whether all its steps are made: that of
     a run which has it, the furthest of several; else `made`, or, if another run is there, a name beside it."""
     from diffusion.checkpoint import read  # slow to import, as is all that knows checkpoints

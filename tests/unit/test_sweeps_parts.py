@@ -12,7 +12,7 @@ from composing import composition, typed
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import MissingConfigException
 
-from diffusion.config import fingerprint, plain
+from diffusion.config import plain, training_hash
 from diffusion.mistyped import plainly
 from diffusion.support.host import gpus
 from diffusion.sweeps.jobs import left_in_peace
@@ -67,7 +67,7 @@ def test_processes_take_gpus_of_their_own(tmp_path):
 
 
 def hashed(*words: str) -> str:
-    return fingerprint(plain(composition(*words), typed(*words)))
+    return training_hash(plain(composition(*words), typed(*words)))
 
 
 def test_the_hash_of_a_configuration():
