@@ -14,7 +14,7 @@ import torch
 from commands import ROOT, SMALL, command, succeeded
 
 WORDS = [*SMALL, "logger=none", "steps=4", "eval_every=4", "callbacks.samples.columns=1"]
-METRIC = ["metric=sliced_wasserstein", "metric.n=16"]
+METRIC = ["metric=sliced_wasserstein", "metric.n=16", "metric.groups=0"]
 
 
 def place(tmp_path: Path) -> list[str]:
@@ -96,7 +96,7 @@ def checkpoint(tmp_path: Path, name: str):
     return lambda: (tmp_path / "runs" / name / "checkpoints/last.ckpt").exists()
 
 
-LONG = ["steps=60", "eval_every=60", "checkpoint_every=10", "log_every=10"]
+LONG = ["steps=40", "eval_every=40", "checkpoint_every=10", "log_every=10"]
 
 
 @pytest.mark.slow
@@ -170,18 +170,18 @@ def test_a_search_that_was_stopped_goes_on(tmp_path):
     """The trial that was running is tried again, in its folder; the number of trials is that of all calls together."""
     words = ["train.py", "-m", *WORDS, *LONG, *METRIC, *place(tmp_path), "name=o", "sweeper=optuna"]
     space = ["optimizer.lr=tag(log,interval(1e-5,1e-2))", "network.channels=8,7,12"]
-    process = begun([*words, *space, "sweeper.n_trials=6"], lambda: len(list((tmp_path / "runs").glob("o-*/checkpoints/last.ckpt"))) == 2)
+    process = begun([*words, *space, "sweeper.n_trials=4"], lambda: len(list((tmp_path / "runs").glob("o-*/checkpoints/last.ckpt"))) == 2)
     process.send_signal(signal.SIGKILL)
     process.wait(60)
-    said = command(*words, *space, "sweeper.n_trials=6")
+    said = command(*words, *space, "sweeper.n_trials=4")
     assert "goes on in" in said.stdout and "best of" in said.stdout, said.stderr
     found = rows(tmp_path, "o")
-    assert len(found) == 6 and all(row["state"] == ("failed" if row["network.channels"] == "7" else "done") for row in found)
+    assert len(found) == 4 and all(row["state"] == ("failed" if row["network.channels"] == "7" else "done") for row in found)
     assert said.returncode == (1 if "failed" in states(tmp_path, "o") else 0)
     best = min(float(row["sliced-wasserstein@16"]) for row in found if row["state"] == "done")
     assert f"{best:.4g}" in said.stdout.split("best of")[1].splitlines()[0]
-    again = command(*words, *space, "sweeper.n_trials=6")
-    assert len(rows(tmp_path, "o")) == 6 and "Launching" not in again.stdout
+    again = command(*words, *space, "sweeper.n_trials=4")
+    assert len(rows(tmp_path, "o")) == 4 and "Launching" not in again.stdout
     other = command(*words, "optimizer.lr=interval(1e-5,1e-2)")
     assert other.returncode == 1 and "name=o is a search of other words" in other.stderr
 
