@@ -41,8 +41,9 @@ class Ledger:
         """Append a row, which replaces that of the same job, and write the table."""
         place = {"pid": os.getpid(), "host": socket.gethostname()}
         with self.alone():
+            torn = not self.file.read_bytes().endswith(b"\n")  # by a process that was killed as it wrote
             with self.file.open("a") as file:
-                file.write(json.dumps({**row, **place}) + "\n")
+                file.write("\n" * torn + json.dumps({**row, **place}) + "\n")
             rows = self.rows()
             for path, text in ((self.table, as_markdown(rows, self.command())), (self.table.with_suffix(".csv"), as_csv(rows))):
                 with atomic(path) as temporary:
@@ -58,12 +59,21 @@ class Ledger:
 
     def rows(self) -> list[dict[str, Any]]:
         """The last row of each job, in the order of their numbers."""
-        found = [json.loads(line) for line in self.file.read_text().splitlines()[1:] if line.endswith("}")]
+        found = [row for line in self.file.read_text().splitlines()[1:] if (row := whole(line))]
         return [row for _, row in sorted({row["job"]: row for row in found}.items())]
 
     def running(self) -> list[dict[str, Any]]:
         """The rows of jobs that have begun and not ended."""
         return [row for row in self.rows() if row["state"] == "running"]
+
+
+def whole(line: str) -> dict[str, Any] | None:
+    """The row of a line; None for a part of one, which is being written or was left by a process that was killed."""
+    try:
+        row: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return row
 
 
 def results(place: str) -> dict[str, Any]:

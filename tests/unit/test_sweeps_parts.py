@@ -113,6 +113,9 @@ def test_the_rows(tmp_path, monkeypatch):
     assert ledger.table == tmp_path / "x.md"
     told = {"job": 1, "words": {"seed": "2", "same": "1"}, "folder": "runs/x-1", "why": ""}
     ledger.record(told | {"state": "running"})
+    with ledger.file.open("a") as file:
+        file.write('{"job": 1, "words": {"seed": "2"}')  # half a line, of a process that was killed
+    assert [row["state"] for row in ledger.rows()] == ["running"]
     ledger.record({"job": 0, "words": {"seed": "a|b", "same": "1"}, "folder": "", "why": "no such seed.", "state": "failed"})
     assert [row["job"] for row in ledger.running()] == [1]
     ledger.record(told | {"state": "done", "step": 4, "seconds": 1.5, "numbers": {"fd@1k": 3.25, "fd@1k/error": 0.5}})
