@@ -78,6 +78,11 @@ class Result:
         """Where it stands."""
         return f"{self.arxiv}, {self.where}"
 
+    @property
+    def label(self) -> str:
+        """In a word or two, for a plot."""
+        return f"{self.metric} {self.value:g} ({self.arxiv})"
+
     def __str__(self) -> str:
         of = [f"of {self.n:,} images" if self.n else "", self.model or "", self.way]
         doubt = "" if self.verified else ", not verified"
@@ -132,14 +137,16 @@ class Published:
     def beside(self, key: str, passport: Mapping[str, Any]) -> list[Comparison]:
         """Those that may be shown beside the number `key`, such as fid@5k, of ours: what can be compared first, then what was sampled most
         alike; that alone where it was sampled the same way, else no more than SHOWN."""
-        word = key.partition("@")[0]
-        found = [self.compared(result, passport) for result in self.results if family(result.metric) == family(word)]
+        kind = family(key.partition("@")[0]) if "/" not in key else ""  # NAME/error is no number of its own
+        found = [self.compared(result, passport) for result in self.results if family(result.metric) == kind]
         found.sort(key=lambda comparison: (len(comparison.against), comparison.distance))
         return [comparison for comparison in found if comparison.distance == 0][:1] or found[:SHOWN]
 
     def compared(self, theirs: Result, passport: Mapping[str, Any]) -> Comparison:
         """One published number beside ours with this passport."""
         ours = {"image_size": self.image_size, "conditions": self.conditions, **facts_of(passport)}
+        if theirs.extractor != ours["extractor"]:  # whose resize goes with it
+            del ours["resize"]
         both = [(key, getattr(theirs, key), ours[key]) for key in ALIKE if key in ours]
         against = tuple(forbidden(key, theirs, our) for key, their, our in both if None not in (their, our) and their != our)
         unsaid = [ALIKE[key][0] for key, their, our in both if their is None is not our]
