@@ -92,7 +92,7 @@ class Result:
     def way(self) -> str:
         """How it was sampled, in words."""
         settings = {key: value for key, value in (self.sampler or {}).items() if key != "name"}
-        name = " ".join([(self.sampler or {}).get("name", ""), *(f"{key}={value}" for key, value in settings.items())])
+        name = " ".join([str((self.sampler or {}).get("name", "")), *(f"{key}={value}" for key, value in settings.items())])
         counts = [f"{n} {word}" for n, word in ((self.steps, "steps"), (self.calls, "calls")) if n]
         return ", ".join(filter(None, [name, *counts, "" if self.guidance is None else f"guidance {self.guidance:g}"]))
 

@@ -195,6 +195,8 @@ def test_a_passport_of_anything_is_read():
         assert beside(passport=passport)
     assert pickle.loads(pickle.dumps(Published.of(RUN["published"], RUN))) == Published.of(RUN["published"], RUN)
     assert beside(run={"published": None}) == [] == beside(run={"published": {}})
+    odd = {"arxiv": "2006.11239", "where": "t", "metric": "fid", "value": 1.0, "sampler": {"name": {"a": 1}, "b": [2]}}
+    assert "{'a': 1} b=[2]" in str(beside(run={"published": {"results": [odd]}})[0])
 
 
 def test_a_table_lists_them_below(tmp_path):
