@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from diffusion.config import brought, configuration, register, resumes, told, words
+from diffusion.published import headline
 from diffusion.shell import begin, shell
 from diffusion.support.progress import doing
 from diffusion.support.trust import packages
@@ -36,6 +37,8 @@ def trained(cfg: DictConfig, config: Mapping[str, Any], sources: Mapping[str, st
     log.info("run folder %s", folder)
     if along := brought(cfg):
         log.info("brought along: %s", ", ".join(along))
+    if numbers := headline(config.get("published")):
+        log.info("published: %s", numbers)
     log.info("%s steps of batch_size=%s", f"{config['steps']:,}", config["batch_size"])
 
     with doing("loading torch and Lightning"):
