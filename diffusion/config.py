@@ -160,8 +160,8 @@ def configuration(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], dict[s
 
 
 def training_hash(content: Mapping[str, Any]) -> str:
-    """The hash of what a training is: of its configuration, resolved, less its name, where things are, loggers and what others published. The order of stages
-    counts, that of other keys does not."""
+    """The hash of what a training is: of its configuration, resolved, less its name, where things are, loggers and what others published.
+    The order of stages counts, that of other keys does not."""
     apart = {"name": "", "resume": None, "logger": {}, "published": {}, "paths": dict.fromkeys(content.get("paths", {}), "")}
     config = resolved({**content, **apart})
     config["dataset"] = {key: value for key, value in config["dataset"].items() if f"dataset.{key}" not in PLACES}

@@ -59,7 +59,7 @@ class Ledger:
 
     def rows(self) -> list[dict[str, Any]]:
         """The last row of each job, in the order of their numbers."""
-        found = [row for line in self.file.read_text().splitlines()[1:] if (row := whole(line))]
+        found = [row for line in self.file.read_text().splitlines()[1:] if (row := row_of(line))]
         return [row for _, row in sorted({row["job"]: row for row in found}.items())]
 
     def running(self) -> list[dict[str, Any]]:
@@ -67,7 +67,7 @@ class Ledger:
         return [row for row in self.rows() if row["state"] == "running"]
 
 
-def whole(line: str) -> dict[str, Any] | None:
+def row_of(line: str) -> dict[str, Any] | None:
     """The row of a line; None for a part of one, which is being written or was left by a process that was killed."""
     try:
         row: dict[str, Any] = json.loads(line)
