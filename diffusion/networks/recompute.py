@@ -1,8 +1,6 @@
 """Gradient checkpointing (Chen et al. 2016, 1604.06174): memory for time."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,5 +17,9 @@ def through(checkpointing: bool, block: Callable[..., Tensor], *inputs: Any) -> 
     if torch.backends.cuda.flash_sdp_enabled():
         return checkpoint(block, *inputs, use_reentrant=False)
     # An objective that derives twice allows no fused attention; it is over by the way back, which must attend as the way there.
-    again = partial(sdpa_kernel, SDPBackend.MATH)
-    return checkpoint(block, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), again()))
+    return checkpoint(_plainly, block, *inputs, use_reentrant=False)
+
+
+def _plainly(block: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    with sdpa_kernel(SDPBackend.MATH):
+        return block(*inputs)
