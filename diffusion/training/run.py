@@ -180,7 +180,7 @@ def resumable(config: Mapping[str, Any]) -> tuple[Path, int, bool]:
     cannot be read, and as `same_run` does."""
     folder, _ = find(config["resume"])
     same_run(config, read_config(folder), folder)
-    file, checkpoint = read(config["resume"])  # refused here with a sentence, not inside the loop
+    file, checkpoint = read(config["resume"], whole=False)  # refused here with a sentence, not inside the loop
     return file, checkpoint["global_step"], owed(checkpoint)
 
 
