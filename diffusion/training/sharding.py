@@ -79,15 +79,28 @@ class Sharded(ModelParallelStrategy):
         return True
 
 
-def divided(module: LightningModule) -> bool:
-    """Make the weights of a training's module this device's part of them, if its strategy is to. Says whether it was.
+def require_shardable(config: Mapping[str, Any], module: LightningModule) -> None:
+    """Raises UserError for what cannot be trained in parts, where trainer=fsdp is what the configuration says."""
+    strategy, objective = config["trainer"].get("strategy"), module.objective
+    if not isinstance(strategy, Mapping) or strategy.get("_target_") != f"{Sharded.__module__}.{Sharded.__qualname__}":
+        return
+    name = type(objective).__name__
+    reasons = {
+        "precision=16-mixed, whose scale follows the gradients of all devices: say precision=bf16-mixed": config["precision"] == "16-mixed",
+        "an autoencoder, whose encoder and decoder are called by themselves": hasattr(module.denoiser.network, "moments"),
+        f"objective {name}, which differentiates the network twice": getattr(objective, "derives_twice", False),
+        f"objective {name}, which has weights of its own": any(True for _ in getattr(objective, "parameters", tuple)()),
+    }
+    if found := [reason for reason, true in reasons.items() if true]:
+        raise UserError(f"trainer=fsdp does not go with {', nor with '.join(found)}; trainer=ddp goes with all.")
 
-    Raises UserError for what cannot be: an autoencoder's training."""
+
+def divided(module: LightningModule) -> bool:
+    """Make the weights of a training's module this device's part of them, if its strategy is to. Says whether it was."""
     strategy = module.trainer.strategy
     if not isinstance(strategy, Sharded):
         return False
-    for trained in (child for child in module.children() if any(True for _ in child.parameters())):
-        strategy.shard(getattr(trained, "network", trained))
+    strategy.shard(module.denoiser.network)
     return True
 
 
