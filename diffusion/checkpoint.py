@@ -17,7 +17,7 @@ from diffusion.denoiser import Denoiser
 from diffusion.foreign.stable_diffusion import is_pipeline, stable_diffusion
 from diffusion.model import Model, assemble
 from diffusion.reconstruction import Autoencoding
-from diffusion.shards import SHARDS, Parts, joined, mapped, sharded, write_shards
+from diffusion.shards import SHARDS, Parts, joined, mapped, sharded, tidy, write_shards
 from diffusion.support.errors import UserError
 from diffusion.support.files import PLACES, atomic, broken, seal, writing_in
 from diffusion.support.hashes import tensors_hash
@@ -111,6 +111,8 @@ def write_together(content: Mapping[str, Any], file: Path, keep: Path | None = N
         write_shards(content, file, lambda skeleton: write_checkpoint(skeleton, file, keep))
     elif rank_and_world()[0] == 0:
         write_checkpoint(content, file, keep)
+        if (file.parent / SHARDS).exists():  # of a training that was in parts
+            tidy(file.parent)
 
 
 def second_name(file: Path, other: Path) -> None:

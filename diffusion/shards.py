@@ -114,7 +114,7 @@ def joined(content: dict[str, Any], file: Path) -> dict[str, Any]:
     Raises UserError where a part is missing, damaged, or of another checkpoint."""
     said = content.pop(SHARDS)
     name, seals = said["name"], said["seals"]
-    if not NAME.fullmatch(name):
+    if not NAME.fullmatch(str(name)):
         raise UserError(f"{file} is damaged: it names parts that this program has not written.")
     folder = file.parent / SHARDS / name
     files = [folder / f"{rank:04d}.ckpt" for rank in range(len(seals))]

@@ -83,8 +83,8 @@ def alone_in(folder: Path) -> Iterator[None]:
 def require_one_folder(trainer: Trainer) -> None:
     """Raises UserError, in all processes, unless they see the same run's folder: where torchrun or srun started them, each was told it by
     itself, and they may be on machines that share no disk."""
-    folder, alone = Path(trainer.default_root_dir), trainer.world_size == 1 or trainer.strategy.launcher is not None
-    if alone:
+    folder = Path(trainer.default_root_dir)
+    if trainer.world_size == 1:
         return
     token = folder / f".seen-{trainer.strategy.broadcast(secrets.token_hex(8))}.tmp"
     if trainer.is_global_zero:

@@ -6,7 +6,7 @@ A block's weights are gathered when it is called, and given back after it, so th
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pytorch_lightning import LightningModule
 from pytorch_lightning.strategies import ModelParallelStrategy, ParallelStrategy
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from diffusion.checkpoint import read_checkpoint, write_together
 from diffusion.shards import Parts, Shard, mapped
+from diffusion.support.errors import UserError
 
 
 class Sharded(ModelParallelStrategy):
@@ -87,7 +88,7 @@ def require_shardable(config: Mapping[str, Any], module: LightningModule) -> Non
     name = type(objective).__name__
     reasons = {
         "precision=16-mixed, whose scale follows the gradients of all devices: say precision=bf16-mixed": config["precision"] == "16-mixed",
-        "an autoencoder, whose encoder and decoder are called by themselves": hasattr(module.denoiser.network, "moments"),
+        "an autoencoder, whose encoder and decoder are called by themselves": hasattr(cast(Any, module.denoiser).network, "moments"),
         f"objective {name}, which differentiates the network twice": getattr(objective, "derives_twice", False),
         f"objective {name}, which has weights of its own": any(True for _ in getattr(objective, "parameters", tuple)()),
     }
@@ -97,10 +98,10 @@ def require_shardable(config: Mapping[str, Any], module: LightningModule) -> Non
 
 def divided(module: LightningModule) -> bool:
     """Make the weights of a training's module this device's part of them, if its strategy is to. Says whether it was."""
-    strategy = module.trainer.strategy
+    strategy, denoiser = module.trainer.strategy, cast(Any, module.denoiser)
     if not isinstance(strategy, Sharded):
         return False
-    strategy.shard(module.denoiser.network)
+    strategy.shard(denoiser.network)
     return True
 
 
