@@ -84,10 +84,10 @@ def write_shards(content: Mapping[str, Any], file: Path, finish: Callable[[dict[
         return torch.empty(leaf.shape, dtype=leaf.rows.dtype, device="meta")
 
     skeleton, rank = mapped(content, apart), rank_and_world()[0]
-    name = told(secrets.token_hex(8))
+    name = word_of_the_first(secrets.token_hex(8))
     part = file.parent / SHARDS / name / f"{rank:04d}.ckpt"
-    seals = agreed(lambda: write_part(rows, part))
-    agreed(lambda: finish(skeleton | {SHARDS: {"name": name, "seals": seals}}) if rank == 0 else None)
+    seals = all_or_none(lambda: write_part(rows, part))
+    all_or_none(lambda: finish(skeleton | {SHARDS: {"name": name, "seals": seals}}) if rank == 0 else None)
     if rank == 0:
         tidy(file.parent)
 
@@ -98,10 +98,10 @@ def write_part(rows: dict[str, Tensor], file: Path) -> str:
         with open(temporary, "wb") as opened:
             torch.save(rows, opened)
         seal(temporary)
-        return sealed(temporary)
+        return seal_of(temporary)
 
 
-def sealed(file: Path) -> str:
+def seal_of(file: Path) -> str:
     """The hash that a sealed file ends with."""
     with open(file, "rb") as opened:
         opened.seek(-SEAL, os.SEEK_END)
@@ -118,7 +118,7 @@ def joined(content: dict[str, Any], file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is damaged: it names parts that this program has not written.")
     folder = file.parent / SHARDS / name
     files = [folder / f"{rank:04d}.ckpt" for rank in range(len(seals))]
-    parts = [opened(part, digest, file) for part, digest in zip(files, seals, strict=True)]
+    parts = [part_of(part, digest, file) for part, digest in zip(files, seals, strict=True)]
 
     def together(place: str, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or leaf.device.type != "meta":
@@ -132,12 +132,12 @@ def joined(content: dict[str, Any], file: Path) -> dict[str, Any]:
     return whole
 
 
-def opened(part: Path, digest: str, file: Path) -> dict[str, Tensor]:
+def part_of(part: Path, digest: str, file: Path) -> dict[str, Tensor]:
     """A part's tensors, mapped into memory. Raises UserError as `joined` does."""
     if not part.is_file():
         raise UserError(f"{file} is a checkpoint in parts, and {part} is missing: they belong together in one folder.")
     try:
-        if not broken(part) and sealed(part) == digest:
+        if not broken(part) and seal_of(part) == digest:
             rows: dict[str, Tensor] = torch.load(part, map_location="cpu", weights_only=True, mmap=True)
             return rows
     except Exception as error:  # torch raises many kinds for a damaged file
@@ -162,7 +162,7 @@ def tidy(folder: Path) -> None:
         (folder / SHARDS).rmdir()
 
 
-def told(word: str) -> str:
+def word_of_the_first(word: str) -> str:
     """The first process's word, on each."""
     words = [word]
     if rank_and_world()[1] > 1:
@@ -170,7 +170,7 @@ def told(word: str) -> str:
     return words[0]
 
 
-def agreed(act: Callable[[], Any]) -> list[Any]:
+def all_or_none(act: Callable[[], Any]) -> list[Any]:
     """What `act` returns, of each process. If it fails on one, so it does on all, and none waits for another: there as it did, elsewhere
     with an OSError."""
     found, failed = None, None

@@ -14,9 +14,10 @@ from test_floors import FLOORS, INNER, unit
 
 from diffusion.model import assemble
 from diffusion.shell import quoted
-from diffusion.support.build import build, ways
+from diffusion.support.build import build, review, ways
 from diffusion.support.errors import UserError
 from diffusion.support.moved import TARGETS
+from diffusion.training.fitting import require_fit
 
 ARCHITECTURE, CONFIGURATION = ((ROOT / "docs" / name).read_text() for name in ("architecture.md", "configuration.md"))
 CHANGES = (ROOT / "CHANGELOG.md").read_text()
@@ -79,6 +80,35 @@ def test_a_command_of_texts_composes(words):
     name, schema, typed = program(words)
     said = dict(word.split("=", 1) for word in typed)
     assert configured(name, schema, [quoted(word) for word in typed])["guidance"]["cfg"]["negative"] == said.get("negative_prompt")
+
+
+LAUNCHER = re.compile(r"^(?:torchrun(?: --\S+)*|srun python) (?=train|sample)", re.M)
+CLUSTERS = [words for words in commands(LAUNCHER.sub("python ", (ROOT / "docs/clusters.md").read_text())) if program(words)]
+
+
+@pytest.mark.parametrize("words", CLUSTERS, ids=" ".join)
+def test_a_command_of_clusters_composes(words):
+    """Those that torchrun starts too; and what an experiment says goes together."""
+    name, schema, typed = program(words)
+    config = configured(name, schema, typed)
+    if name == "train" and not config["resume"]:
+        review(config)
+        require_fit(config)
+
+
+def test_the_commands_of_clusters_are_found():
+    """Of each launcher."""
+    lines = (ROOT / "docs/clusters.md").read_text()
+    assert len(CLUSTERS) >= 14 and len(LAUNCHER.findall(lines)) >= 4
+    assert sum("trainer=multinode" in words for words in CLUSTERS) >= 2
+
+
+def test_the_job_of_clusters_is_queued_again():
+    """By the same line as on the page on configurations."""
+    (script,) = blocks((ROOT / "docs/clusters.md").read_text(), "bash")
+    (lines,) = [block for block in blocks(CONFIGURATION) if block.startswith("#SBATCH")]
+    assert script.splitlines()[-1] == lines.splitlines()[-1].partition("  ")[0]
+    assert {"resume=auto", "trainer=multinode"} <= set(script.split()) and lines.splitlines()[0] in script
 
 
 def test_the_keys_are_those_of_the_commands():

@@ -63,7 +63,7 @@ class Sharded(ModelParallelStrategy):
                 for weight, number in zip(group["params"], said["params"], strict=True):
                     moments = state["state"].get(number, {})
                     moments.update({key: rows_of(weight, value) for key, value in moments.items()})
-        loaded: dict[str, Any] = mapped(content, lambda _, leaf: whole(leaf))
+        loaded: dict[str, Any] = mapped(content, lambda _, leaf: in_memory(leaf))
         return loaded
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
@@ -144,7 +144,7 @@ def rows_of(weight: Tensor | None, value: Any) -> Any:
     return DTensor.from_local(rows, weight.device_mesh, weight.placements, run_check=False, shape=weight.shape, stride=weight.stride())
 
 
-def whole(leaf: Any) -> Any:
+def in_memory(leaf: Any) -> Any:
     """A tensor of a checkpoint in memory, and no longer in its file; anything else as it is."""
     if isinstance(leaf, Parts):
         return leaf[:]
