@@ -118,7 +118,7 @@ def joined(content: dict[str, Any], file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is damaged: it names parts that this program has not written.")
     folder = file.parent / SHARDS / name
     files = [folder / f"{rank:04d}.ckpt" for rank in range(len(seals))]
-    parts = [part_of(part, digest, file) for part, digest in zip(files, seals, strict=True)]
+    parts = [verified(part, digest, file) for part, digest in zip(files, seals, strict=True)]
 
     def together(place: str, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or leaf.device.type != "meta":
@@ -132,7 +132,7 @@ def joined(content: dict[str, Any], file: Path) -> dict[str, Any]:
     return whole
 
 
-def part_of(part: Path, digest: str, file: Path) -> dict[str, Tensor]:
+def verified(part: Path, digest: str, file: Path) -> dict[str, Tensor]:
     """A part's tensors, mapped into memory. Raises UserError as `joined` does."""
     if not part.is_file():
         raise UserError(f"{file} is a checkpoint in parts, and {part} is missing: they belong together in one folder.")
