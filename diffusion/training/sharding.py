@@ -94,7 +94,7 @@ def require_shardable(config: Mapping[str, Any], module: LightningModule) -> Non
         f"objective {name}, which has weights of its own": any(True for _ in getattr(objective, "parameters", tuple)()),
     }
     if found := [reason for reason, true in reasons.items() if true]:
-        raise UserError(f"trainer=fsdp does not go with {', nor with '.join(found)}; trainer=ddp goes with all.")
+        raise UserError(f"trainer=fsdp does not go with {', nor with '.join(found)}; say trainer=ddp.")
 
 
 def divided(module: LightningModule) -> bool:

@@ -70,6 +70,9 @@ def fit(config: dict[str, Any], folder: Path, accumulate: int = 1, world: int = 
     last = folder / "last.ckpt"
     trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
     trainer.save_checkpoint(last)
+    if shard:
+        gathered = {name: weight.full_tensor().detach() for name, weight in module.named_parameters()}
+        torch.save(gathered, folder / f"gathered-{trainer.global_rank}.pt")
     return folder
 
 

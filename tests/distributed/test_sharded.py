@@ -67,6 +67,15 @@ def test_the_file_is_as_that_of_one_process(folders):
 
 
 @pytest.mark.xdist_group("sharded")
+def test_one_process_reads_what_the_processes_have_together(folders):
+    """Bit for bit what torch gathers of them, on both."""
+    read = read_checkpoint(folders["parts"] / "last.ckpt")["state_dict"]
+    for rank in range(2):
+        gathered = torch.load(folders["parts"] / f"gathered-{rank}.pt", weights_only=True)
+        assert gathered and all(torch.equal(read[name], weight) for name, weight in gathered.items())
+
+
+@pytest.mark.xdist_group("sharded")
 def test_each_process_wrote_its_half(folders):
     """Of the weights, of both moments and of each average, none of which is in the file that names the parts."""
     found = read_checkpoint(folders["parts"] / "last.ckpt", whole=False)
