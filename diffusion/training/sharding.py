@@ -24,6 +24,9 @@ class Sharded(ModelParallelStrategy):
     """FSDP2 over all devices, in float32 or under autocast as `precision` says. Checkpoints are in parts (`diffusion.shards`); those of any
     number of processes, and of other strategies, are read."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def setup_environment(self) -> None:
         """One dimension of the mesh of devices."""
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
