@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pytorch_lightning import LightningModule
-from pytorch_lightning.strategies import ModelParallelStrategy, ParallelStrategy
+from pytorch_lightning.strategies import ModelParallelStrategy, ParallelStrategy, StrategyRegistry
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
@@ -18,6 +18,8 @@ from torch.optim import Optimizer
 from diffusion.checkpoint import read_checkpoint, write_together
 from diffusion.shards import Parts, Shard, mapped
 from diffusion.support.errors import UserError
+
+WORD = "sharded"  # trainer.strategy of trainer=fsdp
 
 
 class Sharded(ModelParallelStrategy):
@@ -83,12 +85,14 @@ class Sharded(ModelParallelStrategy):
         return True
 
 
+StrategyRegistry.register(WORD, Sharded)  # trainer.strategy is a word, so that a run is resumed with another
+
+
 def require_shardable(config: Mapping[str, Any], module: LightningModule) -> None:
     """Raises UserError for what cannot be trained in parts, where trainer=fsdp is what the configuration says."""
-    strategy, objective = config["trainer"].get("strategy"), module.objective
-    if not isinstance(strategy, Mapping) or strategy.get("_target_") != f"{Sharded.__module__}.{Sharded.__qualname__}":
+    if config["trainer"].get("strategy") != WORD:
         return
-    name = type(objective).__name__
+    objective, name = module.objective, type(module.objective).__name__
     reasons = {
         "precision=16-mixed, whose scale follows the gradients of all devices: say precision=bf16-mixed": config["precision"] == "16-mixed",
         "compile=true": config["compile"],
