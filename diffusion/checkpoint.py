@@ -17,11 +17,13 @@ from diffusion.denoiser import Denoiser
 from diffusion.foreign.stable_diffusion import is_pipeline, stable_diffusion
 from diffusion.model import Model, assemble
 from diffusion.reconstruction import Autoencoding
+from diffusion.shards import SHARDS, Parts, joined, mapped, sharded, tidy, write_shards
 from diffusion.support.errors import UserError
 from diffusion.support.files import PLACES, atomic, broken, seal, writing_in
 from diffusion.support.hashes import tensors_hash
 from diffusion.support.moved import brought_up
 from diffusion.support.ranges import Images, refused
+from diffusion.support.ranks import rank_and_world
 from diffusion.support.trust import parsed, trusting, vet, vet_source
 
 # The groups of a run's configuration from which its model and its ways to sample are built.
@@ -50,12 +52,13 @@ def find(path: str | Path) -> tuple[Path, Path]:
     return folder, file
 
 
-def read(path: str | Path) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint that `find` finds, and its content. If a run's folder is given whose last one is damaged, it is the one before that,
-    with a warning. Raises UserError if there is none that is whole; a checkpoint that was given by its name is not replaced."""
+def read(path: str | Path, whole: bool = True) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint that `find` finds, and its content, as `read_checkpoint` gives it. If a run's folder is given whose last one is
+    damaged, it is the one before that, with a warning. Raises UserError if there is none that is whole; a checkpoint that was given by its
+    name is not replaced."""
     _, file = find(path)
     try:
-        return file, read_checkpoint(file)
+        return file, read_checkpoint(file, whole)
     except UserError as damaged:
         previous = file.with_name(PREVIOUS)
         if file.name != LAST or not previous.is_file():
@@ -63,22 +66,30 @@ def read(path: str | Path) -> tuple[Path, dict[str, Any]]:
         if not Path(path).is_dir():
             raise UserError(f"{damaged} The one before it is {previous}.") from damaged
         try:
-            content = read_checkpoint(previous)
+            content = read_checkpoint(previous, whole)
         except UserError as both:
             raise UserError(f"{damaged} So is the one before it: {both}") from damaged
         log.warning("%s In its place the one before is used: %s, of step %d.", damaged, previous, content["global_step"])
         return previous, content
 
 
-def read_checkpoint(file: Path) -> dict[str, Any]:
-    """A checkpoint's content, plain tensors and plain data. Raises UserError for a file that is not one, or has changed since it was
-    written."""
+def read_checkpoint(file: Path, whole: bool = True) -> dict[str, Any]:
+    """A checkpoint's content, plain tensors and plain data, in one piece however many processes wrote it. Raises UserError for a file that
+    is not one, or has changed since it was written.
+
+    With whole=False tensors stay in their files until they are looked at, and a sharded one is as its `Parts`."""
     try:
-        if not broken(file):
-            return torch.load(file, map_location="cpu", weights_only=True)
+        if broken(file):
+            raise UserError(f"{file} is damaged: its content is not what its hash was made of.")
+        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=not whole)
+        in_parts = isinstance(content, dict) and SHARDS in content
+    except UserError:
+        raise
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"{file} cannot be read as a checkpoint ({type(error).__name__}); it is damaged or of another kind.") from error
-    raise UserError(f"{file} is damaged: its content is not what its hash was made of.")
+    if in_parts:
+        content = joined(content, file)
+    return mapped(content, lambda _, leaf: leaf[:] if isinstance(leaf, Parts) else leaf) if in_parts and whole else content
 
 
 def write_checkpoint(content: Mapping[str, Any], file: Path, keep: Path | None = None) -> None:
@@ -92,6 +103,16 @@ def write_checkpoint(content: Mapping[str, Any], file: Path, keep: Path | None =
         with open(temporary, "wb") as opened:  # of a path torch does not say why it cannot be written
             torch.save(dict(content), opened)
         seal(temporary)
+
+
+def write_together(content: Mapping[str, Any], file: Path, keep: Path | None = None) -> None:
+    """`write_checkpoint` by all processes of a training, which all call it: by the first, or, of what holds a `Shard`, by each its part."""
+    if sharded(content):
+        write_shards(content, file, lambda skeleton: write_checkpoint(skeleton, file, keep))
+    elif rank_and_world()[0] == 0:
+        write_checkpoint(content, file, keep)
+        if (file.parent / SHARDS).exists():  # of a training that was in parts
+            tidy(file.parent)
 
 
 def second_name(file: Path, other: Path) -> None:

@@ -19,6 +19,7 @@ from diffusion.mistyped import CONF, plainly
 from diffusion.schemas import TEXTS
 from diffusion.support.errors import TRACEBACK, UserError, one_sentence
 from diffusion.support.files import writing_in
+from diffusion.support.progress import speaks
 from diffusion.support.trust import trusting
 
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} if CONF.is_dir() else set()
@@ -69,7 +70,7 @@ def begin(folder: Path | None = None, trust: Sequence[str] = (), places: Sequenc
         os.environ.pop("HYDRA_FULL_ERROR", None)
     with suppress(ValueError):  # not the main thread, which alone may
         signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))  # to tidy up; a training has its own
-    if int(os.environ.get("RANK", 0)):  # under torchrun the first rank speaks for all
+    if not speaks():  # under torchrun and srun the first rank speaks for all
         logging.getLogger().setLevel(logging.WARNING)
     try:
         with (

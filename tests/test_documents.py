@@ -16,9 +16,10 @@ from diffusion.model import assemble
 from diffusion.published import results_of
 from diffusion.schemas import container, known
 from diffusion.shell import quoted
-from diffusion.support.build import build, ways
+from diffusion.support.build import build, review, ways
 from diffusion.support.errors import UserError
 from diffusion.support.moved import TARGETS
+from diffusion.training.fitting import require_fit
 
 ARCHITECTURE, CONFIGURATION = ((ROOT / "docs" / name).read_text() for name in ("architecture.md", "configuration.md"))
 CHANGES = (ROOT / "CHANGELOG.md").read_text()
@@ -99,6 +100,35 @@ def test_a_command_of_published_numbers_composes(words):
 def test_the_file_that_the_page_on_published_numbers_prints_is_one():
     (text,) = blocks((ROOT / "docs/published.md").read_text(), "yaml")
     assert [result.value for result in results_of(yaml.safe_load(text))] == [3.17, 5.24]
+
+
+LAUNCHER = re.compile(r"^(?:torchrun(?: --\S+)*|srun python) (?=train|sample)", re.M)
+CLUSTERS = [words for words in commands(LAUNCHER.sub("python ", (ROOT / "docs/clusters.md").read_text())) if program(words)]
+
+
+@pytest.mark.parametrize("words", CLUSTERS, ids=" ".join)
+def test_a_command_of_clusters_composes(words):
+    """Those that torchrun starts too; and what an experiment says goes together."""
+    name, schema, typed = program(words)
+    config = configured(name, schema, typed)
+    if name == "train" and not config["resume"]:
+        review(config)
+        require_fit(config)
+
+
+def test_the_commands_of_clusters_are_found():
+    """Of each launcher."""
+    lines = (ROOT / "docs/clusters.md").read_text()
+    assert len(CLUSTERS) >= 14 and len(LAUNCHER.findall(lines)) >= 4
+    assert sum("trainer=multinode" in words for words in CLUSTERS) >= 2
+
+
+def test_the_job_of_clusters_is_queued_again():
+    """By the same line as on the page on configurations."""
+    (script,) = blocks((ROOT / "docs/clusters.md").read_text(), "bash")
+    (lines,) = [block for block in blocks(CONFIGURATION) if block.startswith("#SBATCH")]
+    assert script.splitlines()[-1] == lines.splitlines()[-1].partition("  ")[0]
+    assert {"resume=auto", "trainer=multinode"} <= set(script.split()) and lines.splitlines()[0] in script
 
 
 def test_the_keys_are_those_of_the_commands():

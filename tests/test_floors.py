@@ -18,7 +18,7 @@ FLOORS = {
     3: ["classifier", "denoiser", "posterior"],
     4: ["grids", "guidance", "likelihood", "objectives", "oracles", "reconstruction", "samplers", "times", "weightings"],
     5: ["codecs", "conditions"],
-    6: ["album", "dashboard", "data", "editing", "generate", "metrics", "npz", "part", "passport", "pictures", "published"],
+    6: ["album", "dashboard", "data", "editing", "generate", "metrics", "npz", "part", "passport", "pictures", "published", "shards"],
     7: ["checkpoint", "foreign", "latents", "model"],
     8: ["evaluation", "training"],
     9: ["average", "config", "evaluate", "mistyped", "schemas", "shell", "sweeps"],

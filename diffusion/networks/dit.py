@@ -9,6 +9,7 @@ from torch.nn.functional import layer_norm
 from diffusion.networks.attention import Look, attend, count_heads
 from diffusion.networks.blocks import zero
 from diffusion.networks.embedding import ConditionedNetwork, Given, TimeEmbedding
+from diffusion.networks.recompute import through
 from diffusion.support.ranges import Few, Some, require
 from diffusion.support.sizes import height_and_width
 
@@ -34,6 +35,7 @@ class DiT(ConditionedNetwork):
         num_classes: number of classes, to which a learned null class is added; 0 is a network without classes.
         context_channels: width of the vectors of a context sequence; 0 is a network without a context.
         pooled: the context's first vector is added to the time embedding too.
+        checkpointing: keep only each block's input for the gradients, and compute the rest again: less memory, a third more time.
 
     Raises:
         ValueError: if the sides of image_size are not multiples of patch, or width not of 4 and of heads.
@@ -53,13 +55,14 @@ class DiT(ConditionedNetwork):
         num_classes: Some = 0,
         context_channels: Some = 0,
         pooled: bool = False,
+        checkpointing: bool = False,
     ) -> None:
         require(self, locals())
         grid = patches(*height_and_width(image_size), patch)
         if width % 4:
             raise ValueError(f"width {width} is not a multiple of 4, which sines and cosines of two coordinates need.")
         super().__init__(TimeEmbedding(256, width), width, num_classes, context_channels, pooled)
-        self.grid, self.patch = grid, patch
+        self.grid, self.patch, self.checkpointing = grid, patch, checkpointing
         self.stem = nn.Conv2d(in_channels, width, patch, stride=patch)
         self.register_buffer("position", positions(*grid, width), persistent=False)
         self.blocks = nn.ModuleList(Block(width, heads, context_channels) for _ in range(depth))
@@ -77,7 +80,7 @@ class DiT(ConditionedNetwork):
         x = self.stem(x_t).flatten(2).transpose(1, 2)
         x = x + self._position(rows, columns).to(x)
         for block in self.blocks:
-            x = block(x, given)
+            x = through(self.checkpointing, block, x, given)
         scale, shift = self.modulate(given.embedding)[:, None].chunk(2, dim=-1)
         return self._image(self.out(norm(x) * (1 + scale) + shift), rows)
 

@@ -13,7 +13,8 @@ from torch.nn.functional import silu
 
 from diffusion.networks.attention import ChannelAttention, ClassAttention, CrossAttention, SelfAttention
 from diffusion.networks.blocks import Chain, ConvNeXt, ResidualBlock, added, group_norm, zero
-from diffusion.networks.embedding import ConditionedNetwork, FourierTimeEmbedding, TimeEmbedding
+from diffusion.networks.embedding import ConditionedNetwork, FourierTimeEmbedding, Given, TimeEmbedding
+from diffusion.networks.recompute import through
 from diffusion.networks.resampling import Downsample, Smooth, SmoothDownsample, Upsample
 from diffusion.support.ranges import Few, Positive, Share, Some, require
 from diffusion.support.sizes import height_and_width
@@ -60,6 +61,7 @@ class UNet(ConditionedNetwork):
         project_skip: a 1x1 convolution on the input of each resampling block.
         attention_once: on the way up only the last layer of a level has its atn and ctxAtn.
         input_pyramid: after each halving add x_t, resampled to this level's size and width; the sum is what the next level's is made from.
+        checkpointing: keep only each block's input for the gradients, and compute the rest again: less memory, a third more time.
 
     Raises:
         ValueError: if image_size does not halve as often as there are levels, an attention resolution is never
@@ -93,6 +95,7 @@ class UNet(ConditionedNetwork):
         project_skip: bool = False,
         attention_once: bool = False,
         input_pyramid: bool = False,
+        checkpointing: bool = False,
     ) -> None:
         require(self, locals())
         resolutions = _resolutions(image_size, len(multipliers), attention)
@@ -107,7 +110,7 @@ class UNet(ConditionedNetwork):
         looking = dict(heads=heads, head_channels=head_channels, rescale=skip_rescale)
         make = _makers(residual, looking, context_channels)
         blocks = _Blocks(make, tuple(block), frozenset(attention), resample_in_resblock, fir, project_skip, attention_once)
-        self.rescale, self.multiple = skip_rescale, 2 ** (len(multipliers) - 1)
+        self.rescale, self.multiple, self.checkpointing = skip_rescale, 2 ** (len(multipliers) - 1), checkpointing
         self.widths = [int(channels * multiplier) for multiplier in multipliers]
         levels = list(zip(self.widths, resolutions, strict=True))
         self.stem = nn.Conv2d(in_channels, self.widths[0], 3, padding=1)
@@ -144,14 +147,18 @@ class UNet(ConditionedNetwork):
         x, image, pyramid = self.stem(x_t), x_t, iter(self.pyramid)
         skips = [x]
         for block in self.down:
-            x = block(x, given)
+            x = through(self.checkpointing, block, x, given)
             if x.shape[-1] < skips[-1].shape[-1] and self.pyramid:
                 x = image = added(next(pyramid)(image), x, self.rescale)
             skips.append(x)
-        x = self.middle(x, given)
+        x = through(self.checkpointing, self.middle, x, given)
         for block in self.up:
-            x = block(torch.cat([x, skips.pop()], dim=1), given)
+            x = through(self.checkpointing, _joined, block, x, skips.pop(), given)
         return self.out(silu(self.norm(x)))
+
+
+def _joined(block: nn.Module, x: Tensor, skip: Tensor, given: Given) -> Tensor:
+    return block(torch.cat([x, skip], dim=1), given)
 
 
 CHANGE_WIDTH = ("res", "conv")

@@ -7,8 +7,11 @@ from pathlib import Path
 
 
 def started() -> str:
-    """When this run began, YYYYmmdd-HHMMSS; under torchrun, when the agent began, so that the ranks of a machine agree."""
+    """When this run began, YYYYmmdd-HHMMSS; under torchrun, when the agent began, so that the ranks of a machine agree, and under SLURM,
+    when the job did, where it says so."""
     seconds = time.time()
+    if int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+        seconds = float(os.environ.get("SLURM_JOB_START_TIME", seconds))
     if "TORCHELASTIC_RUN_ID" in os.environ and Path("/proc").is_dir():
         ticks = int(Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19])
         boot = int(re.findall(r"^btime (\d+)", Path("/proc/stat").read_text(), re.M)[0])

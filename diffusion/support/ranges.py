@@ -70,7 +70,8 @@ OTHERS: Mapping[str, Mapping[str, Any]] = {
         "alpha": Decay,
     },
     "pytorch_lightning": {
-        **dict.fromkeys(("max_steps", "accumulate_grad_batches", "num_nodes"), Count),
+        **dict.fromkeys(("max_steps", "accumulate_grad_batches"), Count),
+        "num_nodes": Count | Literal["auto"],  # those on which a launcher has started it
         "devices": Annotated[int, Range(least=-1)] | str | list[Natural],  # -1 are all there are
         "max_epochs": Annotated[int, Range(least=-1)] | None,
         "gradient_clip_val": NonNegative | None,

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch.distributed.tensor import DTensor
 
 from diffusion.generate import Recipe
 from diffusion.model import Model
 from diffusion.support.ranges import Limit, Seed
 from diffusion.training.ema import EMA
 from diffusion.training.loss_meter import Meter
+from diffusion.training.sharding import divided, gathered
 
 
 class TrainingModule(LightningModule):
@@ -43,9 +45,15 @@ class TrainingModule(LightningModule):
         self.latest_step: dict[str, int] = {}  # and of which step it is
         self.evaluation_seconds = 0.0
 
+    def configure_model(self) -> None:
+        """A strategy that shards leaves this device its part of the weights, and of their average."""
+        if divided(self):
+            self.ema.start(self.denoiser)
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """The gradient's norm, and clipping to it."""
-        self.meter.end_step(self.global_step, torch.nn.utils.clip_grad_norm_(self.parameters(), self.grad_clip))
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.grad_clip)
+        self.meter.end_step(self.global_step, norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One step of the weights, then what follows it."""
@@ -66,7 +74,7 @@ class TrainingModule(LightningModule):
     def sampling(self) -> Iterator[None]:
         """Averaged weights and evaluation mode; afterwards everything as it was."""
         training = self.denoiser.training
-        with self.ema.applied(self.denoiser), torch.no_grad():
+        with self.ema.applied(self.denoiser), gathered(self.denoiser), torch.no_grad():
             self.denoiser.eval()
             try:
                 yield

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.support.ranges import Decay, require
+from diffusion.training.sharding import local
 
 
 class EMA:
@@ -33,10 +34,10 @@ class EMA:
         return min(self.max_decay, (1 + self.steps) / (10 + self.steps))
 
     def _pairs(self, module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-        """(shadow tensors, weights) in one order; the shadow follows the weights to their device."""
+        """(shadow tensors, weights) in one order, of sharded ones this device's rows; the shadow follows the weights to their device."""
         weights = _weights(module)
         self.shadow = {name: self.shadow[name].to(weight.device) for name, weight in weights.items()}
-        return list(self.shadow.values()), list(weights.values())
+        return [local(w) for w in self.shadow.values()], [local(w) for w in weights.values()]
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:

@@ -2,6 +2,7 @@
 job of a sweep."""
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from diffusion.support.errors import UserError
 from diffusion.support.files import lock
 
 PATIENCE = 10.0  # seconds in which a rank that is to end may do so by itself; a cluster gives all of them about thirty
+ARRIVAL = 5.0  # seconds in which a file that another machine has made is seen on a network's disk
 ENVIRONMENT = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED")
 
 
@@ -76,6 +78,31 @@ def alone_in(folder: Path) -> Iterator[None]:
                 file.unlink(missing_ok=True)
                 with suppress(OSError):  # it has something in it
                     folder.rmdir()
+
+
+def require_one_folder(trainer: Trainer) -> None:
+    """Raises UserError, in all processes, unless they see the same run's folder: where torchrun or srun started them, each was told it by
+    itself, and they may be on machines that share no disk."""
+    folder = Path(trainer.default_root_dir)
+    if trainer.world_size == 1:
+        return
+    token = folder / f".seen-{trainer.strategy.broadcast(secrets.token_hex(8))}.tmp"
+    if trainer.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        token.touch()
+    trainer.strategy.barrier()
+    until, seen = time.monotonic() + ARRIVAL, token.exists()
+    while not (seen or time.monotonic() > until):
+        time.sleep(0.1)
+        seen = token.exists()
+    seen = trainer.strategy.reduce_boolean_decision(seen)
+    if trainer.is_global_zero:
+        token.unlink()
+    if not seen:
+        raise UserError(
+            f"The processes of this training do not share the folder {folder} of the first: say the same name=NAME to all, and "
+            "paths.runs=PATH on a disk that all machines see."
+        )
 
 
 def written(folder: Path) -> int | None:

@@ -1,5 +1,6 @@
 """What a run asks of the machine that it is on: device, precision, compilation, determinism. What cannot be is refused at the start."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from diffusion.support.errors import UserError
 from diffusion.training.base import TrainingModule
 
 TRAINED_IN = ("32-true", "bf16-mixed", "16-mixed")
+LAUNCHERS = (("GROUP_WORLD_SIZE", "LOCAL_WORLD_SIZE"), ("SLURM_NNODES", "SLURM_NTASKS_PER_NODE"))  # torchrun's, also inside SLURM; srun's
 FOLLOWS = {"max_steps": "steps", "accumulate_grad_batches": "accumulate", "precision": "precision", "deterministic": "deterministic"}
 
 
@@ -19,8 +21,10 @@ def trainer_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     which may be others the next time.
 
     Raises UserError for a setting that contradicts the plain key that it follows from, for a precision that is not trained in, for
-    16-mixed on a CPU, and for Apple's GPU."""
+    16-mixed on a CPU, for Apple's GPU, and as `machines`."""
     settings = dict(config["trainer"])
+    if settings.get("num_nodes") == "auto":
+        settings |= machines()
     for key, plain in FOLLOWS.items():
         if key in settings and plain in config and settings[key] != config[plain]:  # an older run may not have one of them
             said, follows = settings[key], f"{plain}={config[plain]}"
@@ -32,6 +36,20 @@ def trainer_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     if (settings["accelerator"], settings["precision"]) == ("cpu", "16-mixed"):
         raise UserError("precision=16-mixed trains on a GPU; on the CPU say precision=bf16-mixed or 32-true.")
     return settings
+
+
+def machines() -> dict[str, int]:
+    """The settings of the trainer that torchrun or srun, which started this process and the others, has settled: how many machines, and
+    processes on each. Raises UserError where neither did, or SLURM was told only how many there are in all."""
+    for nodes, each in LAUNCHERS:
+        if nodes in os.environ:
+            if each not in os.environ:
+                raise UserError("SLURM does not say how many processes there are on each machine: say #SBATCH --ntasks-per-node=N.")
+            return {"num_nodes": int(os.environ[nodes]), "devices": int(os.environ[each])}
+    raise UserError(
+        "trainer.num_nodes=auto means the machines on which torchrun or srun has started this, and neither has: say trainer=ddp for the "
+        "devices of this one, or see docs/clusters.md."
+    )
 
 
 def compiled(module: TrainingModule) -> None:

@@ -39,6 +39,7 @@ from diffusion.training.initial import begin_from
 from diffusion.training.launch import alone_in, follow, job, parting
 from diffusion.training.loggers import quiet, run_of_its_own
 from diffusion.training.machine import Unscale, compiled, trainer_settings
+from diffusion.training.sharding import require_shardable
 from diffusion.typing import Codec
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
         config["init"] = begin_from(model.denoiser, config, trust)
     serving = served(model.codec, dataset, "cuda" if settings["accelerator"] in ("cuda", "gpu") else "cpu")
     module = training_module(config, model, dataset.flip, serving)
+    require_shardable(config, module)
     if config["compile"]:
         compiled(module)
     interruption = Interruption(callbacks := build_callbacks(config))
@@ -180,7 +182,7 @@ def resumable(config: Mapping[str, Any]) -> tuple[Path, int, bool]:
     cannot be read, and as `same_run` does."""
     folder, _ = find(config["resume"])
     same_run(config, read_config(folder), folder)
-    file, checkpoint = read(config["resume"])  # refused here with a sentence, not inside the loop
+    file, checkpoint = read(config["resume"], whole=False)  # refused here with a sentence, not inside the loop
     return file, checkpoint["global_step"], owed(checkpoint)
 
 

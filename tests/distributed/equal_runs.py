@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning import Trainer
 
+from diffusion.checkpoint import read_checkpoint
 from diffusion.codecs import Autoencoder, Pixels
 from diffusion.data import DataModule
 from diffusion.latents import codec
@@ -16,7 +17,9 @@ from diffusion.model import assemble, completed
 from diffusion.support.build import build
 from diffusion.support.seeds import mixed
 from diffusion.training.callbacks import Losses
+from diffusion.training.callbacks.checkpoints import SealedIO
 from diffusion.training.run import training_module
+from diffusion.training.sharding import Sharded
 from diffusion.typing import Noise
 
 
@@ -38,9 +41,9 @@ def latents(**settings: Any) -> Autoencoder:
 DOUBLES = {"diffusion.codecs.Pixels": "equal_runs.Double", "diffusion.latents.codec": "equal_runs.latents"}
 
 
-def fit(config: dict[str, Any], folder: Path, accumulate: int = 1, world: int = 1, until: int | None = None) -> Path:
-    """Steps of config["batch_size"] items in `accumulate` batches on `world` processes, up to config["steps"] or `until`; from
-    folder/last.ckpt if there is one, which is written at the end. Returns the folder."""
+def fit(config: dict[str, Any], folder: Path, accumulate: int = 1, world: int = 1, until: int | None = None, shard: bool = False) -> Path:
+    """Steps of config["batch_size"] items in `accumulate` batches on `world` processes, each of which holds all or, with `shard`, its part,
+    up to config["steps"] or `until`; from folder/last.ckpt if there is one, which is written at the end. Returns the folder."""
     dataset = build(config["dataset"], "dataset")
     config = completed(config, dataset.load())
     config["codec"]["_target_"] = DOUBLES[config["codec"]["_target_"]]
@@ -54,7 +57,8 @@ def fit(config: dict[str, Any], folder: Path, accumulate: int = 1, world: int = 
         accumulate_grad_batches=accumulate,
         accelerator="cpu",
         devices=world,
-        strategy="ddp" if world > 1 else "auto",
+        strategy=Sharded() if shard else "ddp" if world > 1 else "auto",
+        plugins=[SealedIO()],
         callbacks=[Losses(5)],
         logger=False,
         default_root_dir=folder,
@@ -66,12 +70,15 @@ def fit(config: dict[str, Any], folder: Path, accumulate: int = 1, world: int = 
     last = folder / "last.ckpt"
     trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
     trainer.save_checkpoint(last)
+    if shard:
+        gathered = {name: weight.full_tensor().detach() for name, weight in module.named_parameters()}
+        torch.save(gathered, folder / f"gathered-{trainer.global_rank}.pt")
     return folder
 
 
 def kept(folder: Path) -> dict[str, torch.Tensor]:
     """All that a run is: its weights, the history of its losses at each t, its averages."""
-    saved = torch.load(folder / "last.ckpt", weights_only=True)
+    saved = read_checkpoint(folder / "last.ckpt")
     averages = [saved["ema"], *saved["ema"].get("averages", [])]
     shadows = {f"average {i} of {name}": w for i, average in enumerate(averages) for name, w in average["shadow"].items()}
     return {name: value for name, value in (saved["state_dict"] | shadows).items() if value.is_floating_point()}

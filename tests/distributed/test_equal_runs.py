@@ -143,6 +143,23 @@ def test_texts(world, tmp_path):
     torch.testing.assert_close(kept(other), kept(one), rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.parametrize("network", ["digits", "dit_digits"])
+def test_recomputed_blocks(network, tmp_path):
+    """With a learned variance, whose gradient reaches the mean in one term and not in another."""
+    words = [word for word in TINY if not word.startswith("network")] + [
+        f"network={network}",
+        f"paths.cache={tmp_path / 'cache'}",
+        "steps=3",
+    ]
+    words += ["objective=hybrid", "optimizer.lr=0.01", "warmup=1", *(["network.dropout=0.2"] if network == "digits" else [])]
+    runs: list[dict] = []
+    for on in ("false", "true"):
+        (folder := tmp_path / on).mkdir()
+        runs.append(kept(fit(composed(*words, f"network.checkpointing={on}"), folder)))
+    for name, value in runs[0].items():
+        assert torch.equal(runs[1][name], value), name
+
+
 @pytest.mark.slow
 def test_a_discriminator_on_two_processes(tmp_path):
     """The adaptive weight and the discriminator's gradients are those of the whole batch."""

@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from diffusion.checkpoint import BEST, LAST, PREVIOUS, read_checkpoint, write_checkpoint
+from diffusion.checkpoint import BEST, LAST, PREVIOUS, read_checkpoint, write_together
 from diffusion.support.errors import UserError
 from diffusion.support.ranges import Count
 from diffusion.training.callbacks.divergence import require_finite
@@ -20,8 +20,8 @@ class SealedIO(TorchCheckpointIO):
     """Checkpoints that are whole, with a hash that is compared when they are read."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """As `write_checkpoint`, whose `keep` are the storage options."""
-        write_checkpoint(checkpoint, Path(path), keep=storage_options)
+        """As `write_together`, whose `keep` are the storage options."""
+        write_together(checkpoint, Path(path), keep=storage_options)
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         """As `read_checkpoint`, on the CPU."""

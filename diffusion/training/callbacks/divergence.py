@@ -8,6 +8,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from diffusion.checkpoint import LAST
 from diffusion.support.errors import UserError
 from diffusion.training.callbacks.periodic import record
+from diffusion.training.sharding import local
 
 
 class Divergence(Callback):
@@ -22,7 +23,7 @@ class Divergence(Callback):
 def require_finite(trainer: Trainer, module: LightningModule) -> None:
     """Raises UserError, on every rank, if a loss of any rank so far or a weight is not finite; waits for the device. All ranks must call
     it."""
-    bad = module.meter.bad_step(wait=True) is not None or not all(p.isfinite().all() for p in module.denoiser.parameters())
+    bad = module.meter.bad_step(wait=True) is not None or not all(local(p).isfinite().all() for p in module.denoiser.parameters())
     if trainer.strategy.reduce_boolean_decision(bad, all=False):
         gone_wrong(trainer, module)
 

@@ -9,6 +9,7 @@ import yaml
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from diffusion.support.files import atomic, cut, lines
+from diffusion.training.launch import require_one_folder
 from diffusion.training.loggers import purge
 
 NUMBERS = ("metrics.jsonl", "*/metrics.csv")  # a line for each that was recorded
@@ -28,6 +29,10 @@ class Record(Callback):
     ) -> None:
         self.config, self.sources, self.beside = dict(config), sources, beside
         self.stood: dict[str, int] | None = None if config["resume"] else {}  # None: of an older version, which did not say
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """The processes' first meeting."""
+        require_one_folder(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """What loggers still hold goes to their files first."""

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from pytorch_lightning import LightningModule, Trainer
 
-from diffusion.checkpoint import write_checkpoint
+from diffusion.checkpoint import write_together
 from diffusion.training.callbacks.divergence import require_finite
 from diffusion.training.callbacks.periodic import Periodic
+from diffusion.training.sharding import shard_of
 
 
 class Snapshots(Periodic):
@@ -15,9 +16,7 @@ class Snapshots(Periodic):
 
     def act(self, trainer: Trainer, module: LightningModule) -> None:
         require_finite(trainer, module)
-        if not trainer.is_global_zero:
-            return
-        averages = [{name: w.half().cpu() for name, w in average.shadow.items()} for average in module.ema.averages]
+        averages = [{name: shard_of(w.half().cpu()) for name, w in average.shadow.items()} for average in module.ema.averages]
         step = trainer.global_step
         file = Path(trainer.default_root_dir) / "checkpoints" / "ema" / f"step={step:08d}.pt"
-        write_checkpoint({"step": step, "stds": list(module.ema.stds), "averages": averages}, file)
+        write_together({"step": step, "stds": list(module.ema.stds), "averages": averages}, file)
