@@ -18,7 +18,9 @@ import yaml
 
 from diffusion.checkpoint import LAST, find, load, weights_hash, write_checkpoint
 from diffusion.foreign.exported import write_pipeline
+from diffusion.foreign.files import read_json
 from diffusion.foreign.hub import hub_name, pulled, push
+from diffusion.foreign.layouts import safetensors
 from diffusion.foreign.pipelines import INDEX, MARK
 from diffusion.foreign.published import converted
 from diffusion.metrics.passport import code_version
@@ -47,6 +49,8 @@ def read_source(path: Path, averaged: bool, flags: Mapping[str, str], name: str)
     """The model of a run of ours, or of others, which gets this name. Raises UserError for what is neither."""
     folder = path if path.is_dir() else path.parent.parent
     if not (folder / "config.yaml").is_file():
+        if not averaged:
+            raise UserError(f"--last is for a run, and {path} has no weights but these.")
         found = converted(path, flags)
         model = found.model()
         return Source(replace(model, weights=weights_hash(model.denoiser)), {"name": name, **found.origin}, False)
@@ -54,8 +58,8 @@ def read_source(path: Path, averaged: bool, flags: Mapping[str, str], name: str)
         raise UserError(f"--{next(iter(flags))} is for a file of others' weights, and {path} is a run, which says how it is built.")
     model = load(path, averaged)
     before = folder / MARK  # of a run that was converted itself
-    known = json.loads(before.read_text())["origin"] if before.is_file() else {}
-    return Source(model, {**known, "name": find(path)[0].resolve().name, "step": model.step}, True)
+    known = read_json(before).get("origin", {}) if before.is_file() else {}
+    return Source(model, {**dict(known), "name": find(path)[0].resolve().name, "step": model.step}, True)
 
 
 def write_run(model: Model, origin: Mapping[str, Any], folder: Path) -> None:
@@ -70,10 +74,8 @@ def write_run(model: Model, origin: Mapping[str, Any], folder: Path) -> None:
 
 def write_tensors(model: Model, origin: Mapping[str, Any], file: Path) -> None:
     """Write the network's tensors by our names as safetensors, whose metadata says the model's configuration."""
-    from safetensors.torch import save_file
-
     tensors = {name: tensor.contiguous() for name, tensor in model.denoiser.network.state_dict().items()}
-    save_file(tensors, file, {HEADER: json.dumps({"config": model.config, "origin": origin})})
+    safetensors().save_file(tensors, file, {HEADER: json.dumps({"config": model.config, "origin": origin})})
 
 
 WRITERS: Mapping[str, Callable[[Model, Mapping[str, Any], Path], None]] = {
@@ -99,6 +101,10 @@ def convert(source: str, target: str, kind: str | None = None, averaged: bool = 
 
     Raises UserError for what cannot be read, has no counterpart in that kind, or would replace what is not ours."""
     there, name = hub_name(target), hub_name(source)
+    if private and there is None:
+        raise UserError(f"--private is for the hub, and {target} is a place here.")
+    if kind is not None and (there or target.endswith(".safetensors")):
+        raise UserError(f"--as {kind} is for a folder: what {target} is to hold is said by its name.")
     path = Path(source) if name is None else pulled(name)
     if there is None:
         place = Path(target)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -86,13 +86,19 @@ def tensors_in(file: Path) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in content.items()}
 
 
-def _safetensors(file: Path) -> dict[str, Tensor]:
+def safetensors() -> Any:
+    """safetensors for torch. Raises UserError where it is not installed."""
     try:
-        from safetensors.torch import load_file
+        import safetensors.torch as found
     except ImportError:
-        raise UserError(f"{file} needs safetensors: install it with pip install 'diffusion[diffusers]'.") from None
+        raise UserError("Files of safetensors need safetensors: install it with pip install 'diffusion[diffusers]'.") from None
+    return found
+
+
+def _safetensors(file: Path) -> dict[str, Tensor]:
+    library = safetensors()
     try:
-        return load_file(file)
+        return library.load_file(file)
     except Exception as error:  # of a damaged header, and of a missing file
         raise UserError(f"{file} cannot be read as safetensors ({type(error).__name__}); it is damaged or of another kind.") from error
 

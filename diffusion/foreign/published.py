@@ -8,13 +8,13 @@ from pathlib import Path
 from diffusion.foreign.converted import Converted
 from diffusion.foreign.files import read_json
 from diffusion.foreign.layouts import SUFFIXES, Layout, Published, found_among, tensors_in
-from diffusion.foreign.pipelines import INDEX, is_unet, pixel_model
+from diffusion.foreign.pipelines import IN_A_FOLDER, INDEX, is_unet, pixel_model
 from diffusion.foreign.stable_diffusion import is_pipeline, stable_diffusion
 from diffusion.foreign.unet2d import NAME
 from diffusion.model import Model
 from diffusion.support.errors import UserError
 
-LAYOUTS: tuple[Layout, ...] = ()
+LAYOUTS: tuple[Layout, ...] = (IN_A_FOLDER,)
 log = logging.getLogger(__name__)
 
 
