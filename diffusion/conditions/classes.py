@@ -164,3 +164,17 @@ class Classes:
             counts = torch.tensor(data.labels).bincount(minlength=data.num_classes).double()
             found["frequencies"] = (counts / counts.sum()).tolist()
         return found
+
+
+@dataclass(frozen=True, init=False)
+class GivenClasses(Classes):
+    """Classes of a network that was told one in all of its training, as published ones without classifier-free guidance were: there is no
+    null class, and what compares with it is refused. Args, Raises: as Classes."""
+
+    def null(self, cond: Tensor) -> Tensor:
+        """Raises UserError: no estimate without a class was trained."""
+        raise UserError(
+            "This model was told the class in all of its training, so it knows no image without one: leave guidance.scale=1, guide it by a "
+            "classifier (guidance=classifier), or away from a class (guidance.negative=3); a training from its weights by "
+            "init.ckpt=runs/NAME learns the null class."
+        )

@@ -16,7 +16,7 @@ from diffusion.networks.blocks import Chain, ConvNeXt, ResidualBlock, added, zer
 from diffusion.networks.details import Details
 from diffusion.networks.embedding import ConditionedNetwork
 from diffusion.networks.resampling import Downsample, Smooth, SmoothDownsample, Upsample
-from diffusion.support.ranges import Few, Positive, Share, Some, require
+from diffusion.support.ranges import Few, Multiple, Positive, Share, Some, require
 from diffusion.support.sizes import height_and_width
 
 
@@ -39,7 +39,7 @@ class UNet(ConditionedNetwork):
         out_channels: channels of the output; twice in_channels where a variance is learned too.
         image_size: the side of square x_t, or [height, width], in pixels.
         channels: width of the first convolution; even and at least 4.
-        multipliers: width of each level in units of channels.
+        multipliers: width of each level in units of channels; fractions are rounded down.
         res_blocks: layers of each level on the way down; one more on the way up.
         block: the blocks of a layer, in order; the first is res or conv, which can change the width.
         middle: the blocks at the lowest resolution, between the ways down and up.
@@ -74,7 +74,7 @@ class UNet(ConditionedNetwork):
         out_channels: Few = 3,
         image_size: Few | Sequence[Few] = 32,
         channels: Few = 128,
-        multipliers: Sequence[Few] = (1, 2, 2, 2),
+        multipliers: Sequence[Multiple] = (1, 2, 2, 2),
         res_blocks: Few = 2,
         block: Sequence[str] = ("res", "atn"),
         middle: Sequence[str] = ("res", "atn", "res"),

@@ -50,7 +50,7 @@ class PublishedDiT:
 
     def __call__(self, w: dict[str, Tensor], x: Tensor, label: Tensor, classes: Tensor) -> Tensor:
         """[b, out_channels, h, w]."""
-        d, p, side = self.hidden_size, self.patch_size, self.input_size // self.patch_size
+        p, side = self.patch_size, self.input_size // self.patch_size
         tokens = conv2d(x, w["x_embedder.proj.weight"], w["x_embedder.proj.bias"], stride=p).flatten(2).mT + w["pos_embed"]
         c = dense(w, "t_embedder.mlp.2", silu(dense(w, "t_embedder.mlp.0", sinusoid(label, 256))))
         c = silu(c + w["y_embedder.embedding_table.weight"][classes])
