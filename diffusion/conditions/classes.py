@@ -131,7 +131,9 @@ class Classes:
     def null(self, cond: Tensor) -> Tensor:
         """No class, -1, in cond's shape. Raises UserError where the model has not learned it."""
         if not self.null_class:
-            raise UserError("This model has not learned to go without its class, so none can be left out: say guidance.scale=1.")
+            raise UserError(
+                "This model has not learned to go without its class, so none can be left out: say guidance.scale=1 or guidance.negative=3."
+            )
         return torch.full_like(cond, -1)
 
     def ask(self, indices: Tensor) -> Tensor | None:
@@ -171,17 +173,3 @@ class Classes:
             counts = torch.tensor(data.labels).bincount(minlength=data.num_classes).double()
             found["frequencies"] = (counts / counts.sum()).tolist()
         return found
-
-
-@dataclass(frozen=True, init=False)
-class GivenClasses(Classes):
-    """Classes of a network that was told one in all of its training, as published ones without classifier-free guidance were: there is no
-    null class, and what compares with it is refused. Args, Raises: as Classes."""
-
-    def null(self, cond: Tensor) -> Tensor:
-        """Raises UserError: no estimate without a class was trained."""
-        raise UserError(
-            "This model was told the class in all of its training, so it knows no image without one: leave guidance.scale=1, guide it by a "
-            "classifier (guidance=classifier), or away from a class (guidance.negative=3); a training from its weights by "
-            "init.ckpt=runs/NAME learns the null class."
-        )

@@ -26,6 +26,7 @@ class Details(Checked):
     label_scale: what the label is multiplied by before its sinusoid is made: 1000/T where it counts as if there were 1000 time steps.
     time_channels: width of the sinusoid, or the number of Fourier frequencies; null for the network's `channels`.
     class_first: the class is added to the sinusoid, before the perceptron, and not after it (EDM's DDPM++ and NCSN++).
+    stem_channels: width of the first convolution; null for that of the first level.
     symmetric: convolutions of stride 2 are padded by one at all sides, and not at the right and below."""
 
     groups: Few | None = None
@@ -35,6 +36,7 @@ class Details(Checked):
     label_scale: Positive = 1.0
     time_channels: Few | None = None
     class_first: bool = False
+    stem_channels: Few | None = None
     symmetric: bool = False
 
     def norm(self, channels: int) -> nn.GroupNorm:

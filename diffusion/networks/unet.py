@@ -116,8 +116,8 @@ class UNet(ConditionedNetwork):
         self.rescale, self.multiple = skip_rescale, 2 ** (len(multipliers) - 1)
         self.widths = [int(channels * multiplier) for multiplier in multipliers]
         levels = list(zip(self.widths, resolutions, strict=True))
-        self.stem = nn.Conv2d(in_channels, self.widths[0], 3, padding=1)
-        self.down, skips = _down_path(blocks, levels, res_blocks)
+        self.stem = nn.Conv2d(in_channels, details.stem_channels or self.widths[0], 3, padding=1)
+        self.down, skips = _down_path(blocks, levels, res_blocks, self.stem.out_channels)
         pyramid = pairwise([in_channels, *self.widths[:-1]]) if input_pyramid else ()
         self.pyramid = nn.ModuleList(SmoothDownsample(before, width) for before, width in pyramid)
         self.middle = blocks.chain(middle, self.widths[-1], self.widths[-1])
@@ -221,9 +221,9 @@ class _Blocks:
         return self.make["res"](width, width, resample=resample, project=self.project_skip)
 
 
-def _down_path(blocks: _Blocks, levels: list[tuple[int, int]], res_blocks: int) -> tuple[nn.ModuleList, list[int]]:
+def _down_path(blocks: _Blocks, levels: list[tuple[int, int]], res_blocks: int, stem: int) -> tuple[nn.ModuleList, list[int]]:
     """The way down, and the widths it leaves for the way up: the stem's and one for each of its blocks."""
-    path, skips = nn.ModuleList(), [levels[0][0]]
+    path, skips = nn.ModuleList(), [stem]
     for i, (width, resolution) in enumerate(levels):
         if i > 0:
             path.append(blocks.shrink(skips[-1]))

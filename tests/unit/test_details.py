@@ -60,6 +60,12 @@ def test_a_level_may_have_half_the_width_and_the_time_its_own():
         UNet(**TINY | {"multipliers": (0.1, 1)})
 
 
+def test_the_stem_may_have_a_width_of_its_own():
+    net = UNet(**TINY | {"multipliers": (2, 2)}, details=Details(stem_channels=8))
+    assert net.stem.weight.shape[0] == 8 and net.down[0][0].conv.weight.shape[:2] == (16, 8) and net.up[-1][0].conv.weight.shape[1] == 24
+    assert net(torch.randn(1, 2, 8, 8), torch.zeros(1)).shape == (1, 2, 8, 8)
+
+
 def test_a_symmetric_halving_is_a_convolution_padded_by_one():
     step, x = Downsample(3, symmetric=True), torch.randn(2, 3, 8, 8)
     whole = nn.functional.conv2d(x, step.conv.weight, step.conv.bias, stride=2, padding=1)
