@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.model import Model, assemble
+from diffusion.model import Model, assemble, network_of, variance_of
+from diffusion.support.build import build
 from diffusion.support.errors import UserError
 
 # What a run says of itself beside its model. Nothing is known of how others trained, and nothing of this changes an image.
@@ -62,6 +63,14 @@ class Converted:
         network.load_state_dict(dict(self.weights))
         model.denoiser.eval().requires_grad_(False)
         return model
+
+
+def empty_network(config: Mapping[str, Any]) -> Any:
+    """The network of a configuration on the device "meta": the names and the shapes of its tensors, and no memory for them."""
+    codec, conditions = build(config["codec"], "codec"), build(config["conditions"], "conditions")
+    learned = variance_of(config["objective"])["learned_variance"]
+    with torch.device("meta"):
+        return network_of(config["network"], codec, conditions, learned)
 
 
 @dataclass(frozen=True)
