@@ -81,7 +81,9 @@ def heads_of(flags: Flags, width: int) -> int:
 def check_positions(table: Tensor, side: int, width: int) -> None:
     """Raises UserError unless the table of positions is the sines and cosines that ours is made of."""
     if table.shape != (1, side**2, width) or (table[0].float() - positions(side, side, width)).abs().max() > 1e-4:
-        raise UserError(f"{POSITIONS} is not the table of sines and cosines of a square of patches; positions of another kind are not read.")
+        raise UserError(
+            f"{POSITIONS} is not the table of sines and cosines of a square of patches; positions of another kind are not read."
+        )
 
 
 def space_of(flags: Flags, channels: int, side: int) -> tuple[dict[str, Any], tuple[int, int, int]]:

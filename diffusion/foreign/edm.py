@@ -5,6 +5,7 @@ repository gives whoever trusts such a file. It says all of the network but the 
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from diffusion.foreign.converted import USUAL, Converted, configured
@@ -18,6 +19,8 @@ OPTIONS: Mapping[str, Any] = {
     **{"precond": "", "arch": "", "cond": False, "cbase": None, "cres": "", "dropout": 0.0, "augment": 0.0, "fp16": False},
     **{"label_dropout": 0.0, "sigma_data": 0.5, "beta_d": 19.9, "beta_min": 0.1, "steps": 18},
 }
+
+
 def read_edm(published: Published) -> Converted:
     """The model whose network, in its preconditioning or without it, has this state dict. Raises UserError for options that the tensors
     contradict, and for what has no counterpart."""
@@ -138,6 +141,16 @@ def around_edm(options: Flags, told: bool) -> dict[str, Any]:
     ladder = {"_target_": "diffusion.grids.EDM", "steps": options["steps"], "rho": 7.0, "sigma_min": 0.002, "sigma_max": 80.0}
     guidance = {"cfg": USUAL["guidance"]["cfg"]} if told else {}
     return {"sampler": {"_target_": "diffusion.samplers.Heun"}, "grid": ladder, "guidance": guidance}
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raises UserError for a .pkl, which EDM's published networks are: it holds their code, which would run when it is read."""
+    if path.suffix == ".pkl":
+        raise UserError(
+            f"{path} is a pickle, which runs as a program when it is read, so it is not read here. If you trust who made it, take its "
+            "tensors out with EDM's own repository: python -c \"import pickle, torch; torch.save(pickle.load(open('FILE.pkl', "
+            "'rb'))['ema'].state_dict(), 'FILE.pt')\" in its folder; then convert FILE.pt."
+        )
 
 
 def layout_of(name: str, prefix: str) -> Layout:

@@ -151,5 +151,3 @@ def by_channels(tensor: Tensor, layer: str | None, found: Found) -> Tensor:
         return tensor
     flat = tensor.flatten(1) if tensor.ndim > 1 else tensor
     return flat.unflatten(0, (-1, 3)).transpose(0, 1).flatten(0, 1) if layer == "qkv" else flat
-
-
