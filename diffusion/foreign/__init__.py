@@ -1,5 +1,5 @@
-"""Models in other libraries' formats: pixel models, Stable Diffusion folders and autoencoders as diffusers writes them, and files of weights
-as others publish them.
+"""Models in other libraries' formats: pixel models, Stable Diffusion and autoencoders in diffusers' folders, and files of weights as others
+publish them.
 
 The networks of pixel models become ours, weight by weight; those of Stable Diffusion are diffusers' and transformers' own classes behind
 adapters. Schedules, samplers, grids and guidance are ours. Such a folder is data: its files choose among the classes that are named here,

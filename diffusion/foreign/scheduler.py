@@ -130,7 +130,7 @@ def schedule(config: Mapping[str, Any], linear_in_sigma: bool) -> dict[str, Any]
     zero = bool(config.get("rescale_betas_zero_snr"))
     if config.get("trained_betas") is not None:
         if len(values := list(config["trained_betas"])) != total:
-            raise UserError(f"The scheduler has {len(values)} trained_betas for num_train_timesteps={total}; it is damaged.")
+            raise UserError(f"{FILE} has {len(values)} trained_betas for num_train_timesteps={total}; it is damaged.")
         listed = {"_target_": "diffusion.foreign.scheduler.Listed", "num_timesteps": total, "values": values}
         return listed | {"zero_terminal_snr": zero, "linear_in_sigma": linear_in_sigma}
     ends = {} if kind == "Cosine" else {key: config[key] * total / 1000 for key in ("beta_start", "beta_end")}

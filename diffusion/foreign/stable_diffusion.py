@@ -55,7 +55,8 @@ def indexed(folder: Path) -> None:
     index = read_json(folder / INDEX)
     if (name := index.get("_class_name")) not in PIPELINES:
         raise UserError(
-            f"{folder} holds a {name}, and of models in diffusers' format Stable Diffusion 1.x and 2.x, and those of a UNet2DModel, can be read."
+            f"{folder} holds a {name}, and of models in diffusers' format Stable Diffusion 1.x and 2.x, and those of a "
+            "UNet2DModel, can be read."
         )
     for part, classes in PARTS.items():
         said = index.get(part)

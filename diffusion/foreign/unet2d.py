@@ -166,8 +166,8 @@ def norms_of(network: UNet) -> list[Any]:
 
 def head_width(network: UNet) -> int | None:
     """The width of each head, which diffusers says; None where each attention has one head. Raises UserError where widths differ."""
-    layers = [module for module in network.modules() if isinstance(module, SelfAttention)]
-    widths = {layer.out.in_features // layer.heads for layer in layers}
+    layers: list[Any] = [module for module in network.modules() if isinstance(module, SelfAttention)]
+    widths: set[int] = {layer.out.in_features // layer.heads for layer in layers}
     if len(widths) > 1 and any(layer.heads > 1 for layer in layers):
         raise UserError(
             f"The heads of this network have {', '.join(map(str, sorted(widths)))} channels, and diffusers has one width for all: "
