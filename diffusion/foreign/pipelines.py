@@ -94,8 +94,6 @@ def description(folder: Path, file: Path, config: Mapping[str, Any], network: Ma
     """The configuration of the model with this network. Raises UserError for channels that make none."""
     channels, out, size = config["in_channels"], config["out_channels"], config["sample_size"]
     learned = ways.get("sampler") == {"_target_": "diffusion.samplers.DDPM"}  # of learned_range, the only variance that is not said
-    if size is None:
-        raise UserError(f"{file} has sample_size=null, and the size of its pictures is needed: write it there.")
     if out != channels * (1 + learned):
         raise UserError(
             f"{file} has in_channels={channels} and out_channels={out}: as many are needed, or with the scheduler's "

@@ -46,6 +46,8 @@ def settings_of(file: Path, said: Mapping[str, Any], usual: Mapping[str, Any]) -
     middle_groups = config["attn_norm_num_groups"] or (None if shifted else groups)
     if config["add_attention"] and middle_groups != groups:
         raise UserError(f"{file} has attn_norm_num_groups={config['attn_norm_num_groups']}, and only norm_num_groups={groups} can be read.")
+    if config["sample_size"] is None:
+        raise UserError(f"{file} has sample_size=null, and the size of its pictures is needed: write it there.")
     widths = config["block_out_channels"]
     whole = all(width % widths[0] == 0 for width in widths)
     channels = widths[0] if whole else reduce(gcd, widths)
