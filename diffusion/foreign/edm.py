@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion.foreign.converted import USUAL, Converted, configured
-from diffusion.foreign.edm_tensors import PART, TOPMOST, Found, check_filters, found_in_tensors, weights_of
+from diffusion.foreign.edm_tensors import PART, TOPMOST, Found, check_tensors, found_in_tensors, weights_of
 from diffusion.foreign.flags import Flags, listed
 from diffusion.foreign.layouts import Layout, Published, sha256_of
 from diffusion.support.errors import UserError
@@ -27,7 +27,7 @@ def read_edm(published: Published) -> Converted:
     options = Flags(published.flags, OPTIONS, "EDM's train.py")
     tensors = {name.removeprefix("model."): tensor for name, tensor in published.tensors.items()}
     found = found_in_tensors(tensors)
-    check_filters(tensors, found)
+    check_tensors(tensors, found)
     augmented = "map_augment.weight" in tensors
     check_options(options, found, augmented)
     precond = "iddpm" if "u" in tensors else preconditioning(options, found, augmented)

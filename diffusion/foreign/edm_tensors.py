@@ -73,8 +73,12 @@ def found_in_tensors(tensors: Mapping[str, Tensor]) -> Found:
     )
 
 
-def check_filters(tensors: Mapping[str, Tensor], found: Found) -> None:
-    """Raises UserError unless each resampling is by the one filter that the network here has."""
+def check_tensors(tensors: Mapping[str, Tensor], found: Found) -> None:
+    """Raises UserError unless each resampling is by the one filter that the network here has, and the classes' layer is whole."""
+    if ("map_label.bias" in tensors) != (found.song and found.num_classes > 0):
+        raise UserError(
+            "map_label has a weight and a bias in SongUNet, and in DhariwalUNet a weight alone; one of them is missing or too much."
+        )
     line = torch.tensor(FILTERS[4 if found.fir else 2])
     usual = (torch.outer(line, line) / line.sum() ** 2)[None, None]
     for name, tensor in tensors.items():

@@ -115,7 +115,9 @@ def shape_of(tensors: Mapping[str, Tensor]) -> Shape:
 
 def check_flags(flags: Flags, shape: Shape, learned: bool) -> None:
     """Raises UserError for a flag that the tensors contradict, and for one whose value has no counterpart."""
-    size, word = flags["image_size"], flags["attention_resolutions"]
+    size, word, steps = flags["image_size"], flags["attention_resolutions"], flags["diffusion_steps"]
+    if size < 1 or steps < 2:
+        raise UserError(f"--image_size {size} and --diffusion_steps {steps} should be at least 1 and 2.")
     found = tuple(size // 2**level for level in shape.attention)
     flags.agree("num_channels", shape.channels)
     flags.agree("num_res_blocks", shape.res_blocks)
@@ -134,15 +136,13 @@ def check_flags(flags: Flags, shape: Shape, learned: bool) -> None:
         flags.agree("channel_mult", shape.multipliers, listed("channel_mult", widths))
     if flags["num_heads_upsample"] not in (-1, flags["num_heads"]):
         raise UserError("--num_heads_upsample other than --num_heads is not read: the network here has as many heads on both ways.")
-    if (steps := flags["diffusion_steps"]) != 1000 and "rescale_timesteps" not in flags.said:
+    if steps != 1000 and "rescale_timesteps" not in flags.said:
         raise UserError(
             f"With --diffusion_steps {steps} the label matters: say --rescale_timesteps True, improved-diffusion's usual value, or False, "
             "guided-diffusion's."
         )
     if flags["noise_schedule"] not in SCHEDULES_OF:
         raise UserError(f"--noise_schedule {flags['noise_schedule']} is not one of {', '.join(SCHEDULES_OF)}.")
-    if size < 1 or steps < 2:
-        raise UserError(f"--image_size {size} and --diffusion_steps {steps} should be at least 1 and 2.")
 
 
 def network_of(flags: Flags, shape: Shape) -> dict[str, Any]:

@@ -80,8 +80,8 @@ def read(tmp_path):
 @torch.no_grad()
 @pytest.mark.parametrize("name", SMALL)
 def test_the_network_computes_what_theirs_does(name, read):
-    """To 1e-5 of the largest output in float32, and in float64 to 1e-10, of weights that float32 holds exactly; but SongUNet's classes, each
-    the sum of a product and a bias that is rounded to float32."""
+    """To 1e-5 of the largest output in float32, and in float64 to 1e-10, of weights that float32 holds exactly; but SongUNet's classes,
+    each the sum of a product and a bias that is rounded to float32."""
     reference, line = SMALL[name]
     weights = weights_for(reference)
     model = read({f"model.{key}": value for key, value in weights.items()} if name == "edm, ddpmpp" else weights, line).model()
