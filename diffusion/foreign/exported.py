@@ -15,9 +15,8 @@ from diffusion.foreign.scheduler import PARAMETERIZATIONS, SCHEDULES
 from diffusion.foreign.unet2d import NAME, config_of
 from diffusion.model import Model
 from diffusion.networks import UNet
-from diffusion.networks.details import Details
 from diffusion.schedules.discrete import Betas
-from diffusion.support.build import build, locate
+from diffusion.support.build import build
 from diffusion.support.errors import UserError
 
 # What a schedule of ours has beside its ends where diffusers knows it by a word; others are written as a list of betas.
@@ -55,10 +54,8 @@ def unet_of(model: Model) -> UNet:
 
 def settings_in_full(model: Model) -> dict[str, Any]:
     """The settings of a model's U-Net, those that its configuration leaves out too, with its details as an object."""
-    said = {key: value for key, value in model.config["network"].items() if key != "_target_"}
-    usual = {key: p.default for key, p in signature(locate(model.config["network"]["_target_"])).parameters.items()}
-    details = build(said["details"], "network.details") if said.get("details") else Details()
-    return {**usual, **said, "details": details}
+    usual = {key: parameter.default for key, parameter in signature(UNet).parameters.items()}
+    return {**usual, **model.config["network"], "details": model.denoiser.network.details}
 
 
 def sizes(model: Model) -> tuple[int, int]:

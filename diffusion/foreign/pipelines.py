@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion.foreign.converted import Converted, configured, empty_network
 from diffusion.foreign.files import STEMS, imported, read_json
@@ -15,6 +15,9 @@ from diffusion.foreign.layouts import NAMED, sha256_of, tensors_in
 from diffusion.foreign.scheduler import FILE, ways_of
 from diffusion.foreign.unet2d import NAME, names_of, settings_of
 from diffusion.networks import UNet
+from diffusion.networks.blocks import group_norm
+from diffusion.networks.details import Details
+from diffusion.support.build import build
 from diffusion.support.errors import UserError
 from diffusion.support.sizes import height_and_width
 
@@ -64,7 +67,19 @@ def pixel_model(folder: str | Path) -> Converted:
         raise UserError(f"{file} describes no network ({type(error).__name__}: {error}); it is damaged.") from error
     if described["conditions"].get("null_class") is False:
         notes.append("It has learned no class that stands for none, so it is guided by none.")
-    return Converted(described, ours_of(empty_network(described), tensors_in(weights), weights, marked(folder)), origin)
+    empty = empty_network(described)
+    described["network"] = plainest(described["network"], empty)
+    return Converted(described, ours_of(empty, tensors_in(weights), weights, marked(folder)), origin)
+
+
+def plainest(settings: Mapping[str, Any], network: UNet) -> dict[str, Any]:
+    """A network's settings without what is usual here: groups of norms that are those of our rule, and details that are all DDPM's. So a
+    network of conf/ that computes the same is found to."""
+    norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
+    ruled = all(norm.num_groups == group_norm(norm.num_channels).num_groups for norm in norms)
+    details = {**settings["details"], "groups": None} if ruled else settings["details"]
+    usual = build(details, "network.details") == Details()
+    return {key: value for key, value in {**settings, "details": None if usual else details}.items() if value is not None}
 
 
 def pipeline_of(folder: Path) -> str:

@@ -113,7 +113,7 @@ class UNet(ConditionedNetwork):
         blocks = _Blocks(
             make, tuple(block), frozenset(attention), resample_in_resblock, fir, project_skip, attention_once, details.symmetric
         )
-        self.rescale, self.multiple = skip_rescale, 2 ** (len(multipliers) - 1)
+        self.details, self.rescale, self.multiple = details, skip_rescale, 2 ** (len(multipliers) - 1)
         self.widths = [int(channels * multiplier) for multiplier in multipliers]
         levels = list(zip(self.widths, resolutions, strict=True))
         self.stem = nn.Conv2d(in_channels, details.stem_channels or self.widths[0], 3, padding=1)
