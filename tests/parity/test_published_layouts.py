@@ -6,9 +6,11 @@ state dict (`published_openai`, `published_edm`, `published_dit`), and, at full 
 import json
 import math
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from documents import ROOT, commands
 from published_dit import PublishedDiT
 from published_edm import EDMNet
 from published_openai import OpenAI, numbers
@@ -24,15 +26,15 @@ def words(line: str) -> dict[str, str]:
     return {flag.removeprefix("--"): value for flag, value in zip(parts[::2], parts[1::2], strict=True)}
 
 
-GUIDED = "--image_size 32 --channel_mult 1,2,2 --attention_resolutions 16,8 --learn_sigma True"
+GUIDED = "--image_size 16 --channel_mult 1,2,2 --attention_resolutions 8,4 --learn_sigma True"
 SMALL = {
     "guided, new order, blocks that resample": (
-        OpenAI(32, (1, 2, 2), 2, (2, 4), num_head_channels=16, num_classes=7, resblock_updown=True, heads_first=False),
+        OpenAI(32, (1, 2, 2), 1, (2, 4), num_head_channels=16, num_classes=7, resblock_updown=True, heads_first=False),
         f"{GUIDED} --num_channels 32 --num_head_channels 16 --class_cond True --resblock_updown True --use_new_attention_order True",
     ),
     "guided, half a width": (
         OpenAI(64, (0.5, 1, 2), 1, (2,), out_channels=3, resblock_updown=True),
-        "--image_size 32 --channel_mult 0.5,1,2 --attention_resolutions 16 --num_heads 4",
+        "--image_size 16 --channel_mult 0.5,1,2 --attention_resolutions 8 --num_heads 4",
     ),
     "improved": (
         OpenAI(32, (1, 2, 2, 2), 3, (2, 4)),
@@ -40,11 +42,11 @@ SMALL = {
     ),
     "improved, no scale and shift": (
         OpenAI(32, (1, 1, 2), 2, (4,), num_heads=1, num_classes=5, use_scale_shift_norm=False),
-        "--image_size 32 --channel_mult 1,1,2 --num_heads 1 --use_scale_shift_norm False --class_cond True",
+        "--image_size 16 --channel_mult 1,1,2 --num_heads 1 --use_scale_shift_norm False --class_cond True",
     ),
-    "edm, ddpmpp": (EDMNet(32, 32, (2, 2, 2), 2, (16,), label_dim=5, augment_dim=9), "--arch ddpmpp --cbase 32 --cres 2,2,2 --cond 1"),
-    "edm, ncsnpp": (EDMNet(32, 32, (1, 2, 2), 2, (16,), label_dim=5, augment_dim=9, fir=True), "--arch ncsnpp"),
-    "edm, adm": (EDMNet(32, 64, (1, 2, 3), 2, (16, 8), label_dim=5, song=False), "--arch adm"),
+    "edm, ddpmpp": (EDMNet(16, 32, (2, 2, 2), 2, (8,), label_dim=5, augment_dim=9), "--arch ddpmpp --cbase 32 --cres 2,2,2 --cond 1"),
+    "edm, ncsnpp": (EDMNet(16, 32, (1, 2, 2), 2, (8,), label_dim=5, augment_dim=9, fir=True), "--arch ncsnpp"),
+    "edm, adm": (EDMNet(16, 64, (1, 2, 2), 1, (8, 4), label_dim=5, song=False), "--arch adm"),
     "dit": (PublishedDiT(8, 2, 3, 48, 3, 4, 5), "--num_heads 4 --num-classes 5 --image-size 8"),
     "dit, no variance": (PublishedDiT(16, 4, 1, 64, 2, 4, 5, learn_sigma=False), "--num-heads 4 --image_size 16"),
 }
@@ -174,7 +176,7 @@ def test_no_class_is_what_edm_computes_without_one(read):
         reference, line = SMALL[name]
         weights = weights_for(reference)
         network = read(weights, f"{line} --label_dropout 0.1").model().denoiser.network
-        x, label = torch.randn(2, 3, 32, 32), torch.tensor([0.3, -1.0])
+        x, label = torch.randn(2, 3, 16, 16), torch.tensor([0.3, -1.0])
         expected = reference(weights, x, label, torch.zeros(2, 5))
         with torch.no_grad():
             torch.testing.assert_close(network(x, label, torch.tensor([-1, -1])), expected, rtol=0, atol=1e-5)
@@ -218,6 +220,11 @@ OPENAI_FILES = {
         f"{ADM} --class_cond True --image_size 256 --noise_schedule linear --num_channels 256 --num_head_channels 64",
         554,
     ),
+    "256x256_diffusion_uncond": (
+        OpenAI(256, (1, 1, 2, 2, 4, 4), 2, (8, 16, 32), num_head_channels=64, resblock_updown=True),
+        f"{ADM} --class_cond False --image_size 256 --noise_schedule linear --num_channels 256 --num_head_channels 64",
+        553,
+    ),
     "512x512_diffusion": (
         OpenAI(256, (0.5, 1, 1, 2, 2, 4, 4), 2, (16, 32, 64), num_head_channels=64, num_classes=1000, resblock_updown=True),
         f"{ADM} --class_cond True --image_size 512 --noise_schedule linear --num_channels 256 --num_head_channels 64 --use_fp16 False",
@@ -236,6 +243,16 @@ DIT_FILES = {
     "DiT-XL-2-512x512": (PublishedDiT(64), "--model DiT-XL/2 --image-size 512", 676),
 }
 FILES = OPENAI_FILES | EDM_FILES | DIT_FILES
+# The commands of docs/weights.md, by the files that they read.
+DOCUMENTED = {
+    Path(words[3]).stem: " ".join(words[5:])
+    for words in commands((ROOT / "docs" / "weights.md").read_text())
+    if words[2] == "diffusion.convert" and words[3].endswith(".pt")
+}
+
+
+def test_the_documented_commands_are_of_published_networks():
+    assert len(DOCUMENTED) >= 6 and DOCUMENTED.keys() <= FILES.keys()
 
 
 def unread(name: str) -> bool:
@@ -243,11 +260,14 @@ def unread(name: str) -> bool:
     return name.endswith("resample_filter") or name.removeprefix("model.") in ("pos_embed", "map_augment.weight", "map_label.bias", "u")
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_the_published_networks_fit_name_for_name_at_full_size(name, tmp_path):
+CASES = [pytest.param(name, line, id=name) for name, (_, line, _) in FILES.items()]
+
+
+@pytest.mark.parametrize("name, line", CASES + [pytest.param(*case, id=f"docs, {case[0]}") for case in DOCUMENTED.items()])
+def test_the_published_networks_fit_name_for_name_at_full_size(name, line, tmp_path):
     """Each tensor of theirs has one place of ours, and each place of ours one of theirs; only their shapes are made. A network has as many
     parameters as its authors say."""
-    reference, line, millions = FILES[name]
+    reference, _, millions = FILES[name]
     shapes = reference.shapes()
     count = sum(math.prod(shape) for key, shape in shapes.items() if not key.endswith("resample_filter"))
     assert count / 1e6 == pytest.approx(millions, rel=0.015)
@@ -260,7 +280,7 @@ def test_the_published_networks_fit_name_for_name_at_full_size(name, tmp_path):
         tensors = {f"{prefix}{key}": torch.empty(shape) for key, shape in shapes.items()}
     tensors |= {key: reference.taps for key in tensors if key.endswith("resample_filter")}
     tensors |= {"pos_embed": reference.positions(torch.float32)} if "pos_embed" in tensors else {}
-    published = Published(file, tensors, words(line + (f" --vae {vae}" if name.startswith("DiT") else "")))
+    published = Published(file, tensors, words(line) | ({"vae": str(vae)} if name.startswith("DiT") else {}))
     found = found_among(LAYOUTS, published).read(published)
     channels = reference.in_channels if isinstance(reference, PublishedDiT) else 3
     classes = found.config["conditions"].get("num_classes", 0)
