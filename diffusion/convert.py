@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from diffusion.checkpoint import LAST, find, load, weights_hash, write_checkpoint
+from diffusion.codecs import Autoencoder
 from diffusion.foreign.exported import write_pipeline
 from diffusion.foreign.hub import hub_name, pulled, push
 from diffusion.foreign.pipelines import INDEX, MARK
@@ -67,10 +68,10 @@ def write_run(model: Model, origin: Mapping[str, Any], folder: Path) -> None:
     ema = {"shadow": {}, "average": model.ema}
     (folder / "checkpoints").mkdir(parents=True)
     write_checkpoint({"state_dict": weights, "ema": ema, "global_step": model.step, "epoch": 0}, folder / "checkpoints" / LAST)
-    config = dict(model.config)
-    if keep := getattr(model.codec, "keep", None):  # an autoencoder, of which the run has a copy
-        keep(folder / COPY)
-        config["codec"] = {**config["codec"], "weights": model.codec.weights}
+    config, codec = dict(model.config), model.codec
+    if isinstance(codec, Autoencoder) and codec.keep:  # the run has a copy of it
+        codec.keep(folder / COPY)
+        config["codec"] = {**config["codec"], "weights": codec.weights}
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     (folder / MARK).write_text(json.dumps({"origin": dict(origin)}, indent=2) + "\n")
 

@@ -89,7 +89,7 @@ def network_settings(options: Flags, found: Found, precond: str) -> dict[str, An
     detail = {
         **own,
         "time_channels": None if width == base else width,
-        "stem_channels": found.stem,
+        "stem_channels": None if found.stem == found.widths[0] else found.stem,
         "label_scale": 0.999 if precond == "vp" else 1.0,
     }
     return {

@@ -60,9 +60,8 @@ class Flags:
 
     def assumed(self, *names: str) -> list[str]:
         """A sentence for each of these flags, of which the tensors are silent, that was not said."""
-        return [
-            f"--{name} was not said; taken as {spelled_flag(self[name])}, the usual value of {self.of}." for name in names if name not in self.said
-        ]
+        silent = [name for name in names if name not in self.said]
+        return [f"--{name} was not said; taken as {spelled_flag(self[name])}, the usual value of {self.of}." for name in silent]
 
 
 def spelled_flag(value: Any) -> str:

@@ -15,9 +15,11 @@ from published_dit import PublishedDiT
 from published_edm import EDMNet
 from published_openai import OpenAI, numbers
 
+from diffusion.convert import convert
 from diffusion.foreign.layouts import Published, found_among
 from diffusion.foreign.published import LAYOUTS, converted
 from diffusion.support.build import build
+from diffusion.support.errors import UserError
 
 
 def words(line: str) -> dict[str, str]:
@@ -303,3 +305,26 @@ def test_the_heads_matter():
     of = partial(OpenAI, 32, (1, 2, 2, 2), 3, (2, 4))
     outs = [net(weights, x, label) for net in (reference, of(heads_first=False), of(num_heads=2))]
     assert all((out - outs[0]).abs().max() > 1e-2 for out in outs[1:])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["guided, new order, blocks that resample", "improved, no scale and shift"])
+def test_diffusers_computes_the_same_of_what_is_written_for_it(name, tmp_path):
+    """From their layout to diffusers' by way of ours: a third implementation."""
+    diffusers = pytest.importorskip("diffusers")
+    reference, line = SMALL[name]
+    weights = weights_for(reference)
+    torch.save(weights, tmp_path / "theirs.pt")
+    convert(str(tmp_path / "theirs.pt"), str(tmp_path / "folder"), "diffusers", **words(line))
+    unet = diffusers.UNet2DModel.from_pretrained(tmp_path / "folder" / "unet").eval()
+    x, label, classes = torch.randn(2, 3, 16, 16), torch.tensor([0.0, 417.0]), torch.tensor([0, 4])
+    expected = reference(weights, x, label, classes)
+    torch.testing.assert_close(unet(x, label, class_labels=classes).sample, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+def test_what_diffusers_has_no_counterpart_of_is_refused_by_its_name(tmp_path):
+    reference, line = SMALL["improved"]
+    torch.save(weights_for(reference), tmp_path / "theirs.pt")
+    with pytest.raises(UserError, match=r"has no counterpart of network\.details\.label_scale=0\.25, only of 1\.0"):
+        convert(str(tmp_path / "theirs.pt"), str(tmp_path / "folder"), "diffusers", **words(line))
+    assert not (tmp_path / "folder").exists()
