@@ -17,12 +17,14 @@ from typing import Any, NamedTuple
 import yaml
 
 from diffusion.checkpoint import LAST, find, load, weights_hash, write_checkpoint
+from diffusion.codecs import Autoencoder
 from diffusion.foreign.exported import write_pipeline
 from diffusion.foreign.files import read_json
 from diffusion.foreign.hub import hub_name, pulled, push
 from diffusion.foreign.layouts import safetensors
 from diffusion.foreign.pipelines import INDEX, MARK
 from diffusion.foreign.published import converted
+from diffusion.latents import COPY
 from diffusion.metrics.passport import code_version
 from diffusion.model import Model
 from diffusion.support.errors import UserError, one_sentence
@@ -32,9 +34,11 @@ HEADER = "diffusion"  # of the metadata of a file of safetensors: the model's co
 RUN, PIPELINE, TENSORS = "run", "diffusers", "safetensors"
 # What a folder of each kind that we have written holds, and nothing else while it is ours to replace.
 CONTENT = {
-    RUN: {"config.yaml", "checkpoints", MARK},
+    RUN: {"config.yaml", "checkpoints", COPY, MARK},
     PIPELINE: {INDEX, "unet", "scheduler", "README.md", MARK},
 }
+
+log = logging.getLogger(__name__)
 
 
 class Source(NamedTuple):
@@ -68,7 +72,11 @@ def write_run(model: Model, origin: Mapping[str, Any], folder: Path) -> None:
     ema = {"shadow": {}, "average": model.ema}
     (folder / "checkpoints").mkdir(parents=True)
     write_checkpoint({"state_dict": weights, "ema": ema, "global_step": model.step, "epoch": 0}, folder / "checkpoints" / LAST)
-    (folder / "config.yaml").write_text(yaml.safe_dump(dict(model.config), sort_keys=False))
+    config, codec = dict(model.config), model.codec
+    if isinstance(codec, Autoencoder) and codec.keep:  # the run has a copy of it
+        codec.keep(folder / COPY)
+        config["codec"] = {**config["codec"], "weights": codec.weights}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     (folder / MARK).write_text(json.dumps({"origin": dict(origin)}, indent=2) + "\n")
 
 
@@ -111,6 +119,8 @@ def convert(source: str, target: str, kind: str | None = None, averaged: bool = 
         kind = TENSORS if place.suffix == ".safetensors" else kind or (PIPELINE if (path / "config.yaml").is_file() else RUN)
         require_own(place, kind)
     read = read_source(path, averaged, flags, (name or path.resolve().stem).rpartition("/")[2])
+    for note in read.origin.get("notes", ()) if not read.ours else ():
+        log.warning("%s", note)
     origin = {**read.origin, "code": code_version()}
     if there is not None:
         with TemporaryDirectory() as temporary:
