@@ -38,7 +38,7 @@ def read_dit(published: Published) -> Converted:
     width, channels, patch, _ = tensors["x_embedder.proj.weight"].shape
     side = patch * round(tensors[POSITIONS].shape[1] ** 0.5)
     depth = 1 + max(int(found[1]) for name in tensors if (found := IN_BLOCK.fullmatch(name)))
-    classes = classes_of(flags, len(tensors[TABLE]))
+    classes = count_classes(flags, len(tensors[TABLE]))
     learned = tensors["final_layer.linear.weight"].shape[0] == 2 * patch**2 * channels
     known = next((f"DiT-{size}/{patch}" for size, said in SIZES.items() if said == (width, depth)), "none of theirs")
     flags.agree("model", known)
@@ -54,13 +54,13 @@ def read_dit(published: Published) -> Converted:
         null_class=len(tensors[TABLE]) > classes,
         learned_variance=learned,
     )
-    weights = dict(renamed(name, tensor.float(), classes) for name, tensor in tensors.items() if name != POSITIONS)
+    weights = dict(our_tensor(name, tensor.float(), classes) for name, tensor in tensors.items() if name != POSITIONS)
     origin = {"file": published.path.name, "sha256": sha256_of(published.path), "layout": DIT.name, "flags": dict(flags.said)}
     note = "Guidance takes all channels here; DiT's sample.py guides the first three of four."
     return Converted(config, weights, origin | {"notes": [note, *flags.assumed("cfg_scale")]})
 
 
-def classes_of(flags: Flags, rows: int) -> int:
+def count_classes(flags: Flags, rows: int) -> int:
     """The number of classes: that of the rows, of which the last is the null class, unless the flag says that there is none."""
     said = flags["num_classes"] if "num_classes" in flags.said else rows - 1
     if said not in (rows, rows - 1):
@@ -122,7 +122,7 @@ def ways_of_dit(flags: Flags, learned: bool, latent: bool) -> dict[str, Any]:
     }
 
 
-def renamed(name: str, tensor: Tensor, classes: int) -> tuple[str, Tensor]:
+def our_tensor(name: str, tensor: Tensor, classes: int) -> tuple[str, Tensor]:
     """(our name, our tensor): scales stand before shifts here, and a table of classes always has a row of no class."""
     layer, _, kind = name.rpartition(".")
     if name == TABLE:

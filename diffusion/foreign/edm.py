@@ -10,7 +10,7 @@ from typing import Any
 
 from diffusion.foreign.converted import USUAL, Converted, configured
 from diffusion.foreign.edm_tensors import PART, TOPMOST, Found, check_tensors, found_in_tensors, weights_of
-from diffusion.foreign.flags import Flags, listed
+from diffusion.foreign.flags import Flags, numbers_in
 from diffusion.foreign.layouts import Layout, Published, sha256_of
 from diffusion.support.errors import UserError
 
@@ -60,7 +60,7 @@ def check_options(options: Flags, found: Found, augmented: bool) -> None:
     """Raises UserError for an option that the tensors contradict."""
     options.agree("cond", found.num_classes > 0)
     options.agree("cbase", base_of(found))
-    options.agree("cres", tuple(width // base_of(found) for width in found.widths), listed("cres", options["cres"] or "0"))
+    options.agree("cres", tuple(width // base_of(found) for width in found.widths), numbers_in("cres", options["cres"] or "0"))
     options.agree("arch", ("ncsnpp" if found.fourier else "ddpmpp") if found.song else "adm")
     options.agree("augment", augmented, options["augment"] > 0)
 

@@ -69,7 +69,7 @@ def spelled_flag(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value) or "nothing"
 
 
-def listed(flag: str, word: str) -> tuple[float, ...]:
+def numbers_in(flag: str, word: str) -> tuple[float, ...]:
     """The numbers of a flag's list: "1,2,2" -> (1, 2, 2). Raises UserError for another word."""
     try:
         return tuple(int(number) if float(number).is_integer() else float(number) for number in word.split(","))

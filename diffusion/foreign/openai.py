@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffusion.foreign.converted import USUAL, Converted, configured
-from diffusion.foreign.flags import Flags, listed, spelled_flag
+from diffusion.foreign.flags import Flags, numbers_in, spelled_flag
 from diffusion.foreign.layouts import Layout, Published, sha256_of
 from diffusion.support.errors import UserError
 
@@ -72,14 +72,14 @@ def read_openai(published: Published) -> Converted:
     size, notes = flags["image_size"], flags.assumed("diffusion_steps", "noise_schedule")
     heads = ("num_head_channels",) if "num_head_channels" in flags.said else ("num_heads",)
     config = configured(
-        network_of(flags, shape),
+        unet_settings(flags, shape),
         (size, size, shape.in_channels),
         ways_to_sample(flags, learned),
         name=published.path.stem,
         num_classes=shape.num_classes,
         learned_variance=learned,
     )
-    weights = {ours_of(name, shape.res_blocks): value_of(name, tensor, flags) for name, tensor in published.tensors.items()}
+    weights = {our_name(name, shape.res_blocks): value_of(name, tensor, flags) for name, tensor in published.tensors.items()}
     origin = {"file": published.path.name, "sha256": sha256_of(published.path), "layout": OPENAI.name, "flags": dict(flags.said)}
     return Converted(config, weights, origin | {"notes": [*notes, *flags.assumed(*heads, "use_new_attention_order")]})
 
@@ -125,7 +125,7 @@ def check_flags(flags: Flags, shape: Shape, learned: bool) -> None:
     flags.agree("resblock_updown", shape.updown)
     flags.agree("learn_sigma", learned)
     flags.agree("class_cond", shape.num_classes > 0)
-    flags.agree("attention_resolutions", found, tuple(sorted(listed("attention_resolutions", word), reverse=True)))
+    flags.agree("attention_resolutions", found, tuple(sorted(numbers_in("attention_resolutions", word), reverse=True)))
     widths = flags["channel_mult"]
     if not widths and WIDTHS.get(size) != shape.multipliers:
         said = spelled_flag(shape.multipliers)
@@ -133,7 +133,7 @@ def check_flags(flags: Flags, shape: Shape, learned: bool) -> None:
             f"--image_size {size} goes with other widths than the tensors have, {said}: say the size, or --channel_mult {said} too."
         )
     if widths:
-        flags.agree("channel_mult", shape.multipliers, listed("channel_mult", widths))
+        flags.agree("channel_mult", shape.multipliers, numbers_in("channel_mult", widths))
     if flags["num_heads_upsample"] not in (-1, flags["num_heads"]):
         raise UserError("--num_heads_upsample other than --num_heads is not read: the network here has as many heads on both ways.")
     if steps != 1000 and "rescale_timesteps" not in flags.said:
@@ -145,7 +145,7 @@ def check_flags(flags: Flags, shape: Shape, learned: bool) -> None:
         raise UserError(f"--noise_schedule {flags['noise_schedule']} is not one of {', '.join(SCHEDULES_OF)}.")
 
 
-def network_of(flags: Flags, shape: Shape) -> dict[str, Any]:
+def unet_settings(flags: Flags, shape: Shape) -> dict[str, Any]:
     """The group `network`. Raises UserError for heads that do not divide a width."""
     size, head = flags["image_size"], flags["num_head_channels"]
     rescaled = 1000 / flags["diffusion_steps"] if flags["rescale_timesteps"] else 1.0
@@ -185,7 +185,7 @@ def ways_to_sample(flags: Flags, learned: bool) -> dict[str, Any]:
     }
 
 
-def ours_of(name: str, res_blocks: int) -> str:
+def our_name(name: str, res_blocks: int) -> str:
     """Our name of a tensor of theirs. Their blocks are ours; but the first on the way down is the stem, and a halving is no list of one."""
     layer, _, kind = name.rpartition(".")
     if layer in TOP:

@@ -237,7 +237,7 @@ def test_a_pickle_of_edm_s_is_not_run(tmp_path, monkeypatch):
         converted(tmp_path / "edm.pkl", {})
     assert not Path("ran").exists()
     (tmp_path / "renamed.pt").write_bytes((tmp_path / "edm.pkl").read_bytes())
-    with pytest.raises(UserError, match=r"holds more than tensors|cannot be read as weights"):
+    with pytest.raises(UserError, match="would run as a program when it is read"):
         converted(tmp_path / "renamed.pt", {})
     assert not Path("ran").exists()
     command = re.search(r'python -c "(.*)" in its folder', str(told.value))
