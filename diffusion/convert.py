@@ -41,7 +41,7 @@ CONTENT = {
 log = logging.getLogger(__name__)
 
 
-class Source(NamedTuple):
+class Found(NamedTuple):
     """What was read: a model, plain data about where it is from, and whether it is a run of ours."""
 
     model: Model
@@ -49,7 +49,7 @@ class Source(NamedTuple):
     ours: bool
 
 
-def read_source(path: Path, averaged: bool, flags: Mapping[str, str], name: str) -> Source:
+def read_source(path: Path, averaged: bool, flags: Mapping[str, str], name: str) -> Found:
     """The model of a run of ours, or of others, which gets this name. Raises UserError for what is neither."""
     folder = path if path.is_dir() else path.parent.parent
     if not (folder / "config.yaml").is_file():
@@ -57,13 +57,13 @@ def read_source(path: Path, averaged: bool, flags: Mapping[str, str], name: str)
             raise UserError(f"--last is for a run, and {path} has no weights but these.")
         found = converted(path, flags)
         model = found.model()
-        return Source(replace(model, weights=weights_hash(model.denoiser)), {"name": name, **found.origin}, False)
+        return Found(replace(model, weights=weights_hash(model.denoiser)), {"name": name, **found.origin}, False)
     if flags:
         raise UserError(f"--{next(iter(flags))} is for a file of others' weights, and {path} is a run, which says how it is built.")
     model = load(path, averaged)
     before = folder / MARK  # of a run that was converted itself
     known = read_json(before).get("origin", {}) if before.is_file() else {}
-    return Source(model, {**dict(known), "name": find(path)[0].resolve().name, "step": model.step}, True)
+    return Found(model, {**dict(known), "name": find(path)[0].resolve().name, "step": model.step}, True)
 
 
 def write_run(model: Model, origin: Mapping[str, Any], folder: Path) -> None:
@@ -93,7 +93,7 @@ WRITERS: Mapping[str, Callable[[Model, Mapping[str, Any], Path], None]] = {
 }
 
 
-def require_own(target: Path, kind: str) -> None:
+def require_replaceable(target: Path, kind: str) -> None:
     """Raises UserError for a place that holds anything but what this command wrote as this kind: it would be lost."""
     if not target.exists():
         return
@@ -103,7 +103,7 @@ def require_own(target: Path, kind: str) -> None:
         raise UserError(f"{target} is there already, and holds more than what this command writes: give another name, or remove it.")
 
 
-def convert(source: str, target: str, kind: str | None = None, averaged: bool = True, private: bool = False, **flags: str) -> str:
+def write_as(source: str, target: str, kind: str | None = None, averaged: bool = True, private: bool = False, **flags: str) -> str:
     """Write the model of `source` as `target`, all of it or nothing; returns where it is. `kind` is what is written: a run's folder, a
     folder of diffusers or a file of tensors; by default others' models become runs, and runs a folder of diffusers.
 
@@ -117,7 +117,7 @@ def convert(source: str, target: str, kind: str | None = None, averaged: bool = 
     if there is None:
         place = Path(target)
         kind = TENSORS if place.suffix == ".safetensors" else kind or (PIPELINE if (path / "config.yaml").is_file() else RUN)
-        require_own(place, kind)
+        require_replaceable(place, kind)
     read = read_source(path, averaged, flags, (name or path.resolve().stem).rpartition("/")[2])
     for note in read.origin.get("notes", ()) if not read.ours else ():
         log.warning("%s", note)
@@ -161,7 +161,7 @@ def main() -> None:
     given, rest = command_line().parse_known_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     with one_sentence(OSError):
-        print(convert(given.source, given.target, given.kind, not given.last, given.private, **flags_of(rest)))
+        print(write_as(given.source, given.target, given.kind, not given.last, given.private, **flags_of(rest)))
 
 
 if __name__ == "__main__":

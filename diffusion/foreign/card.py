@@ -80,7 +80,7 @@ def one_line(node: Mapping[str, Any]) -> str:
 
 def numbers(model: Model) -> str:
     """The last of each number in its run's metrics.jsonl, by metric and passport; nothing where there are none."""
-    last = {(record["passport"]["metric"], record["passport"]["id"]): (record, name) for record, name in measured(model)}
+    last = {(record["passport"]["metric"], record["passport"]["id"]): (record, name) for record, name in last_numbers(model)}
     if not last:
         return ""
     rows, facts = [], []
@@ -94,7 +94,7 @@ def numbers(model: Model) -> str:
     return "## Its numbers\n\n" + head + "".join(rows) + "\nNumbers compare where their passports are one.\n\n" + "".join(facts)
 
 
-def measured(model: Model) -> Iterator[tuple[dict, str]]:
+def last_numbers(model: Model) -> Iterator[tuple[dict, str]]:
     """The records of a run's numbers, in order, each with the key of its number."""
     if model.folder is None or not (model.folder / "metrics.jsonl").is_file():
         return

@@ -181,7 +181,7 @@ def head_width(network: UNet) -> int | None:
 
 def names_of(network: UNet) -> dict[str, tuple[str, ...]]:
     """For each of our tensors the name of diffusers'; of a query, key and value in one, three names."""
-    prefixes = dict(_places(network))
+    prefixes = dict(_layers(network))
     found = {}
     for name in network.state_dict():
         ours = next(prefix for prefix in prefixes if name.startswith(f"{prefix}."))
@@ -192,7 +192,7 @@ def names_of(network: UNet) -> dict[str, tuple[str, ...]]:
 Place = tuple[str, tuple[str, ...]]  # the prefix of a layer's tensors with us, and with diffusers
 
 
-def _places(network: UNet) -> Iterator[Place]:
+def _layers(network: UNet) -> Iterator[Place]:
     yield "time.hidden", ("time_embedding.linear_1",)
     yield "time.out", ("time_embedding.linear_2",)
     yield "classes", ("class_embedding",)

@@ -15,7 +15,7 @@ from commands import ROOT, SMALL, command, succeeded
 from pixel_folders import pipeline, unet
 
 from diffusion.checkpoint import load
-from diffusion.convert import convert, flags_of
+from diffusion.convert import flags_of, write_as
 from diffusion.support.errors import UserError
 
 pytest.importorskip("diffusers")
@@ -27,7 +27,7 @@ def place(tmp_path_factory):
     """A folder with `pipe`, a pipeline of diffusers, and `run`, the run that the command makes of it."""
     place = tmp_path_factory.mktemp("convert")
     pipeline(place / "pipe", settings={"num_train_timesteps": 20})
-    assert convert(str(place / "pipe"), str(place / "run")) == str(place / "run")
+    assert write_as(str(place / "pipe"), str(place / "run")) == str(place / "run")
     return place
 
 
@@ -113,7 +113,7 @@ def test_a_run_of_ours_is_written_for_diffusers(trained, tmp_path):
     """With its card: its numbers, their passports, and which of them are of these weights. Sampling it gives the run's own pictures."""
     import diffusers
 
-    convert(str(trained), str(tmp_path / "there"))
+    write_as(str(trained), str(tmp_path / "there"))
     pipe = diffusers.DDPMPipeline.from_pretrained(tmp_path / "there", local_files_only=True)
     assert pipe.unet.config.num_class_embeds == 5
     card = (tmp_path / "there" / "README.md").read_text()
@@ -123,7 +123,7 @@ def test_a_run_of_ours_is_written_for_diffusers(trained, tmp_path):
     found = load(tmp_path / "there").denoiser.network.state_dict()
     expected = load(trained).denoiser.network.state_dict()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    convert(str(trained), str(tmp_path / "last"), averaged=False)
+    write_as(str(trained), str(tmp_path / "last"), averaged=False)
     last = load(tmp_path / "last").denoiser.network.state_dict()
     own = load(trained, averaged=False).denoiser.network.state_dict()
     assert all(torch.equal(last[name], own[name]) for name in own) and not torch.equal(last["out.weight"], found["out.weight"])
@@ -133,7 +133,7 @@ def test_tensors_alone(trained, tmp_path):
     from safetensors import safe_open
     from safetensors.torch import load_file
 
-    convert(str(trained), str(tmp_path / "weights.safetensors"))
+    write_as(str(trained), str(tmp_path / "weights.safetensors"))
     expected = load(trained).denoiser.network.state_dict()
     found = load_file(tmp_path / "weights.safetensors")
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
@@ -160,7 +160,7 @@ def test_a_pickle_is_not_run(tmp_path):
     torch.save({"conv_in.weight": Bad(proof)}, tmp_path / "zip.pt")
     for source in (folder, tmp_path / "model.pt", tmp_path / "zip.pt"):
         with pytest.raises(UserError, match=r"io\.open|damaged"):
-            convert(str(source), str(tmp_path / "run"))
+            write_as(str(source), str(tmp_path / "run"))
         assert not proof.exists() and not (tmp_path / "run").exists()
     torch.load(tmp_path / "zip.pt", weights_only=False)
     assert proof.exists()  # had it been run
@@ -179,7 +179,7 @@ def test_a_pickle_is_not_run(tmp_path):
 def test_what_is_not_known(tmp_path, make, said):
     make(tmp_path)
     with pytest.raises(UserError, match=said):
-        convert(str(tmp_path / "model.pt"), str(tmp_path / "run"))
+        write_as(str(tmp_path / "model.pt"), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -190,13 +190,13 @@ def test_what_is_there_stays(place, trained, tmp_path):
     (tmp_path / "notes.safetensors").write_text("more years")
     for target in (tmp_path / "mine", tmp_path / "notes.safetensors", trained):
         with pytest.raises(UserError, match="is there already"):
-            convert(str(place / "pipe"), str(target))
+            write_as(str(place / "pipe"), str(target))
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years"
     for _ in range(2):
-        convert(str(place / "pipe"), str(tmp_path / "again"))
+        write_as(str(place / "pipe"), str(tmp_path / "again"))
     (tmp_path / "again" / "samples").mkdir()
     with pytest.raises(UserError, match="is there already"):
-        convert(str(place / "pipe"), str(tmp_path / "again"))
+        write_as(str(place / "pipe"), str(tmp_path / "again"))
 
 
 def test_words_that_say_nothing_here(place, tmp_path):

@@ -89,7 +89,7 @@ def test_a_folder_as_the_first_were_published(tmp_path):
 WAYS = {
     "ddpm": ("DDPMScheduler", {}, "DDPMPipeline"),
     "ddpm-large-unclipped": ("DDPMScheduler", {"variance_type": "fixed_large", "clip_sample": False}, "DDPMPipeline"),
-    "ddpm-learned": ("DDPMScheduler", {"variance_type": "learned_range", "beta_schedule": "squaredcos_cap_v2"}, "DDPMPipeline"),
+    "ddpm-learned": ("DDPMScheduler", {"variance_type": "learned_range"}, "DDPMPipeline"),
     "ddpm-x0": ("DDPMScheduler", {"prediction_type": "sample", "timestep_spacing": "trailing"}, "DDPMPipeline"),
     "ddim": ("DDIMScheduler", {"clip_sample": False, "timestep_spacing": "trailing"}, "DDIMPipeline"),
     "ddim-v-zero-snr": (

@@ -15,7 +15,7 @@ from published_dit import PublishedDiT
 from published_edm import EDMNet
 from published_openai import OpenAI, numbers
 
-from diffusion.convert import convert
+from diffusion.convert import write_as
 from diffusion.foreign.layouts import Published, found_among
 from diffusion.foreign.published import LAYOUTS, converted
 from diffusion.support.build import build
@@ -315,7 +315,7 @@ def test_diffusers_computes_the_same_of_what_is_written_for_it(name, tmp_path):
     reference, line = SMALL[name]
     weights = weights_for(reference)
     torch.save(weights, tmp_path / "theirs.pt")
-    convert(str(tmp_path / "theirs.pt"), str(tmp_path / "folder"), "diffusers", **words(line))
+    write_as(str(tmp_path / "theirs.pt"), str(tmp_path / "folder"), "diffusers", **words(line))
     unet = diffusers.UNet2DModel.from_pretrained(tmp_path / "folder" / "unet").eval()
     x, label, classes = torch.randn(2, 3, 16, 16), torch.tensor([0.0, 417.0]), torch.tensor([0, 4])
     expected = reference(weights, x, label, classes)
@@ -326,5 +326,5 @@ def test_what_diffusers_has_no_counterpart_of_is_refused_by_its_name(tmp_path):
     reference, line = SMALL["improved"]
     torch.save(weights_for(reference), tmp_path / "theirs.pt")
     with pytest.raises(UserError, match=r"has no counterpart of network\.details\.label_scale=0\.25, only of 1\.0"):
-        convert(str(tmp_path / "theirs.pt"), str(tmp_path / "folder"), "diffusers", **words(line))
+        write_as(str(tmp_path / "theirs.pt"), str(tmp_path / "folder"), "diffusers", **words(line))
     assert not (tmp_path / "folder").exists()

@@ -65,7 +65,7 @@ def test_a_missing_extra(folder, monkeypatch, library):
 
 
 def test_no_such_folder(tmp_path):
-    refused(tmp_path / "nowhere", "There is no checkpoint .*nowhere.* or a folder of Stable Diffusion, which has a model_index.json")
+    refused(tmp_path / "nowhere", "There is no checkpoint .*nowhere.* or a folder in diffusers' format, which has a model_index.json")
 
 
 def test_a_bare_transformer(folder):

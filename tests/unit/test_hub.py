@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pixel_folders import pipeline
 
-from diffusion.convert import convert
+from diffusion.convert import write_as
 from diffusion.foreign.hub import hub_name
 from diffusion.support.errors import UserError
 
@@ -58,21 +58,21 @@ def test_a_model_is_pulled_and_pushed(local, tmp_path):
     folder = pipeline(local.root / "someone" / "model")
     (folder / "pipeline.py").write_text("raise SystemExit")
     (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"")
-    convert("hub:someone/model", str(tmp_path / "run"))
+    write_as("hub:someone/model", str(tmp_path / "run"))
     assert local.asked == [("someone/model", ["*.json", "*.safetensors"])]
     fetched = {file.name for file in (local.root / "cache").rglob("*") if file.is_file()}
     assert fetched == {"model_index.json", "config.json", "scheduler_config.json", "diffusion_pytorch_model.safetensors"}
-    assert convert(str(tmp_path / "run"), "hub:me/mine", private=True) == "https://hub/me/mine"
+    assert write_as(str(tmp_path / "run"), "hub:me/mine", private=True) == "https://hub/me/mine"
     assert local.asked[1] == ("me/mine", True)
     assert (local.root / "me/mine/README.md").read_text().startswith("---\nlibrary_name: diffusers\nlicense: unknown\n")
-    convert("hub:me/mine", str(tmp_path / "again"))
+    write_as("hub:me/mine", str(tmp_path / "again"))
     again, before = ((tmp_path / name / "checkpoints" / "last.ckpt").stat().st_size for name in ("again", "run"))
     assert again == before
 
 
 def test_a_model_that_is_not_there(local, tmp_path):
     with pytest.raises(UserError, match=r"The hub did not answer for some/one \(OSError: 404 for some/one\)\.$"):
-        convert("hub:some/one", str(tmp_path / "run"))
+        write_as("hub:some/one", str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -85,4 +85,4 @@ def test_a_name_that_is_none(place):
 def test_without_the_package(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"pip install 'diffusion\[hub\]'"):
-        convert("hub:some/one", str(tmp_path / "run"))
+        write_as("hub:some/one", str(tmp_path / "run"))
