@@ -59,13 +59,16 @@ def found_among(layouts: Iterable[Layout], published: Published) -> Layout:
         if not lacking and not odd:
             return layout
     nearest = sorted(differing, key=lambda d: len(d[1]) / max(1, len(d[0].required)) + len(d[2]) / max(1, len(names)))[:2]
-    said = "; ".join(f"{layout.name}{_few(', which has', lacking)}{_few(', which has no', odd)}" for layout, lacking, odd in nearest)
+    said = "; ".join(
+        f"{layout.name}, which {' and '.join([*_few('has', lacking), *_few('has no place for', odd)])}" for layout, lacking, odd in nearest
+    )
     raise UserError(f"{published.path} holds weights of an unknown layout. The nearest known ones: {said}.")
 
 
-def _few(before: str, names: list[str]) -> str:
+def _few(before: str, names: list[str]) -> list[str]:
+    """[`before` some of the names], or [] of none."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{before} {', '.join(names[:NAMED])}{more}" if names else ""
+    return [f"{before} {', '.join(names[:NAMED])}{more}"] if names else []
 
 
 def tensors_in(file: Path) -> dict[str, Tensor]:

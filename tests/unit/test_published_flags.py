@@ -217,7 +217,7 @@ def test_an_unknown_layout_names_the_nearest(tmp_path):
     weights = {name: value for name, value in weights_for(OPENAI).items() if not name.startswith("output_blocks")}
     weights |= {"out.2.positional_embedding": torch.zeros(2), "out.2.c_proj.weight": torch.zeros(2)}
     with pytest.raises(
-        UserError, match=r"unknown layout.*UNetModel, which has output_blocks\.0\.0\.in_layers\.0\.weight, which has no out\.2\.c_p"
+        UserError, match=r"unknown layout.*UNetModel, which has output_blocks\.0\.0\.in_layers\.0\.weight and has no place for out\.2\.c_p"
     ):
         converted(written(tmp_path, weights), OPENAI_FLAGS)
 
