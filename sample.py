@@ -43,7 +43,7 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
         from diffusion.checkpoint import load
         from diffusion.conditions.asking import require_texts, texts_in, wish
         from diffusion.editing import between, edited
-        from diffusion.metrics.passport import code_version
+        from diffusion.passport import code_version
         from diffusion.support.devices import join_ranks
 
     if cfg.out is not None:

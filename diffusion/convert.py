@@ -25,8 +25,8 @@ from diffusion.foreign.layouts import safetensors
 from diffusion.foreign.pipelines import INDEX, MARK
 from diffusion.foreign.published import converted
 from diffusion.latents import COPY
-from diffusion.metrics.passport import code_version
 from diffusion.model import Model
+from diffusion.passport import code_version
 from diffusion.support.errors import UserError, one_sentence
 from diffusion.support.files import atomic
 

@@ -24,9 +24,37 @@ from diffusion.support.errors import UserError
 from diffusion.support.files import require_writable
 from diffusion.support.progress import doing
 
-OWN = ("ckpt", "images", "reference", "averaged", "seed", "precision", "sample_batch_size", "device", "floor", "name", "out", "paths")
+OWN = (
+    "ckpt",
+    "images",
+    "reference",
+    "averaged",
+    "seed",
+    "precision",
+    "sample_batch_size",
+    "device",
+    "floor",
+    "keep_features",
+    "name",
+    "out",
+    "paths",
+)
 CHANGED = ("sampler", "grid", "guidance", "metric", "dataset", "reference", "sweep", "way", "trust")
-OF_IMAGES = ("images", "reference", "dataset", "metric", "sample_batch_size", "device", "floor", "name", "out", "paths", "sweep", "trust")
+OF_IMAGES = (
+    "images",
+    "reference",
+    "dataset",
+    "metric",
+    "sample_batch_size",
+    "device",
+    "floor",
+    "keep_features",
+    "name",
+    "out",
+    "paths",
+    "sweep",
+    "trust",
+)
 OF_EXACT = ("dataset", "schedule", "codec", "conditions")
 log = logging.getLogger(__name__)
 register()

@@ -23,6 +23,7 @@ from diffusion.support.files import free, held, still_at, writable
 from diffusion.support.ranks import rank_and_world, sum_over_ranks
 
 log = logging.getLogger(__name__)
+ARRAY = "images.npy"
 CALLS = np.dtype(np.int32)  # of the denoiser for an image, and 1; 0 where it is not made yet
 
 
@@ -33,7 +34,7 @@ class Part:
 
     def __init__(self, place: Path, n: int) -> None:
         self.place, self.n = place, n
-        self.array, self.calls = place / "images.npy", place / "calls"
+        self.array, self.calls = place / ARRAY, place / "calls"
         with open(self.calls, "ab") as file:
             os.truncate(file.fileno(), n * CALLS.itemsize)  # of what is longer than the file zeros are read
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from diffusion.support.errors import UserError, did_you_mean
-from diffusion.support.ranges import Count, Decay, Few, Images, Limit, Natural, Seed, Several, Share, plain_type, refused
+from diffusion.support.ranges import Count, Decay, Few, Images, Limit, Natural, NonNegative, Seed, Several, Share, plain_type, refused
 
 TEXTS = ("prompt", "negative_prompt")  # keys whose values are texts, taken as they are typed
 MatMul = Literal["highest", "high", "medium"]  # torch's words
@@ -110,6 +110,7 @@ class EvaluateSchema(TrainSchema):
     averaged: bool = MISSING
     device: str = MISSING
     floor: bool = MISSING
+    keep_features: NonNegative = MISSING
     out: str | None = None
     way: str = "main"
     precision: str | None = None  # type: ignore[assignment]  # null stands for the run's own

@@ -10,14 +10,17 @@ from typing import Any
 
 import torch
 
+from diffusion.conditions import Originals
 from diffusion.data import ImageSet
 from diffusion.evaluation import EXACT
 from diffusion.evaluation.given import GivenImages
+from diffusion.evaluation.kept import KeptFeatures
 from diffusion.evaluation.measure import Source, measure
 from diffusion.evaluation.rows import FLOOR, read_cells
 from diffusion.evaluation.subjects import Drawn, Subject
 from diffusion.metrics import Metric, Passport, write_metrics
-from diffusion.metrics.passport import finite
+from diffusion.metrics.reference import RealImages
+from diffusion.passport import finite
 from diffusion.pictures import save_png
 from diffusion.support.build import build_stages
 from diffusion.support.errors import UserError
@@ -58,7 +61,13 @@ def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any]
         facts = {**subject.facts, "ckpt": config["images"] or config["ckpt"], "way": kind, "cell": cell, "words": words}
         # Real images cannot measure the model, and are not made for a question.
         asked = metrics if kind == "sampler" else [m for m in metrics if m.n and m.asks(recipe.conditions) is recipe.conditions]
-        fill(path, facts, asked, lambda metrics, source=source: measure(model, source, metrics, passport, first))
+        kept = KeptFeatures(path.parent / "features", cell | drawn_from(source, subject.data), config["keep_features"])
+        fill(path, facts, asked, lambda metrics, source=source, kept=kept: measure(model, source, metrics, passport, first, kept))
+
+
+def drawn_from(source: Source, data: RealImages) -> dict[str, str]:
+    """The data that the images are made of, where they are: reconstructions, and images of the data set itself."""
+    return {"data": data.sha256} if isinstance(source, Drawn) or isinstance(source.conditions, Originals) else {}
 
 
 def fill(path: Path, facts: dict[str, Any], metrics: list[Metric], measured: Callable) -> None:
@@ -82,7 +91,7 @@ def fill(path: Path, facts: dict[str, Any], metrics: list[Metric], measured: Cal
                 **values,
                 "metric": metric.name,
                 "numbers": [key for key in values if "/" not in key],
-                "higher": metric.higher,
+                "higher": metric.higher_is_better,
                 **notes,
                 **pictured(metric, path, facts["cell"]),
                 "passport": passport.to_dict(),

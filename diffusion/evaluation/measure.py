@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from diffusion.evaluation.given import GivenImages
+from diffusion.evaluation.kept import Books, KeptFeatures
 from diffusion.evaluation.subjects import Drawn
 from diffusion.generate import Recipe
 from diffusion.metrics import Metric, Passport, code_version
@@ -22,15 +23,21 @@ MODEL_ALONE = {"sampler": {"name": "none"}, "guidance": None, "conditions": None
 
 
 def measure(
-    model: Model | GivenImages, recipe: Source, metrics: Collection[Metric], facts: Mapping[str, Any], first_seed: int = FIRST_SEED
+    model: Model | GivenImages,
+    recipe: Source,
+    metrics: Collection[Metric],
+    facts: Mapping[str, Any],
+    first_seed: int = FIRST_SEED,
+    kept: KeptFeatures | None = None,
 ) -> Iterator[tuple[Metric, dict[str, float], Passport]]:
     """Make the images once and yield (metric, its numbers by name, passport) for every metric; on all ranks at once, each with its share.
 
     A metric of n images sees the first n of them, seeds first_seed .. first_seed + n - 1, with the conditions that the recipe asks for. The
     metrics have been set up; one that has questions of its own (`Metric.asks`) has images of its own. `facts` are the passport's fields
-    that are the model's: ema, step, weights."""
+    that are the model's: ema, step, weights. With `kept` the features of images that were measured before are read, and those of others
+    are kept, but for images that are asked for by a metric's own questions."""
     for way, asking in questions(recipe, metrics):
-        yield from measure_together(model, way, asking, facts, first_seed)
+        yield from measure_together(model, way, asking, facts, first_seed, kept if way is recipe else None)
 
 
 def questions(recipe: Source, metrics: Collection[Metric]) -> list[tuple[Source, list[Metric]]]:
@@ -48,20 +55,19 @@ def questions(recipe: Source, metrics: Collection[Metric]) -> list[tuple[Source,
 
 
 def measure_together(
-    model: Model | GivenImages, recipe: Source, metrics: Collection[Metric], facts: Mapping[str, Any], first_seed: int
+    model: Model | GivenImages,
+    recipe: Source,
+    metrics: Collection[Metric],
+    facts: Mapping[str, Any],
+    first_seed: int,
+    kept: KeptFeatures | None = None,
 ) -> Iterator[tuple[Metric, dict[str, float], Passport]]:
     """`measure` for metrics whose images are the same."""
     for metric in metrics:
         metric.reset()
         if metric.n == 0 and isinstance(model, Model):  # it looks at the model, without guidance, and not at images
             metric.model(model.denoiser, model.codec, model.conditions)
-    nfe, batches = 0, 0
-    for indices, images, cond, calls in shares(recipe, max((metric.n for metric in metrics), default=0), first_seed):
-        nfe, batches = nfe + calls, batches + 1
-        for metric in metrics:
-            wanted = indices < metric.n
-            metric.update(images[wanted], None if cond is None else cond[wanted])
-    way = recipe.describe() | {"nfe": round(nfe / max(1, batches))}
+    way = recipe.describe() | {"nfe": give_images(recipe, metrics, first_seed, kept)}
     for metric in metrics:
         with recipe.computing():
             values = metric.numbers()
@@ -70,11 +76,26 @@ def measure_together(
         yield metric, values, Passport(**metric.passport(), **made, **facts, seeds=seeds, code=code_version())
 
 
-def shares(recipe: Source, n: int, first_seed: int = FIRST_SEED) -> Iterator[tuple[Tensor, Tensor, Tensor | None, int]]:
-    """This rank's share of n images, in batches: yields (indices, images, their conditions, the calls that each took)."""
-    rank, world = rank_and_world()
-    parts = torch.arange(n)[rank::world].split(recipe.batch_size)
-    for indices in bar(parts, f"measuring {n:,} images", len(parts)):
+def give_images(recipe: Source, metrics: Collection[Metric], first_seed: int, kept: KeptFeatures | None) -> int:
+    """Give each metric its images, of this rank's share in batches, or what is kept of them; the mean number of the denoiser's calls."""
+    books, calls = Books(kept, metrics), []
+    for indices in shares(max((metric.n for metric in metrics), default=0), recipe.batch_size):
         cond = recipe.conditions.ask(indices)
-        images, nfe = recipe((indices + first_seed).tolist(), cond)
-        yield indices, images, cond, nfe
+        known = books.known(indices)
+        images, nfe = recipe((indices + first_seed).tolist(), cond) if known is None else known
+        calls.append(nfe)
+        for metric in metrics:
+            own = int((indices < metric.n).sum())
+            batch: Any = images[id(metric.store)] if isinstance(images, dict) else images
+            metric.update(batch[:own], None if cond is None else cond[:own])
+        if not isinstance(images, dict):
+            books.put(indices, images, nfe)
+    books.tidy()
+    return round(sum(calls) / max(1, len(calls)))
+
+
+def shares(n: int, size: int) -> Iterator[Tensor]:
+    """This rank's share of the numbers of n images, in batches of at most `size`."""
+    rank, world = rank_and_world()
+    parts = torch.arange(n)[rank::world].split(size)
+    yield from bar(parts, f"measuring {n:,} images", len(parts))

@@ -1,14 +1,16 @@
 """The Fréchet distance of generated images to a data set, over all ranks, at n images and extrapolated to infinitely many."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffusion.metrics.base import FeatureMetric, Numbers
+from diffusion.metrics.base import Numbers, home
 from diffusion.metrics.extractors import Extractor
+from diffusion.metrics.features import FeatureMetric
 from diffusion.metrics.frechet import Moments, frechet_distance, merged, root
 from diffusion.metrics.reference import RealImages, statistics_hash
 from diffusion.metrics.statistics import Statistics, reference_gaussian
@@ -22,12 +24,20 @@ class FrechetDistance(FeatureMetric[Moments]):
         metric = FrechetDistance(ResNet56(weights="resnet56.th"), n=10_000, cache=".cache")
 
     `name`, under which the number is logged, is the extractor's word and n: "fd-digits@1k", "fid@50k". Features are not kept, only
-    their moments. Raises ValueError for n below 2.
+    their moments: the states `count` [G], `mean` [G, d] and `scatter` [G, d, d] of the G groups. Raises ValueError for n below 2.
     """
 
     words = ("fd",)
     standard = ("fid",)
+    count: Tensor
+    mean: Tensor
+    scatter: Tensor
     root: Tensor | None
+
+    def __init__(self, extractor: Extractor, n: Several, cache: str | Path, groups: Some = 0) -> None:
+        super().__init__(extractor, n, cache, groups)
+        for state in ("count", "mean", "scatter"):  # their shapes are known after setup; `reset` makes them
+            self.add_state(state, torch.zeros(0, dtype=torch.float64))
 
     def row_width(self, imageset: RealImages) -> int:
         if isinstance(imageset, Statistics):  # whose images, if there are any, are of no account here
@@ -39,23 +49,36 @@ class FrechetDistance(FeatureMetric[Moments]):
         self.statistics, self.root = statistics_hash(self.reference), None
         return self.reference.n
 
-    def update(self, images: Tensor, labels: Tensor | None = None) -> None:
-        """Add this rank's generated images, uint8 [b, h, w, c] on any device; b may be 0. Does not wait for a GPU."""
-        if len(images) == 0:
-            return
-        rows = self.store(images)[self.layer]
-        group = self.group(dealt_numbers(self.count, len(rows)))
-        for g, part in enumerate(self.parts):
+    @property
+    def parts(self) -> list[Moments]:
+        """The moments of each group, over the states."""
+        return [Moments(self.width, over=states) for states in zip(self.count, self.mean, self.scatter, strict=True)]
+
+    def hold(self, parts: Sequence[Moments]) -> None:
+        """Have these moments as states."""
+        self.count, self.mean, self.scatter = (torch.stack([getattr(p, state) for p in parts]) for state in ("count", "mean", "scatter"))
+
+    def add(self, layers: Mapping[str, Tensor], labels: Tensor | None) -> None:
+        rows, parts = layers[self.layer], self.parts
+        group = self.group(dealt_numbers(self.seen, len(rows)))
+        for g, part in enumerate(parts):
             own = (group == g).argwhere()[:, 0].to(rows.device, non_blocking=True)  # of a mask a GPU would be asked how long it is
-            part.update(rows[own] if len(self.parts) > 1 else rows)
-        self.count += len(rows)
+            part.update(rows[own] if len(parts) > 1 else rows)
+        self.seen += len(rows)
+
+    def gather(self) -> None:
+        self.hold([part.all_reduce() for part in self.parts])
+
+    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
+        """Add another metric's states, for `merge_state`."""
+        for part, *other in zip(self.parts, *(incoming_state[state] for state in ("count", "mean", "scatter")), strict=True):
+            part.merge(Moments(self.width, over=(other[0], other[1], other[2])))
 
     def compute(self) -> Numbers:
         """The distance over all ranks' images, on every rank, with its standard error if there are groups; may be called again. All ranks
         must call it. Raises ValueError unless all ranks together were given exactly n images."""
-        parts = [part.all_reduce() for part in self.parts]
-        self.require_n(sum(part.n for part in parts))
-        return self.values(parts, parts)
+        self.require_n(int(self.count.sum()))
+        return self.values(self.parts, self.parts)
 
     def statistic(self, parts: Sequence[Moments]) -> Tensor:
         return torch.tensor([self.distance(merged(parts))], dtype=torch.float64)
@@ -67,7 +90,9 @@ class FrechetDistance(FeatureMetric[Moments]):
 
     def reset(self) -> None:
         super().reset()
-        self.parts, self.count = [Moments(self.width, self.extractor.device) for _ in range(self.groups or 1)], 0
+        zeros, groups = partial(torch.zeros, dtype=torch.float64, device=home(self.device)), self.groups or 1
+        self.count, self.mean = zeros(groups), zeros(groups, self.width)
+        self.scatter, self.seen = zeros(groups, self.width, self.width), 0
 
 
 class SpatialFrechetDistance(FrechetDistance):

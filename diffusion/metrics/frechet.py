@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -49,15 +50,19 @@ class Moments:
 
     Raw sums of x x^T would lose log10(mean^2 / variance) digits when the mean is taken away; this form loses none, and
     the directions in which the features hardly vary decide the distance when there are fewer images than dimensions.
-    n is a Python number, so that an update never waits for the device.
+    The number, too, is a tensor, so that an update never waits for the device. What is given as `over`, (number [], mean [dim], scatter
+    [dim, dim]), float64, is gone on with in place.
     """
 
-    def __init__(self, dim: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, dim: int, device: torch.device | str = "cpu", over: tuple[Tensor, Tensor, Tensor] | None = None) -> None:
         # Apple's GPU has no float64; everything else keeps the sums where the features are.
-        device = "cpu" if torch.device(device).type == "mps" else device
-        self.n = 0
-        self.mean = torch.zeros(dim, dtype=torch.float64, device=device)
-        self.scatter = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+        zeros = partial(torch.zeros, dtype=torch.float64, device="cpu" if torch.device(device).type == "mps" else device)
+        self.count, self.mean, self.scatter = (zeros(()), zeros(dim), zeros(dim, dim)) if over is None else over
+
+    @property
+    def n(self) -> int:
+        """How many vectors; waits for the device."""
+        return int(self.count)
 
     @property
     def dim(self) -> int:
@@ -90,13 +95,13 @@ class Moments:
 
     def _join(self, n: int, mean: Tensor, centred: Tensor) -> None:
         """Join n vectors with this mean, whose scatter is that of the rows of `centred`."""
-        total = self.n + n
+        total = self.count + n
         delta = mean - self.mean
         # d d^T rides along as one more row: the scatter matrix, the large thing here, is gone through once.
-        rows = torch.cat([centred, delta[None] * (self.n * n / total) ** 0.5])
+        rows = torch.cat([centred, delta[None] * (self.count * n / total).sqrt()])
         self.scatter.addmm_(rows.T, rows)
         self.mean += delta * (n / total)
-        self.n = total
+        self.count += n
 
     def all_reduce(self) -> "Moments":
         """The moments of all ranks' features together, on every rank; this object stays as it is.
@@ -108,10 +113,10 @@ class Moments:
         if rank_and_world()[1] == 1:
             whole.merge(self)
             return whole
-        whole.n = int(sum_over_ranks(torch.tensor(self.n, device=self.mean.device)))
-        whole.mean = sum_over_ranks(self.mean * self.n) / max(whole.n, 1)
+        whole.count = sum_over_ranks(self.count)
+        whole.mean = sum_over_ranks(self.mean * self.count) / whole.count.clamp(min=1)
         delta = self.mean - whole.mean
-        whole.scatter = sum_over_ranks(self.scatter + self.n * torch.outer(delta, delta))
+        whole.scatter = sum_over_ranks(self.scatter + self.count * torch.outer(delta, delta))
         return whole
 
     def to_dict(self) -> dict[str, Tensor]:
@@ -122,7 +127,7 @@ class Moments:
     def from_dict(cls, tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> "Moments":
         """The inverse of `to_dict`."""
         moments = cls(len(tensors["mean"]), device)
-        moments.n = int(tensors["n"])
+        moments.count.fill_(int(tensors["n"]))
         moments.mean.copy_(tensors["mean"])
         moments.scatter.copy_(tensors["scatter"])
         return moments

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.metrics.base import Numbers, RowMetric, on_float64
+from diffusion.metrics.base import Numbers, on_float64
 from diffusion.metrics.extractors import Extractor
+from diffusion.metrics.features import RowMetric
 from diffusion.metrics.reference import RealImages
 from diffusion.support.ranges import Few, Several, Some
 
@@ -34,7 +35,7 @@ class InceptionScore(RowMetric):
 
     It looks at generated images only, through the classes of an extractor that has them. Raises ValueError for more splits than images."""
 
-    words, higher = ("is",), True
+    words, higher_is_better = ("is",), True
     standard = ("is",)
     layer = "logits"
 
@@ -54,7 +55,7 @@ class InceptionScore(RowMetric):
         """The mean and the deviation over the splits; otherwise as in `RowMetric`."""
         rows, groups = self.gathered()
         scores = inception_scores(rows, self.splits)
-        return {self.name: scores.mean().item(), f"{self.name}/std": scores.std(unbiased=False).item()} | self.errors(groups)
+        return {self.name: scores.mean(), f"{self.name}/std": scores.std(unbiased=False)} | self.errors(groups)
 
     def intervals(self) -> dict[str, str]:
         return super().intervals() | {"std": f"standard deviation over the {self.splits} splits"}

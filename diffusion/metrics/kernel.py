@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.metrics.base import FeatureMetric, Numbers, on_float64
+from diffusion.metrics.base import Numbers, on_float64
 from diffusion.metrics.extractors import Extractor
+from diffusion.metrics.features import FeatureRows
 from diffusion.metrics.reference import RealImages, reference_features
 from diffusion.support.hashes import tensors_hash
 from diffusion.support.ranges import Few, Seed, Several, Some
@@ -66,7 +67,7 @@ def subset_distances(x: Tensor, y: Tensor, subsets: int, size: int, seed: int) -
     return torch.stack([mmd2(drawn(x), drawn(y)) for _ in range(subsets)])
 
 
-class KernelDistance(FeatureMetric[GroupSums]):
+class KernelDistance(FeatureRows[GroupSums]):
     """KID (Bińkowski et al. 1801.01401): the mean of the unbiased squared MMD over `subsets` pairs of subsets of `subset_size` images, and
     under NAME/std its standard deviation over the subsets. It may be negative. Unlike a Fréchet distance it has no bias in n.
 
@@ -75,6 +76,7 @@ class KernelDistance(FeatureMetric[GroupSums]):
 
     words = ("kd",)
     standard = ("kid",)
+    moves = ("reference",)
 
     def __init__(
         self,
@@ -111,10 +113,10 @@ class KernelDistance(FeatureMetric[GroupSums]):
 
     def compute(self) -> Numbers:
         """The mean and the deviation over the subsets; otherwise as in `RowMetric`."""
-        rows = self.all_rows()
+        rows, groups = self.gathered()
         drawn = subset_distances(rows, self.reference, self.subsets, self.size, self.seed)
-        errors = self.errors(group_sums(self.parts_of(rows), self.reference))
-        return {self.name: drawn.mean().item(), f"{self.name}/std": drawn.std(unbiased=False).item()} | errors
+        errors = self.errors(group_sums(groups, self.reference))
+        return {self.name: drawn.mean(), f"{self.name}/std": drawn.std(unbiased=False)} | errors
 
     def intervals(self) -> dict[str, str]:
         return super().intervals() | {"std": f"standard deviation over the {self.subsets} subsets"}

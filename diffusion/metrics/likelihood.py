@@ -40,6 +40,7 @@ class BitsPerDimension(Metric):
     def __init__(self, images: Several | None = 1000, batch_size: Few = 128, seed: Seed = 0) -> None:
         if images is not None and images < 2:
             raise ValueError(f"A mean with an error needs at least 2 images: metric.images={images} is too few.")
+        super().__init__()
         self.images, self.batch_size, self.seed = images, batch_size, seed
 
     def setup(self, imageset: RealImages, device: torch.device | str, conditions: Conditions = UNCONDITIONAL) -> None:
@@ -50,7 +51,8 @@ class BitsPerDimension(Metric):
         count = min(self.images or total, total)
         if count < 2:
             raise ValueError(f"The data set {imageset.name} ({imageset.split}) has {total} images, and at least 2 are needed.")
-        self.imageset, self.device, self.chosen = imageset, torch.device(device), torch.arange(count) * total // count
+        self.to(device)
+        self.imageset, self.chosen = imageset, torch.arange(count) * total // count
         self.name, self.reference_facts = f"{self.word}@{abbreviated(count)}", facts(imageset, count)
 
     def model(self, denoiser: Denoise, codec: Codec, conditions: Conditions = UNCONDITIONAL) -> None:
@@ -60,7 +62,7 @@ class BitsPerDimension(Metric):
     def update(self, images: Tensor, labels: Tensor | None = None) -> None:
         """Generated images are ignored."""
 
-    def compute(self) -> dict[str, float]:
+    def compute(self) -> dict[str, Tensor]:
         """The mean and its standard error, on every rank. All ranks must call it. Raises ValueError without `model`."""
         if not hasattr(self, "denoiser"):
             raise ValueError(f"{self.name} measures a model: call model(denoiser, codec) first.")
@@ -73,7 +75,7 @@ class BitsPerDimension(Metric):
         rows = gather_dealt(torch.cat([*parts, torch.empty(0, width, dtype=torch.float64, device=self.device)]))
         self.means = rows.mean(0).cpu()
         error = rows[:, 0].std() / len(rows) ** 0.5
-        return {self.name: self.means[0].item(), f"{self.name}/error": error.item()}
+        return {self.name: self.means[0], f"{self.name}/error": error}
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor | None, SeededNoise]:
         """The images with these numbers in the model's space, their conditions, and their noise."""
@@ -89,9 +91,6 @@ class BitsPerDimension(Metric):
     @abstractmethod
     def measure(self, x0: Tensor, cond: Tensor | None, noise: SeededNoise) -> Tensor:
         """For each image, bits per dimension and what else is to be averaged: [b, columns], float64."""
-
-    def reset(self) -> None:
-        """There is nothing to forget."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

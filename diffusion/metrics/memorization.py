@@ -8,14 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.metrics.base import Numbers, RowMetric, on_float64
+from diffusion.metrics.base import Numbers, on_float64
 from diffusion.metrics.extractors import Extractor
+from diffusion.metrics.features import Features, RowMetric
 from diffusion.metrics.neighbours import squared_distances
 from diffusion.metrics.reference import RealImages, batches, reference_features
 from diffusion.pictures import tile
 from diffusion.support.progress import bar
 from diffusion.support.ranges import Few, Fraction, Several, Some
-from diffusion.support.ranks import gather_dealt
+from diffusion.support.ranks import gather_dealt, rank_and_world
 
 
 def two_nearest(rows: Tensor, known: Tensor, points: Tensor, first: int) -> Tensor:
@@ -39,18 +40,22 @@ class Memorization(RowMetric):
     images the ratio is 1 and a copy goes unseen: look at the picture and the distance."""
 
     words = ("memorized",)
+    of_features = False
     pairs_picture: Tensor | None  # set by `compute`
+    images: list[Tensor]
 
     def __init__(
         self, extractor: Extractor, n: Several, cache: str | Path, groups: Some = 0, ratio: Fraction = 1 / 3, pairs: Few = 10
     ) -> None:
         super().__init__(extractor, n, cache, groups)
+        self.keep("images", dtype=torch.uint8)
         self.ratio, self.pairs = ratio, min(pairs, n)
 
     def refer(self, imageset: RealImages) -> int:
         if len(imageset.images) < 2:
             raise ValueError(f"{self.name} compares with at least two training images, and {imageset.name} has {len(imageset.images)}.")
         self.imageset = imageset
+        self.keep("images", tuple(imageset.images.shape[1:]), torch.uint8)
         if not self.extractor.cheap:  # made now, by all ranks together
             reference_features(imageset, self.extractor, self.cache)
         return len(imageset.images)
@@ -63,35 +68,38 @@ class Memorization(RowMetric):
             images = self.imageset.images[start:stop]
             yield start, self.extractor(torch.from_numpy(np.array(images))) if features is None else features[start:stop]
 
-    def update(self, images: Tensor, labels: Tensor | None = None) -> None:
+    def update(self, images: Tensor | Features, labels: Tensor | None = None) -> None:
         """Add this rank's generated images, uint8 [b, h, w, c], which are kept for the picture."""
+        assert isinstance(images, Tensor)  # see `of_features`
         super().update(images)
         self.images.append(images.cpu())
 
-    def all_rows(self) -> Tensor:
-        """For each of all ranks' images (squared distance to the nearest, its number, squared distance to the second nearest): [n, 3]."""
-        mine = self.own_rows()
+    def nearest(self, rows: Tensor) -> Tensor:
+        """Of each image's features (squared distance to the nearest, its number, squared distance to the second nearest): [n, 3]. Where all
+        ranks have the features of all images, each searches for its share of them."""
+        rank, world = rank_and_world() if self._is_synced else (0, 1)
+        mine = rows[rank::world]
         known = torch.full((len(mine), 2, 2), torch.inf, dtype=torch.float64, device=mine.device)
         for first, points in self.real_chunks():
             known = two_nearest(mine, known, points, first)
-        rows = gather_dealt(torch.stack([known[:, 0, 0], known[:, 0, 1], known[:, 1, 0]], 1)).cpu()
-        self.require_n(len(rows))
-        return rows
+        found = torch.stack([known[:, 0, 0], known[:, 0, 1], known[:, 1, 0]], 1)
+        return (gather_dealt(found) if world > 1 else found).cpu()
 
     def statistic(self, parts: Sequence[Tensor]) -> Tensor:
         return (ratios(torch.cat(list(parts))) < self.ratio).double().mean(0, keepdim=True)
 
     def compute(self) -> Numbers:
         """The share and the mean distance; otherwise as in `RowMetric`."""
-        rows, groups = self.gathered()
-        distance = (on_float64(rows[:, 0]) / self.width).sqrt().mean().item()
+        features = self.kept("rows")
+        self.require_n(len(features))
+        rows = self.nearest(features)
+        distance = (on_float64(rows[:, 0]) / self.width).sqrt().mean()
         self.show(rows)
-        return {self.name: self.statistic([rows]).item(), f"{self.name}/distance": distance} | self.errors(groups)
+        return {self.name: self.statistic([rows])[0], f"{self.name}/distance": distance} | self.errors(self.parts_of(rows))
 
     def show(self, rows: Tensor) -> None:
-        """Lay the pairs of lowest ratio side by side; every rank has its share of the images."""
-        shape = self.imageset.images.shape[1:]
-        made = gather_dealt(torch.cat([*self.images, torch.empty(0, *shape, dtype=torch.uint8)]))
+        """Lay the pairs of lowest ratio side by side."""
+        made = self.kept("images").cpu()
         closest = ratios(rows).argsort(stable=True)[: self.pairs]
         real = torch.from_numpy(np.array(self.imageset.images[rows[closest, 1].long().numpy()]))
         self.pairs_picture = tile(torch.cat([made[closest], real]), len(closest))
@@ -102,7 +110,6 @@ class Memorization(RowMetric):
 
     def reset(self) -> None:
         super().reset()
-        self.images: list[Tensor] = []
         self.pairs_picture = None
 
     def settings(self) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from diffusion.metrics.base import RowMetric, on_float64
+from diffusion.metrics.base import on_float64
 from diffusion.metrics.extractors import Extractor
+from diffusion.metrics.features import RowMetric
 from diffusion.metrics.reference import RealImages, reference_features
 from diffusion.support.hashes import tensors_hash
 from diffusion.support.ranges import Few, Several, Some
@@ -59,6 +60,7 @@ class Neighbours(RowMetric):
     Raises ValueError, at setup too, where there are too few images for k neighbours."""
 
     default_k: ClassVar[int]
+    moves = ("reference", "radius")
     radius: Tensor | None
 
     def __init__(
@@ -100,7 +102,7 @@ class Neighbours(RowMetric):
 class PrecisionRecall(Neighbours):
     """`precision_recall` under precision-EXTRACTOR@n and recall-EXTRACTOR@n."""
 
-    words, default_k, higher = ("precision", "recall"), 3, True
+    words, default_k, higher_is_better = ("precision", "recall"), 3, True
 
     def shares(self, made: Tensor) -> Tensor:
         return precision_recall(made, self.reference, self.k, self.radius)
@@ -109,7 +111,7 @@ class PrecisionRecall(Neighbours):
 class DensityCoverage(Neighbours):
     """`density_coverage` under density-EXTRACTOR@n and coverage-EXTRACTOR@n."""
 
-    words, default_k, higher = ("density", "coverage"), 5, True
+    words, default_k, higher_is_better = ("density", "coverage"), 5, True
 
     def shares(self, made: Tensor) -> Tensor:
         return density_coverage(made, self.reference, self.k, self.radius)

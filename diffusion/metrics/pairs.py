@@ -1,5 +1,6 @@
 """Numbers of pairs: each reconstruction with its own picture, and the Fréchet distance of reconstructions."""
 
+import math
 from abc import abstractmethod
 from typing import Any, ClassVar
 
@@ -12,7 +13,6 @@ from diffusion.metrics.distance import FrechetDistance
 from diffusion.metrics.reference import RealImages, facts
 from diffusion.support.errors import UserError
 from diffusion.support.ranges import Several
-from diffusion.support.ranks import gather_dealt
 from diffusion.typing import Conditions
 
 LEAST = 6  # pixels of a side that a window of 11 can be mirrored at
@@ -25,11 +25,13 @@ class PairMetric(Metric):
     A subclass has a `word` and `each(images, originals) -> [b]`. Raises UserError, from `setup`, for images that have no original."""
 
     word: ClassVar[str]
-    higher = True
+    higher_is_better = True
+    values: list[Tensor]
 
     def __init__(self, n: Several = 1000) -> None:
+        super().__init__()
         self.name_by(n)
-        self.reset()
+        self.keep("values", dtype=torch.float64)
 
     def name_by(self, n: int) -> None:
         self.name, self.n = f"{self.word}@{abbreviated(n)}", n
@@ -37,7 +39,8 @@ class PairMetric(Metric):
     def setup(self, imageset: RealImages, device: torch.device | str, conditions: Conditions = UNCONDITIONAL) -> None:
         require_originals(self.name, conditions)
         self.name_by(min(self.n, len(imageset.images)))
-        self.device, self.reference = torch.device(device), facts(imageset, self.n)
+        self.to(device)
+        self.reference = facts(imageset, self.n)
 
     @abstractmethod
     def each(self, images: Tensor, originals: Tensor) -> Tensor:
@@ -48,14 +51,10 @@ class PairMetric(Metric):
         if len(images) and labels is not None:
             self.values.append(self.each(*(v.to(self.device, non_blocking=True).movedim(-1, 1).float() for v in (images, labels))).double())
 
-    def compute(self) -> dict[str, float]:
-        values = gather_dealt(torch.cat([*self.values, torch.empty(0, dtype=torch.float64, device=self.device)]))
-        if len(values) != self.n:
-            raise ValueError(f"{self.name} is a number of {self.n} images, and {len(values)} were given.")
-        return {self.name: values.mean().item(), f"{self.name}/error": (values.std() / len(values) ** 0.5).item()}
-
-    def reset(self) -> None:
-        self.values: list[Tensor] = []
+    def compute(self) -> dict[str, Tensor]:
+        values = self.kept("values")
+        self.require_n(len(values))
+        return {self.name: values.mean(), f"{self.name}/error": values.std() / len(values) ** 0.5}
 
     def passport(self) -> dict[str, Any]:
         of = {"quantisation": "uint8", "extractor": {"name": self.word}, "reference": self.reference, "statistics": ""}
@@ -63,15 +62,17 @@ class PairMetric(Metric):
 
 
 class PSNR(PairMetric):
-    """The peak signal-to-noise ratio in decibels, 10 log10(255^2 / mean squared error) of each picture of 8 bits.
+    """The peak signal-to-noise ratio in decibels by torchmetrics, 10 log10(255^2 / mean squared error) of each picture of 8 bits.
 
     One without any error counts as if a single level of one channel of one pixel were wrong."""
 
     word = "psnr"
 
     def each(self, images: Tensor, originals: Tensor) -> Tensor:
-        apart = (images - originals).square().flatten(1)
-        return 10 * (255**2 / apart.mean(1).clamp(min=1 / apart.shape[1])).log10()
+        from torchmetrics.functional.image import peak_signal_noise_ratio
+
+        values = peak_signal_noise_ratio(images, originals, data_range=255.0, reduction="none", dim=(1, 2, 3))
+        return values.clamp(max=10 * math.log10(255**2 * images[0].numel()))
 
 
 class SSIM(PairMetric):

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from diffusion.conditions import Text
-from diffusion.metrics.base import UNCONDITIONAL, Metric, Numbers, abbreviated, dealt, standard_errors
+from diffusion.metrics.base import UNCONDITIONAL, Metric, Numbers, abbreviated
+from diffusion.metrics.intervals import dealt, standard_errors
 from diffusion.metrics.objects import SceneClassifier, Scenes
 from diffusion.metrics.reference import RealImages, facts
 from diffusion.support.errors import UserError
 from diffusion.support.hashes import tensors_hash
 from diffusion.support.ranges import Several, Some
-from diffusion.support.ranks import gather_dealt
 from diffusion.typing import Conditions
 
 SPLITS = ("test", "heldout")  # combinations that training has, of other pictures, and those that it has not
@@ -36,12 +36,14 @@ class PromptAccuracy(Metric):
     Raises ValueError for n below 4, and for 1 group or more than n / 4; UserError, from setup, for other data than those of `scenes`, and
     for a model that is not asked by texts."""
 
-    higher = True
+    higher_is_better = True
+    found: list[Tensor]
 
     def __init__(self, scenes: Scenes, n: Several, cache: str | Path, groups: Some = 0) -> None:
+        super().__init__()
         self.scenes, self.cache, self.groups = scenes, cache, groups
         self.name_by(n)
-        self.reset()
+        self.keep("found", dtype=torch.int64)
 
     def name_by(self, n: int) -> None:
         self.keys = [f"{word}@{abbreviated(n)}" for word in WORDS]
@@ -59,6 +61,7 @@ class PromptAccuracy(Metric):
         if not isinstance(conditions, Text):
             raise UserError(f"{self.name} asks by prompts, and this model's conditions are not texts: say metric=none, or conditions=text.")
         self.classifier = SceneClassifier(self.scenes, self.cache)
+        self.to(device)
         self.classifier.to(device)
         splits = [self.scenes.of_split(split) for split in SPLITS]
         self.captions = [data.captions for data in splits]
@@ -95,20 +98,19 @@ class PromptAccuracy(Metric):
 
     def compute(self) -> Numbers:
         """The four shares, and their standard errors. Raises ValueError unless all ranks together were given n images."""
-        found = gather_dealt(torch.cat([*self.found, torch.empty(0, dtype=torch.int64, device=self.classifier.device)])).cpu()
-        if len(found) != self.n:
-            raise ValueError(f"{self.name} is a number of {self.n} images, and {len(found)} were given.")
+        found = self.kept("found").cpu()
+        self.require_n(len(found))
         numbers = torch.arange(self.n)
         asked = torch.stack([self.of(self.asked, i) for i in range(self.n)])
         kind = numbers % len(SPLITS)
         rows = torch.cat([kind[:, None].double(), self.right(found, asked)], 1)
         self.chance = torch.cat([self.by_chance(found[kind == k], asked[kind == k]) for k in range(len(SPLITS))])
-        values = dict(zip(self.keys, shares_right([rows]).tolist(), strict=True))
+        values = dict(zip(self.keys, shares_right([rows]), strict=True))
         if not self.groups:
             return values
         group = dealt(numbers, self.n, len(SPLITS)) % self.groups
         errors = standard_errors(shares_right, [rows[group == g] for g in range(self.groups)])
-        return values | dict(zip([f"{key}/error" for key in self.keys], errors.tolist(), strict=True))
+        return values | dict(zip([f"{key}/error" for key in self.keys], errors, strict=True))
 
     def by_chance(self, found: Tensor, asked: Tensor) -> Tensor:
         """The shares [2] that are right of the n (n - 1) pairs of a sample and another sample's prompt."""
@@ -122,9 +124,6 @@ class PromptAccuracy(Metric):
             for word, values in (("real", self.real), ("chance", self.chance))
             for key, value in zip(self.keys, values.tolist(), strict=True)
         }
-
-    def reset(self) -> None:
-        self.found: list[Tensor] = []
 
     def passport(self) -> dict[str, Any]:
         prompts = [tensors_hash({"": scenes}) for scenes in self.asked]

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.metrics.base import UNCONDITIONAL, Metric, Numbers, abbreviated, dealt, standard_errors
+from diffusion.metrics.base import UNCONDITIONAL, Metric, Numbers, abbreviated, home
+from diffusion.metrics.intervals import dealt, standard_errors
 from diffusion.metrics.reference import RealImages, facts, own_batches, require_images
 from diffusion.support.ranges import Few, Seed, Several, Some
-from diffusion.support.ranks import gather_dealt, gather_rows
+from diffusion.support.ranks import gather_rows
 from diffusion.typing import Conditions
 
 CHUNK = 4096  # items of the data projected at once
@@ -30,12 +31,16 @@ class SlicedWasserstein(Metric):
     With `groups`, NAME/error is the standard error by the delete-a-group jackknife, as in `FeatureMetric`. Raises ValueError for n below
     2, no projections, and 1 group or more than n / 2."""
 
+    moves = ("directions", "real")
+    rows: list[Tensor]
+
     def __init__(self, n: Several = 1000, projections: Few = 128, seed: Seed = 0, groups: Some = 10) -> None:
+        super().__init__()
         self.projections, self.seed, self.groups = projections, seed, groups
         self.name_by(n)
         if projections < 1:
             raise ValueError(f"{self.name} needs at least one direction: metric.projections={projections} is too few.")
-        self.reset()
+        self.keep("rows", (projections,), torch.float64)
 
     def name_by(self, n: int) -> None:
         """Be a metric of n items. Raises ValueError for too few of them."""
@@ -48,22 +53,19 @@ class SlicedWasserstein(Metric):
     def setup(self, imageset: RealImages, device: torch.device | str, conditions: Conditions = UNCONDITIONAL) -> None:
         """Project the data, each rank its share. Raises ValueError for a set without items."""
         require_images(imageset)
-        self.device, self.conditions = torch.device(device), conditions
-        self.directions = directions(math.prod(imageset.images.shape[1:]), self.projections, self.seed).to(computing(self.device))
+        self.to(device)
+        self.conditions = conditions
+        self.directions = directions(math.prod(imageset.images.shape[1:]), self.projections, self.seed).to(home(self.device))
         self.quantisation = str(imageset.images.dtype)
         self.reference_facts = facts(imageset, len(imageset.images))
         mine = [self.projected(items) for items in own_batches(imageset.images, CHUNK)]
-        self.real = torch.cat(gather_rows(torch.cat([*mine, self.nothing()]))).sort(0).values
+        self.real = torch.cat(gather_rows(torch.cat([*mine, self.directions.new_empty(0, self.projections)]))).sort(0).values
         self.reset()
 
     def projected(self, items: Tensor) -> Tensor:
         """Items [b, ...] on every line: [b, projections], float64."""
         rows = items.flatten(1).to(self.directions.device, non_blocking=True).double()
         return (rows / 255 if items.dtype == torch.uint8 else rows) @ self.directions.T
-
-    def nothing(self) -> Tensor:
-        """The projections of no items."""
-        return self.directions.new_empty(0, self.projections)
 
     def update(self, images: Tensor, labels: Tensor | None = None) -> None:
         """Add this rank's generated items as the data hold them, uint8 or float [b, ...] on any device; b may be 0.
@@ -79,24 +81,19 @@ class SlicedWasserstein(Metric):
         """The distance of all ranks' items, on every rank, and its standard error; may be called again. All ranks must call it.
 
         Raises ValueError unless all ranks together were given exactly n items."""
-        rows = gather_dealt(torch.cat([*self.rows, self.nothing()]))
-        if len(rows) != self.n:
-            raise ValueError(f"{self.name} is a number of {self.n} items, and {len(rows)} were given.")
-        value = self.statistic([rows]).item()
+        rows = self.kept("rows")
+        self.require_n(len(rows))
+        value = self.statistic([rows])[0]
         if not self.groups:
             return value
         group = (dealt(torch.arange(self.n), self.n, self.conditions.period) % self.groups).to(rows.device)
-        error = standard_errors(self.statistic, [rows[group == g] for g in range(self.groups)]).item()
+        error = standard_errors(self.statistic, [rows[group == g] for g in range(self.groups)])[0]
         return {self.name: value, f"{self.name}/error": error}
 
     def statistic(self, parts: Sequence[Tensor]) -> Tensor:
         """The distance [1] of the items whose projections are in `parts`, each [n_i, projections]."""
         made = torch.cat(list(parts)).sort(0).values
         return (made - quantiles(self.real, len(made))).square().mean().sqrt()[None]
-
-    def reset(self) -> None:
-        """Forget the generated items."""
-        self.rows: list[Tensor] = []
 
     def passport(self) -> dict[str, Any]:
         """This metric's part of the `Passport`; after `setup`."""
@@ -129,8 +126,3 @@ def quantiles(ordered: Tensor, n: int) -> Tensor:
     below = place.floor().long()
     above = (below + 1).clamp(max=m - 1)
     return torch.lerp(ordered[below], ordered[above], (place - below)[:, None].to(ordered))
-
-
-def computing(device: torch.device) -> torch.device:
-    """The device, or the CPU for one without float64 (Apple's GPU)."""
-    return torch.device("cpu") if device.type == "mps" else device

@@ -14,9 +14,9 @@ import torch
 
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.frechet import Fitted, Gaussian
-from diffusion.metrics.passport import code_version
 from diffusion.metrics.reference import RealImages, reference_moments
 from diffusion.npz import headers, reading
+from diffusion.passport import code_version
 from diffusion.support.errors import UserError
 from diffusion.support.files import atomic
 

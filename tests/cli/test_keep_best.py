@@ -35,7 +35,7 @@ def with_best(configuration, name):
 
 @pytest.mark.parametrize("higher", [False, True])
 def test_the_best_is_kept_across_a_resumption(tiny, tmp_path, given, monkeypatch, higher):
-    monkeypatch.setattr(SlicedWasserstein, "higher", higher)
+    monkeypatch.setattr(SlicedWasserstein, "higher_is_better", higher)
     name = name_of(tiny)
     run, best = tmp_path / "run", []
     train(with_best(config(tiny, 4), name), run)
@@ -64,4 +64,4 @@ def test_a_number_that_is_not_measured_is_refused(tiny, tmp_path):
 
 
 def test_which_are_better_when_they_are_higher():
-    assert PrecisionRecall.higher and not SlicedWasserstein.higher
+    assert PrecisionRecall.higher_is_better and not SlicedWasserstein.higher_is_better

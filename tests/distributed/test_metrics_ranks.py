@@ -24,7 +24,7 @@ for name, shares in SHARES.items():
     metric.reset()
     for chunk in generated().split(shares)[rank].split(40):
         metric.update(chunk)
-    result[name] = [metric.compute(), metric.compute()]
+    result[name] = [metric.compute().item(), metric.compute().item()]
     moments = Moments(8)
     moments.update(features().split(shares)[rank])
     whole = moments.all_reduce()
@@ -82,7 +82,7 @@ def single(tmp_path_factory):
 @pytest.mark.parametrize("shares", SHARES)
 def test_two_processes_give_the_number_of_one(results, single, shares):
     for result in results[1]:
-        assert result[shares] == [pytest.approx(single.compute(), rel=1e-6)] * 2
+        assert result[shares] == [pytest.approx(single.compute().item(), rel=1e-6)] * 2
     assert results[1][0][shares] == results[1][1][shares]
 
 

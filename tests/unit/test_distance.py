@@ -48,7 +48,7 @@ def measure(metric, images, sizes):
     metric.reset()
     for chunk in images.split(sizes):
         metric.update(chunk)
-    return metric.compute()
+    return metric.compute().item()
 
 
 def test_the_number_is_the_distance_of_the_features(metric, real, made):

@@ -34,9 +34,9 @@ from diffusion.metrics import (
     precision_recall,
     standard_errors,
 )
-from diffusion.metrics.base import dealt
 from diffusion.metrics.distance import intercept
 from diffusion.metrics.extractors.digits import digits
+from diffusion.metrics.intervals import dealt
 from diffusion.metrics.kernel import group_sums
 from diffusion.support.build import build_stages
 from diffusion.support.errors import UserError
@@ -124,13 +124,14 @@ def test_metrics_of_one_network_run_it_once(cache, real, made, monkeypatch):
     alone = FrechetDistance(DigitsClassifier(cache=cache), 150, cache)
     alone.setup(real, "cpu")
     alone.update(made)
-    assert values[0] == pytest.approx(alone.compute(), rel=1e-6)
+    assert values[0] == pytest.approx(alone.compute().item(), rel=1e-6)
 
 
 def gaussian_moments(mean, cov, n):
     """Exactly these moments, as if of n images."""
     moments = Moments(len(mean))
-    moments.n, moments.mean, moments.scatter = n, mean.double(), cov.double() * (n - 1)
+    moments.count.fill_(n)
+    moments.mean, moments.scatter = mean.double(), cov.double() * (n - 1)
     return moments
 
 

@@ -16,7 +16,8 @@ def moments(features):
 
 def gaussian(mean, cov, n=10):
     result = Moments(len(mean))
-    result.n, result.mean, result.scatter = n, mean.double(), cov.double() * (n - 1)
+    result.count.fill_(n)
+    result.mean, result.scatter = mean.double(), cov.double() * (n - 1)
     return result
 
 

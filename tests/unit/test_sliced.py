@@ -35,7 +35,7 @@ def distance(made: torch.Tensor, real: torch.Tensor, **settings) -> float:
     metric = SlicedWasserstein(len(made), groups=0, **settings)
     metric.setup(Items(real), "cpu")
     metric.update(made)
-    return metric.compute()
+    return metric.compute().item()
 
 
 def test_a_shifted_set():
@@ -189,7 +189,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="compares with items of 2 numbers, and 3 were generated"):
         metric.update(normal(4, 3))
     metric.update(normal(4, 2))
-    with pytest.raises(ValueError, match="a number of 10 items, and 4 were given"):
+    with pytest.raises(ValueError, match="a number of 10 images, and 4 were given"):
         metric.compute()
 
 

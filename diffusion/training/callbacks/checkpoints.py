@@ -45,7 +45,7 @@ class Checkpoints(Periodic):
         if self.keep_best is None:
             return
         metrics = [metric for callback in trainer.callbacks for metric in getattr(callback, "metrics", ())]  # type: ignore[attr-defined]
-        known = {key: metric.higher for metric in metrics for key in getattr(metric, "keys", [metric.name])}
+        known = {key: metric.higher_is_better for metric in metrics for key in getattr(metric, "keys", [metric.name])}
         if self.keep_best not in known:
             measured = f"it measures {', '.join(known)}" if known else "it measures none: say metric=..."
             raise UserError(f"keep_best={self.keep_best} is no number that this run measures; {measured}.")

@@ -93,7 +93,7 @@ def code_version() -> str:
         release = version("diffusion")
     except PackageNotFoundError:
         release = "0"
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():  # installed: a repository that happens to be above is not ours
         return release
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]

@@ -1,0 +1,134 @@
+"""What networks made of images that were measured, kept on the disk, so that a further metric of the same images calls none of them."""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion.metrics import Extractor, FeatureMetric, Features, FeatureStore, Metric, code_version
+from diffusion.part import ARRAY, CALLS, Part, together
+from diffusion.support.ranks import rank_and_world
+
+log = logging.getLogger(__name__)
+GIGABYTE = 10**9
+
+
+@dataclass(frozen=True)
+class KeptFeatures:
+    """Features of images, in the folder `place`, of at most `gigabytes`: a `Book` for each network, of the images of this `cell`, which is
+    all that they depend on. Those of other cells are there too; what was longest unused goes first where there is too little room."""
+
+    place: Path
+    cell: Mapping[str, Any]
+    gigabytes: float
+
+    def path(self, extractor: Extractor) -> Path:
+        """The folder of a network's features; that of another version of the code has another name."""
+        made_by = {"cell": self.cell, "extractor": extractor.describe(), "code": code_version()}
+        return self.place / hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:12]
+
+    def mend(self, extractors: Iterable[Extractor]) -> None:
+        """Remove the books of these networks that cannot be read; on all ranks, by the first."""
+        for book in map(self.path, extractors) if rank_and_world()[0] == 0 else ():
+            try:
+                for array in book.glob(f"*/{ARRAY}"):
+                    np.load(array, mmap_mode="r")
+            except (ValueError, OSError, EOFError):
+                log.warning("The features in %s are damaged, and made again.", book)
+                shutil.rmtree(book, ignore_errors=True)
+        together()
+
+    def tidy(self) -> None:
+        """Remove what is over the room, the longest unused first; on all ranks, by the first."""
+        together()
+        room = self.gigabytes * GIGABYTE
+        books = [book for book in self.place.glob("*") if any(book.glob("*/calls"))] if rank_and_world()[0] == 0 else []
+        for book in sorted(books, key=lambda book: book.stat().st_mtime, reverse=True):
+            room -= sum(file.stat().st_size for file in book.rglob("*") if file.is_file())
+            if room < 0:
+                shutil.rmtree(book, ignore_errors=True)
+
+
+class Books:
+    """The features of the images that these metrics will be given: a `Book` for each of their networks, by the id of its store."""
+
+    def __init__(self, kept: KeptFeatures | None, metrics: Collection[Metric]) -> None:
+        self.kept, self.metrics = kept if kept and kept.gigabytes else None, metrics
+        wanted: dict[int, tuple[FeatureStore, int]] = {}
+        for metric in metrics if self.kept else ():
+            if isinstance(metric, FeatureMetric) and not metric.extractor.cheap:
+                store, n = wanted.get(id(metric.store), (metric.store, 0))
+                wanted[id(store)] = store, max(n, metric.n)
+        if self.kept:
+            self.kept.mend(store.extractor for store, _ in wanted.values())
+        self.books = {key: (store, Book(self.kept, store.extractor, n)) for key, (store, n) in wanted.items()} if self.kept else {}
+
+    def known(self, indices: Tensor) -> tuple[dict[int, Features], int] | None:
+        """What is kept of the images with these numbers, in order, and the calls of the denoiser that each took; None unless it is all that
+        the metrics need of them."""
+        asking = [metric for metric in self.metrics if metric.n > int(indices[0])]
+        if not all(isinstance(metric, FeatureMetric) and metric.of_features and id(metric.store) in self.books for metric in asking):
+            return None
+        found = {key: book.known(indices[indices < book.asked]) for key, (_, book) in self.books.items()}
+        rows = {key: value[0] for key, value in found.items() if value is not None}
+        return (rows, max(value[1] for value in found.values() if value)) if rows and len(rows) == len(found) else None
+
+    def put(self, indices: Tensor, images: Tensor, calls: int) -> None:
+        """Keep what the networks have just made of the images with these numbers."""
+        for store, book in self.books.values():
+            own = indices[indices < book.asked]
+            if len(own) and book.open:
+                book.put(own, store(images[: len(own)]), calls)
+
+    def tidy(self) -> None:
+        """See `KeptFeatures.tidy`."""
+        if self.kept:
+            self.kept.tidy()
+
+
+class Book:
+    """What one network made of images 0 .. n - 1: a `Part` for each of its layers, float32 [n, d].
+
+    Of them `asked` are asked for now. Where the disk does not take it, or there is no room for it, nothing is kept, and the measuring goes
+    on."""
+
+    def __init__(self, kept: KeptFeatures, extractor: Extractor, asked: int) -> None:
+        self.place, self.asked, self.gigabytes, self.open = kept.path(extractor), asked, kept.gigabytes, True
+        places = sorted(path.parent for path in self.place.glob("*/calls") if path.with_name(ARRAY).is_file())
+        self.n = max([asked, *((place / "calls").stat().st_size // CALLS.itemsize for place in places)])
+        self.layers = {place.name: Part(place, self.n) for place in places}
+        made = [torch.from_numpy(part.made()) for part in self.layers.values()]
+        self.made = torch.stack(made).amin(0) if len(made) == len(extractor.layers) else torch.zeros(self.n, dtype=torch.int32)
+        if made:
+            self.place.touch()  # it is used
+
+    def known(self, numbers: Tensor) -> tuple[Features, int] | None:
+        """The features of the images with these numbers, and the calls of the denoiser that each took; None unless all are there."""
+        calls = self.made[numbers]
+        if not len(numbers) or not calls.all():
+            return None
+        return Features({layer: part.images()[numbers] for layer, part in self.layers.items()}), round(calls.double().mean().item()) - 1
+
+    def put(self, numbers: Tensor, layers: Mapping[str, Tensor], calls: int) -> None:
+        """Keep the layers [b, d] of the images with these numbers."""
+        size = self.n * sum(rows[0].numel() for rows in layers.values()) * 4 / GIGABYTE
+        if size > self.gigabytes:
+            log.info("%.1f GB of features are not kept, since keep_features=%g.", size, self.gigabytes)
+            self.open = False
+        try:
+            for layer, rows in layers.items() if self.open else ():
+                if layer not in self.layers:
+                    (self.place / layer).mkdir(parents=True, exist_ok=True)
+                    self.layers[layer] = Part(self.place / layer, self.n)
+                self.layers[layer].put(numbers, rows.float().cpu(), calls)
+        except OSError as error:
+            log.warning("The features of these images are not kept: %s.", error)
+            self.open = False
