@@ -41,7 +41,7 @@ CONTENT = {
 log = logging.getLogger(__name__)
 
 
-class Found(NamedTuple):
+class Taken(NamedTuple):
     """What was read: a model, plain data about where it is from, and whether it is a run of ours."""
 
     model: Model
@@ -49,7 +49,7 @@ class Found(NamedTuple):
     ours: bool
 
 
-def read_source(path: Path, averaged: bool, flags: Mapping[str, str], name: str) -> Found:
+def read_source(path: Path, averaged: bool, flags: Mapping[str, str], name: str) -> Taken:
     """The model of a run of ours, or of others, which gets this name. Raises UserError for what is neither."""
     folder = path if path.is_dir() else path.parent.parent
     if not (folder / "config.yaml").is_file():
@@ -57,13 +57,13 @@ def read_source(path: Path, averaged: bool, flags: Mapping[str, str], name: str)
             raise UserError(f"--last is for a run, and {path} has no weights but these.")
         found = converted(path, flags)
         model = found.model()
-        return Found(replace(model, weights=weights_hash(model.denoiser)), {"name": name, **found.origin}, False)
+        return Taken(replace(model, weights=weights_hash(model.denoiser)), {"name": name, **found.origin}, False)
     if flags:
         raise UserError(f"--{next(iter(flags))} is for a file of others' weights, and {path} is a run, which says how it is built.")
     model = load(path, averaged)
     before = folder / MARK  # of a run that was converted itself
     known = read_json(before).get("origin", {}) if before.is_file() else {}
-    return Found(model, {**dict(known), "name": find(path)[0].resolve().name, "step": model.step}, True)
+    return Taken(model, {**dict(known), "name": find(path)[0].resolve().name, "step": model.step}, True)
 
 
 def write_run(model: Model, origin: Mapping[str, Any], folder: Path) -> None:
