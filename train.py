@@ -8,6 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from diffusion.config import brought, configuration, register, resumes, told, words
+from diffusion.published import headline
 from diffusion.shell import begin, shell
 from diffusion.support.progress import doing
 from diffusion.support.trust import packages
@@ -25,6 +26,8 @@ def main(cfg: DictConfig) -> None:
         log.info("run folder %s", folder)
         if along := brought(cfg):
             log.info("brought along: %s", ", ".join(along))
+        if numbers := headline(config.get("published")):
+            log.info("published: %s", numbers)
         log.info("%s steps of batch_size=%s", f"{config['steps']:,}", config["batch_size"])
 
         with doing("loading torch and Lightning"):

@@ -4,6 +4,7 @@ python -m diffusion.evaluate images=FOLDER reference=cifar10 metric=fid — thos
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion.config import STAGED, brought, own, register, run_name, told, words
 from diffusion.evaluation import EXACT
 from diffusion.mistyped import plainly
+from diffusion.published import NOTHING, Published
 from diffusion.schemas import EvaluateSchema, container, known
 from diffusion.shell import begin, shell
 from diffusion.support.build import build, spread
@@ -24,54 +26,29 @@ from diffusion.support.errors import UserError
 from diffusion.support.files import require_writable
 from diffusion.support.progress import doing
 
-OWN = (
-    "ckpt",
-    "images",
-    "reference",
-    "averaged",
-    "seed",
-    "precision",
-    "sample_batch_size",
-    "device",
-    "floor",
-    "keep_features",
-    "name",
-    "out",
-    "paths",
-)
-CHANGED = ("sampler", "grid", "guidance", "metric", "dataset", "reference", "sweep", "way", "trust")
-OF_IMAGES = (
-    "images",
-    "reference",
-    "dataset",
-    "metric",
-    "sample_batch_size",
-    "device",
-    "floor",
-    "keep_features",
-    "name",
-    "out",
-    "paths",
-    "sweep",
-    "trust",
-)
+PLACE = ("name", "out", "paths")  # of the lines
+OWN = ("ckpt", "images", "reference", "averaged", "seed", "precision", "sample_batch_size", "device", "floor", "keep_features", *PLACE)
+CHANGED = ("sampler", "grid", "guidance", "metric", "dataset", "reference", "sweep", "way", "trust", "published")
+HERE = ("device", "sweep", "trust", *PLACE)  # what is said of any command
+OF_IMAGES = ("images", "reference", "dataset", "metric", "sample_batch_size", "floor", "keep_features", "published", *HERE)
 OF_EXACT = ("dataset", "schedule", "codec", "conditions")
 log = logging.getLogger(__name__)
 register()
 
 
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).resolve().parents[1] / "conf"), config_name="evaluate")
-def main(cfg: DictConfig) -> None:
-    """One cell; under -m or with a sweep, each of the table's."""
+def main(cfg: DictConfig) -> Published | None:
+    """One cell; under -m or with a sweep, each of the table's, which is told the published numbers beside it."""
     with begin(trust=cfg.trust, places=told(cfg, words())):
         known(cfg, EvaluateSchema)
         if along := brought(cfg, ("grid", "metric")):
             log.info("brought along: %s", ", ".join(along))
-        measured_cell(cfg, words())
+        return measured_cell(cfg, words())
 
 
-def measured_cell(cfg: DictConfig, typed: dict[str, str]) -> None:
-    """Measure what was typed, unless it is in the file already; of a reference alone, keep its statistics."""
+def measured_cell(cfg: DictConfig, typed: dict[str, str]) -> Published | None:
+    """Measure what was typed, unless it is in the file already, and return the published numbers beside it; of a reference alone, keep its
+    statistics."""
     typed = with_reference(cfg, typed)
     config = settings(cfg)
     file = where(config)
@@ -81,12 +58,14 @@ def measured_cell(cfg: DictConfig, typed: dict[str, str]) -> None:
         from diffusion.support.devices import join_ranks
 
     device = join_ranks(config["device"])
+    run: Mapping[str, Any] = config
     real = given.reference(Path(config["reference"]), config["paths"]["cache"]) if config["reference"] else None
     if config["ckpt"] is None:
         data = subjects.data_set(config["dataset"]) if real is None else real
         metrics = metrics_typed(cfg, typed)
         if config["images"] is None:
-            return given.keep_statistics(data, metrics, device, file)
+            given.keep_statistics(data, metrics, device, file)
+            return None
         images, metrics = given.given(config["images"], config["paths"]["cache"], data, metrics, typed)
         subject = subjects.Subject(images, device, data, {"step": images.step, "images": 0})
         way = dict.fromkeys(cells.WAY) | {"metric": metrics}
@@ -97,11 +76,19 @@ def measured_cell(cfg: DictConfig, typed: dict[str, str]) -> None:
         model = load(config["ckpt"], config["averaged"]).to(device, config["precision"])
         if "metric" not in model.config:
             raise UserError(f"ckpt={config['ckpt']} is not a run, and has no data to be compared with: sample it by sample.py.")
-        way = own_way(model, cfg, typed)
+        way, run = own_way(model, cfg, typed), model.config
         subject = subjects.trained(model, way["dataset"], device, real)
     if real is not None:
         subject = subject._replace(data=real)
+    subject = subject._replace(published=numbers_beside(cfg, {**run, **way}))
     cells.evaluate(subject, way, config, typed, file)
+    return subject.published
+
+
+def numbers_beside(cfg: DictConfig, run: Mapping[str, Any]) -> Published:
+    """The published numbers: those that are typed, or those that the run names. Raises UserError for what is none."""
+    typed = None if cfg.published is None else container(cfg.published, resolve=True)
+    return Published.of(run.get("published") if typed is None else typed, run)
 
 
 def with_reference(cfg: DictConfig, typed: dict[str, str]) -> dict[str, str]:
@@ -200,11 +187,13 @@ class Table(Callback):
 
     def __init__(self) -> None:
         self.files: dict[Path, None] = {}  # in order
+        self.published: dict[str, Published] = {}  # beside the numbers of each run, or of what is in its place
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Hydra's hook, after each cell."""
         if job_return.status is JobStatus.COMPLETED:
             self.files[where(settings(config))] = None
+            self.published[config.images or config.ckpt] = job_return.return_value or NOTHING
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra's hook; `config` is that of the command line without what was swept."""
@@ -213,7 +202,7 @@ class Table(Callback):
 
             together = Path(config.paths.runs) / f"{run_name(config.name)}.jsonl"
             path = next(iter(self.files)) if len(self.files) == 1 else together
-            print(tables.save(path, "python -m diffusion.evaluate " + " ".join(sys.argv[1:]), self.files))
+            print(tables.save(path, "python -m diffusion.evaluate " + " ".join(sys.argv[1:]), self.files, self.published))
 
 
 if __name__ == "__main__":

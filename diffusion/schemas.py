@@ -68,6 +68,7 @@ class TrainSchema:
     conditions: Any = MISSING
     codec: Any = MISSING
     dataset: Any = MISSING
+    published: Any = None
 
 
 @dataclass

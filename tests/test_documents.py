@@ -7,13 +7,15 @@ from importlib.util import find_spec
 
 import pytest
 import yaml
-from documents import ROOT, blocks, commands, configured, house, program, rows, variants
+from documents import ROOT, blocks, commands, composed_config, configured, house, program, rows, variants
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from test_floors import FLOORS, INNER, unit
 
 from diffusion.convert import command_line, flags_of
 from diffusion.model import assemble
+from diffusion.published import results_of
+from diffusion.schemas import container, known
 from diffusion.shell import quoted
 from diffusion.support.build import build, ways
 from diffusion.support.errors import UserError
@@ -98,6 +100,24 @@ def test_the_conversions_of_weights_are_understood():
     for words in conversions:
         given, rest = command_line().parse_known_args(words)
         assert given.source and given.target and len(flags_of(rest)) == sum(word.startswith("--") for word in rest)
+
+
+PUBLISHED = [words for words in commands((ROOT / "docs/published.md").read_text()) if program(words)]
+
+
+@pytest.mark.parametrize("words", PUBLISHED, ids=" ".join)
+def test_a_command_of_published_numbers_composes(words):
+    name, schema, typed = program(words)
+    config = composed_config(name, [*typed, *(["name=test", "logger=none"] if name == "train" else [])])
+    known(config, schema)
+    said = [word for word in typed if word.startswith(("published=", "experiment="))]
+    found = results_of(container(config.published, resolve=True)) if config.published else ()
+    assert bool(found) == (bool(said) and "published=none" not in said)
+
+
+def test_the_file_that_the_page_on_published_numbers_prints_is_one():
+    (text,) = blocks((ROOT / "docs/published.md").read_text(), "yaml")
+    assert [result.value for result in results_of(yaml.safe_load(text))] == [3.17, 5.24]
 
 
 def test_the_keys_are_those_of_the_commands():

@@ -92,6 +92,31 @@ function traces(all, order, extra = {}) {
   }
   return [...made.values()];
 }
+// What papers measured beside these pieces' runs: a line from side to side for each number, solid where every run that names it may be
+// compared with it, dashed where one may not; it says why where the mouse is. [{value, label, solid, says: [...]}]
+function papers(all, key) {
+  const found = new Map();
+  for (const run of new Set(all.map(piece => piece.run))) {
+    for (const [value, label, says, comparable] of run.published?.[key] ?? []) {
+      if (!found.has(label)) found.set(label, {value, label, solid: true, says: new Map()});
+      const line = found.get(label);
+      line.solid &&= comparable;
+      line.says.set(says, [...(line.says.get(says) ?? []), run.name]);
+    }
+  }
+  return [...found.values()].map(line => ({...line, says: [...line.says].slice(0, 6).map(([says, runs]) =>
+    line.says.size > 1 ? `${runs.slice(0, 4).join(", ")}: ${says}` : says)}));
+}
+function across(lines, all) {
+  const xs = all.flatMap(piece => piece.x).filter(x => Number.isFinite(x) && (!state.logx || x > 0));
+  const [low, high] = xs.reduce(([a, b], x) => [Math.min(a, x), Math.max(b, x)], [Infinity, -Infinity]), points = 40;
+  return xs.length ? lines.map(({value, label, solid, says}) => {
+    const owner = {published: true, run: {name: `published: ${label}`, config: {}}, says: says.join("\n")};
+    const x = Array.from({length: points + 1}, (_, i) => low + (high > low ? high - low : Math.abs(low) || 1) * i / points);
+    return {x, y: x.map(() => value), owner: x.map(() => owner), type: "scatter", mode: "lines+text", hoverinfo: "none", line: {color: "#667380", width: 1.2, dash: solid ? "solid" : "dash"},
+      text: x.map((_, i) => i ? "" : label), textposition: "top right", textfont: {size: 11, color: "#667380"}, published: solid};
+  }) : [];
+}
 const translucent = (hex, alpha) => hex + Math.round(alpha * 255).toString(16).padStart(2, "0");
 const band = piece => ({x: [...piece.x, ...[...piece.x].reverse()], y: [...piece.high, ...[...piece.low].reverse()], type: "scatter", mode: "none",
   fill: "toself", fillcolor: translucent(colour(piece.run), 0.15), hoverinfo: "skip"});
@@ -108,7 +133,10 @@ function plot(node, drawn, layout) {
   node.listening = true;
   node.on("plotly_hover", event => hover(event));
   node.on("plotly_unhover", () => { $("tip").style.display = "none"; });
-  node.on("plotly_click", event => light(event.points[0].data.owner?.[event.points[0].pointNumber]?.run.name));
+  node.on("plotly_click", event => {
+    const piece = event.points[0].data.owner?.[event.points[0].pointNumber];
+    if (!piece?.published) light(piece?.run.name);
+  });
 }
 
 function hover({points: [point], event}) {
@@ -137,6 +165,7 @@ function light(name) {
 function drawCurve(node) {
   const key = node.dataset.key, [seconds, title] = unit();
   let all = shown.flatMap(run => pieces(run, key, seconds));
+  const beside = papers(all, key), lines = across(beside, all);
   const [order, warning] = marks(all), bands = [], [box] = node.parentNode.getElementsByClassName("warning");
   box.textContent = warning;
   box.hidden = !warning;
@@ -144,8 +173,8 @@ function drawCurve(node) {
   if (all.length <= BAND_RUNS) bands.push(...all.filter(p => p.low.length > 1 && (state.lit === null || state.lit === p.run.name)).map(band));
   const raw = state.smooth && !state.mean && all.length <= RAW_RUNS
     ? traces(all.map(p => ({...p, y: p.raw})), order, {mode: "lines", opacity: 0.2, hoverinfo: "skip"}) : [];
-  plot(node, [...bands, ...raw, ...traces(all, order)], {uirevision: [key, state.x, state.logx, state.y, state.filter].join(),
-    xaxis: {title: {text: title}, type: state.logx ? "log" : "linear"}, yaxis: scale(all)});
+  plot(node, [...bands, ...lines, ...raw, ...traces(all, order)], {uirevision: [key, state.x, state.logx, state.y, state.filter].join(),
+    xaxis: {title: {text: title}, type: state.logx ? "log" : "linear"}, yaxis: scale([...all, ...lines])});
 }
 
 const DRAW = {

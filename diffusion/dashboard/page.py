@@ -16,7 +16,7 @@ from diffusion.support.errors import UserError
 
 HERE = Path(__file__).parent
 CURVES = 2_000_000  # numbers in the page, beyond which curves that are not metrics are thinned
-PRIVATE = ("name", "resume", "paths.", "hydra.")  # keys of a configuration that say nothing about the experiment
+PRIVATE = ("name", "resume", "paths.", "hydra.", "published.")  # keys of a configuration that say nothing about the experiment
 PLACES = ("root", "cache", "folder", "name")  # last words of keys that say where something is, or what it is called
 
 
@@ -95,6 +95,7 @@ def run_data(run: Run, config: dict, keys: list[str], points: int, passports: di
         "samples": {
             recipe: [[step, address] for step, path in grids if (address := source(run, path))] for recipe, grids in run.samples.items()
         },
+        "published": run.published,
         "rows": {recipe: row_labels(run.config, recipe) for recipe in run.samples},
     }
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion.dashboard.files import SETTINGS, content, lines_of, locked, within
+from diffusion.published import Published
 from diffusion.support.errors import UserError
 from diffusion.support.trust import parsed
 
@@ -39,7 +40,8 @@ class Run:
     """A run's folder as data. `steps`, `images` and `seconds` are its axes; `profiles` the last list over t of each key, with its step;
     `samples` the pictures of each recipe with their steps; `modified` when a number last came, in seconds since 1970. `choices` is
     the word of each group, `typed` the words of its command line by key; `running` whether a training is at work, None where that cannot be
-    seen; `warnings` say what could not be read."""
+    seen; `published` the published numbers beside each key, as (value, label, words, whether they may be compared); `warnings` say what
+    could not be read."""
 
     name: str
     config: dict[str, Any] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class Run:
     samples: dict[str, list[tuple[int, Path]]] = field(default_factory=dict)
     modified: float = 0.0
     running: bool | None = None
+    published: dict[str, list[tuple[float, str, str, bool]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -169,6 +172,7 @@ def read_run(folder: Path) -> Run:
     choices, typed = (words_by_key(said.get(part)) for part in ("choices", "typed"))
     steps = sorted(axis)
     position = {step: i for i, step in enumerate(steps)}
+    found = {key: series(key, column, position) for key, column in table.items()}
     return Run(
         name=folder.name,
         config=flat(config),
@@ -177,13 +181,25 @@ def read_run(folder: Path) -> Run:
         steps=steps,
         images=[axis[step][0] for step in steps],
         seconds=[axis[step][1] for step in steps],
-        series={key: series(key, column, position) for key, column in table.items()},
+        series=found,
         profiles=profiles,
         samples=pictures(folder / "samples"),
         modified=(folder / "metrics.jsonl").stat().st_mtime,
         running=locked(folder / ".lock"),
+        published=published_beside(config, found, warnings),
         warnings=warnings,
     )
+
+
+def published_beside(config: dict, found: dict[str, Series], warnings: list[str]) -> dict[str, list[tuple[float, str, str, bool]]]:
+    """The published numbers beside the last of each key that has a passport; none, with a warning, where the run names what are none."""
+    try:
+        published = Published.of(config.get("published"), config)
+    except UserError as error:
+        warnings.append(f"its published numbers are not shown, because {str(error).rstrip('.')}")
+        return {}
+    beside = {key: published.beside(key, s.passports[-1]) for key, s in found.items() if s.passports[-1]}
+    return {key: [(c.result.value, c.result.label, str(c), c.comparable) for c in shown] for key, shown in beside.items() if shown}
 
 
 def short(value: object) -> str:

@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from diffusion.metrics import Metric, Passport, write_metrics
 from diffusion.metrics.reference import RealImages
 from diffusion.passport import finite
 from diffusion.pictures import save_png
+from diffusion.published import NOTHING, Published
 from diffusion.support.build import build_stages
 from diffusion.support.errors import UserError
 from diffusion.support.files import writing_in
@@ -62,7 +64,8 @@ def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any]
         # Real images cannot measure the model, and are not made for a question.
         asked = metrics if kind == "sampler" else [m for m in metrics if m.n and m.asks(recipe.conditions) is recipe.conditions]
         kept = KeptFeatures(path.parent / "features", cell | drawn_from(source, subject.data), config["keep_features"])
-        fill(path, facts, asked, lambda metrics, source=source, kept=kept: measure(model, source, metrics, passport, first, kept))
+        measured = partial(measure, model, source, facts=passport, first_seed=first, kept=kept)
+        fill(path, facts, asked, measured, subject.published if kind == "sampler" else NOTHING)
 
 
 def drawn_from(source: Source, data: RealImages) -> dict[str, str]:
@@ -70,19 +73,22 @@ def drawn_from(source: Source, data: RealImages) -> dict[str, str]:
     return {"data": data.sha256} if isinstance(source, Drawn) or isinstance(source.conditions, Originals) else {}
 
 
-def fill(path: Path, facts: dict[str, Any], metrics: list[Metric], measured: Callable) -> None:
-    """Append to `path` a line for each number that `measured(metrics)` yields, of the metrics that the cell lacks there."""
+def fill(path: Path, facts: dict[str, Any], metrics: list[Metric], measured: Callable, published: Published) -> None:
+    """Append to `path` a line for each number that `measured(metrics)` yields, of the metrics that the cell lacks there; log each number,
+    and what is `published` beside it."""
     lines = [line for line in read_cells(path) if line["cell"] == facts["cell"]]
     there = {metric.name: line for metric in metrics for line in lines if is_of(line, metric)}
     for metric in metrics:
         if metric.name in there and facts["way"] != "floor":
             log.info("%-40s %s %.4g, in %s already", called(facts), metric.name, there[metric.name][metric.name], path)
+            tell(published, metric.name, there[metric.name]["passport"])
     left, started = [metric for metric in metrics if not agreed(metric.name in there)], time.perf_counter()
     for metric, values, passport in measured(left) if left else ():
         seconds, notes = time.perf_counter() - started, metric.facts()
         for key in (key for key in values if "/" not in key):
             beside = "".join(f" ({word} {notes[f'{key}/{word}']:.4g})" for word in ("real", "chance") if f"{key}/{word}" in notes)
             log.info("%-40s %s %.4g%s, %s calls, %.1f s", called(facts), key, values[key], beside, passport.nfe, seconds)
+            tell(published, key, passport.to_dict())
         if rank_and_world()[0] == 0:
             line = {
                 **facts,
@@ -99,6 +105,12 @@ def fill(path: Path, facts: dict[str, Any], metrics: list[Metric], measured: Cal
             write_metrics(path, line)
     if left:
         log.info("%-40s %s", "", path)
+
+
+def tell(published: Published, key: str, passport: Mapping[str, Any]) -> None:
+    """Log the published numbers beside ours of this name and passport."""
+    for comparison in published.beside(key, passport):
+        log.info("%-40s published: %s", "", comparison)
 
 
 def is_of(line: Mapping[str, Any], metric: Metric) -> bool:

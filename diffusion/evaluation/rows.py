@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from diffusion.published import NOTHING, Published
+
 FLOOR = "the data set itself"
 
 
@@ -19,9 +21,10 @@ def read_cells(path: Path) -> list[dict]:
     return [line for line in lines if "cell" in line]
 
 
-def layout(lines: list[dict]) -> list[dict]:
+def layout(lines: list[dict], beside: Mapping[str, Published] = {}) -> list[dict]:
     """A row of plain values for each line; `label` says which of the words on its command line were not the same for all, and of several
-    runs those that they were trained with; the grid, its steps and guidance's scale have columns of their own."""
+    runs those that they were trained with; the grid, its steps and guidance's scale have columns of their own. `beside` holds the
+    published numbers of each `ckpt`."""
     measured = [line for line in lines if line["way"] != "floor"]
     by, trained = axis(map(place_of, measured)), words_apart(measured)
     said = [naming(line, trained) for line in measured]
@@ -30,6 +33,7 @@ def layout(lines: list[dict]) -> list[dict]:
     rows = {}
     for line in lines:
         passport, words, (steps, scale) = line["passport"], naming(line, trained), place_of(line)
+        published = beside.get(line.get("ckpt", ""), NOTHING)
         chosen = {key.removeprefix("sampler."): words[key] for key in varying if key in words}
         label = " ".join(value if key == "sampler" else f"{key}={value}" for key, value in chosen.items())
         for name in line.get("numbers", [line["metric"]]):  # older lines do not say them
@@ -49,6 +53,7 @@ def layout(lines: list[dict]) -> list[dict]:
                 "higher": line.get("higher", False),  # is better
                 "real": line.get(f"{name}/real"),  # the same number of real pictures, and by chance, where a metric says them
                 "chance": line.get(f"{name}/chance"),
+                "published": "\n".join(map(str, published.beside(name, passport))) if line["way"] != "floor" else "",
             }
             rows[tuple(row[key] for key in ("label", "grid", "steps", "scale", "metric"))] = row  # the last of its kind
     return list(rows.values())

@@ -19,6 +19,7 @@ from diffusion.generate import Made
 from diffusion.metrics.reference import RealImages
 from diffusion.model import Model, completed
 from diffusion.oracles import EmpiricalDistribution
+from diffusion.published import NOTHING, Published
 from diffusion.support.build import asks_for, build
 from diffusion.support.errors import UserError
 from diffusion.support.trust import parsed, vet
@@ -40,12 +41,13 @@ PLAIN = {
 
 class Subject(NamedTuple):
     """The subject of an evaluation: a model, or the images that are there already, in its place; the device, the real images, and the
-    `facts` that each line records of it."""
+    `facts` that each line records of it, and the `published` numbers to be shown beside its own."""
 
     model: Model | GivenImages
     device: torch.device
     data: RealImages
     facts: dict[str, Any]
+    published: Published = NOTHING
 
 
 def data_set(dataset: Mapping[str, Any]) -> ImageSet:

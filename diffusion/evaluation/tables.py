@@ -4,12 +4,13 @@ import csv
 import io
 import logging
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from diffusion.evaluation.rows import FLOOR, axis, layout, read_cells
+from diffusion.published import Published
 from diffusion.support.files import atomic
 
 COLOURS = ("#2f6fb0", "#d9772b", "#3a923a", "#b83b3b", "#7d5fb2", "#1f9eb0")
@@ -18,10 +19,10 @@ HALO = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5}
 log = logging.getLogger(__name__)
 
 
-def save(path: Path, command: str, files: Collection[Path] = ()) -> str:
-    """Write PATH.md, .csv and .png, the table of the lines in `path`, or in `files`, and return the Markdown. Without Matplotlib there is
-    no plot."""
-    rows = layout([line for file in files or [path] for line in read_cells(file)])
+def save(path: Path, command: str, files: Collection[Path] = (), published: Mapping[str, Published] = {}) -> str:
+    """Write PATH.md, .csv and .png, the table of the lines in `path`, or in `files`, and return the Markdown; `published` are the published
+    numbers beside those of each run. Without Matplotlib there is no plot."""
+    rows = layout([line for file in files or [path] for line in read_cells(file)], published)
     text = markdown(rows, command)
     for suffix, content in ((".md", text), (".csv", table(rows))):
         with atomic(path.with_suffix(suffix)) as temporary:
@@ -92,6 +93,9 @@ def markdown(rows: list[dict], command: str) -> str:
             texts |= {head: f"**{number(curve[head]['value'])}** ({curve[head]['calls']})" for head in curve if (name, head) in best}
             lines.append([*name, *(texts.get(head, "") for head in heads)])
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+        beside = dict.fromkeys(text for row in rows if row["metric"] == metric for text in row["published"].splitlines())
+        if beside:
+            parts.append("Published:\n\n" + "\n".join(f"* {text}" for text in beside) + "\n")
     return "\n".join(parts)
 
 

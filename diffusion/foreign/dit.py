@@ -11,7 +11,7 @@ from torch import Tensor
 from diffusion.foreign.converted import USUAL, Converted, configured
 from diffusion.foreign.files import read_json
 from diffusion.foreign.flags import Flags
-from diffusion.foreign.layouts import Layout, Published, sha256_of
+from diffusion.foreign.layouts import Layout, Weights, sha256_of
 from diffusion.networks.dit import positions
 from diffusion.support.errors import UserError
 
@@ -31,7 +31,7 @@ IN_BLOCK = re.compile(rf"blocks\.(\d+)\.({'|'.join(map(re.escape, WITHIN))})\.(w
 TABLE, POSITIONS = "y_embedder.embedding_table.weight", "pos_embed"
 
 
-def read_dit(published: Published) -> Converted:
+def read_dit(published: Weights) -> Converted:
     """The model in a file of theirs. Raises UserError for flags that the tensors contradict, positions that were trained, and latents whose
     autoencoder is not said."""
     flags, tensors = Flags(published.flags, SAMPLING, "DiT's sample.py"), published.tensors

@@ -11,7 +11,7 @@ from typing import Any
 from diffusion.foreign.converted import USUAL, Converted, configured
 from diffusion.foreign.edm_tensors import PART, TOPMOST, Found, check_tensors, found_in_tensors, weights_of
 from diffusion.foreign.flags import Flags, numbers_in
-from diffusion.foreign.layouts import Layout, Published, sha256_of
+from diffusion.foreign.layouts import Layout, Weights, sha256_of
 from diffusion.support.errors import UserError
 
 # The options of train.py that say what is trained; `precond` is what its networks stand in, and the others are constants of these.
@@ -21,7 +21,7 @@ OPTIONS: Mapping[str, Any] = {
 }
 
 
-def read_edm(published: Published) -> Converted:
+def read_edm(published: Weights) -> Converted:
     """The model whose network, in its preconditioning or without it, has this state dict. Raises UserError for options that the tensors
     contradict, and for what has no counterpart."""
     options = Flags(published.flags, OPTIONS, "EDM's train.py")

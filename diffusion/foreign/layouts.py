@@ -20,7 +20,7 @@ NAMED = 3  # keys that a sentence lists
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
-class Published(NamedTuple):
+class Weights(NamedTuple):
     """What is read: a file, its tensors by name, and `flags`, what the command line said of the network as `--num_channels 128` does."""
 
     path: Path
@@ -40,7 +40,7 @@ class Layout:
     name: str
     required: frozenset[str]
     known: re.Pattern[str]
-    read: Callable[[Published], Converted]
+    read: Callable[[Weights], Converted]
 
     def lacking(self, names: Iterable[str]) -> list[str]:
         """The required names that are not there."""
@@ -51,7 +51,7 @@ class Layout:
         return sorted(name for name in names if not self.known.fullmatch(name))
 
 
-def found_among(layouts: Iterable[Layout], published: Published) -> Layout:
+def found_among(layouts: Iterable[Layout], published: Weights) -> Layout:
     """The layout of a file. Raises UserError for none, with the two nearest and some names that differ."""
     names = published.tensors.keys()
     differing = [(layout, layout.lacking(names), layout.odd(names)) for layout in layouts]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusion.foreign.converted import USUAL, Converted, configured
 from diffusion.foreign.flags import Flags, numbers_in, spelled_flag
-from diffusion.foreign.layouts import Layout, Published, sha256_of
+from diffusion.foreign.layouts import Layout, Weights, sha256_of
 from diffusion.support.errors import UserError
 
 # The flags of `model_and_diffusion_defaults`, and how image_sample.py says to sample. What changes no number here is read and not used.
@@ -58,7 +58,7 @@ class Shape(NamedTuple):
     updown: bool
 
 
-def read_openai(published: Published) -> Converted:
+def read_openai(published: Weights) -> Converted:
     """The model in a file of either repository. Raises UserError for flags that the tensors contradict, and what has no counterpart."""
     flags = Flags(published.flags, USUAL_FLAGS, "improved- or guided-diffusion")
     shape = shape_of(published.tensors)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diffusion.foreign.converted import Converted, configured, empty_network
 from diffusion.foreign.files import STEMS, imported, read_json
-from diffusion.foreign.layouts import NAMED, Layout, Published, sha256_of, tensors_in
+from diffusion.foreign.layouts import NAMED, Layout, Weights, sha256_of, tensors_in
 from diffusion.foreign.scheduler import FILE, ways_of
 from diffusion.foreign.unet2d import NAME, names_of, settings_of
 from diffusion.networks import UNet
@@ -33,7 +33,7 @@ KEYS = frozenset({"conv_in.weight", "conv_out.weight", "conv_norm_out.weight", "
 BEFORE = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
-def without_folder(published: Published) -> Converted:
+def without_folder(published: Weights) -> Converted:
     """Raises UserError: the file of a network's weights does not say how it is built."""
     raise UserError(f"{published.path} holds weights of diffusers, whose settings are in {CONFIG} beside them: give the folder.")
 

@@ -114,3 +114,35 @@ def test_a_table_against_guidance_and_p_uncond(tmp_path):
     assert "| scale 1 | scale 3 |" in text and (tmp_path / "guidance.png").is_file()
     printed = yaml.safe_load((ROOT / "conf" / "sweep" / "guidance.yaml").read_text())["hydra"]["sweeper"]["params"]["guidance.scale"]
     assert [round(float(scale) - 1, 9) for scale in printed.split(",")] == [*(w / 10 for w in range(11)), 2, 3, 4]  # CFG table 1
+
+
+@pytest.mark.xdist_group("evaluate")
+def test_published_numbers_stand_beside(run, tmp_path):
+    """Of a word that is typed, with what forbids the comparison and what would mend it, when a cell is measured and when it is there
+    already; none of published=none; and below a table, where each cell has the number that was sampled as it was."""
+    out = tmp_path / "beside.jsonl"
+    words = [f"ckpt={run}", *METRIC, "grid.steps=3", "device=cpu", f"paths.cache={tmp_path}", f"out={out}"]
+    for again in ("", "already"):
+        said = succeeded(command("-m", "diffusion.evaluate", *words, "published=ddpm_cifar10"))
+        assert again in said and "published: fid 3.17 of 50,000 images" in said and "(2006.11239, table 1): not comparable: " in said
+        assert "extractor inception there, digits here (metric=fid); number of images 50,000 there, 33 here (metric.n=50000)" in said
+        assert "data set cifar10 there, synthetic here (dataset=cifar10)" in said and "classes here" in said
+    assert "published:" not in succeeded(command("-m", "diffusion.evaluate", *words, "published=none"))
+    out = tmp_path / "table.jsonl"
+    swept = [*(word for word in words if not word.startswith(("grid", "out"))), "sampler=ddim", "grid.steps=10,20", f"out={out}"]
+    table = succeeded(command("-m", "diffusion.evaluate", "-m", *swept, "published=ddim_cifar10"))
+    below = table.split("Published:")[1]
+    assert [line.split(" of ")[0] for line in below.splitlines() if line.startswith("* ")] == ["* fid 13.36", "* fid 6.84"]
+    assert out.with_suffix(".md").read_text() in table
+
+
+def test_a_training_says_what_its_paper_measured(tmp_path):
+    """In one of its first lines, before anything is read; a file that is none is a sentence."""
+    words = ["train.py", "experiment=ddpm_cifar10", "dataset=synthetic", f"paths.runs={tmp_path}", "logger=none", "name=a"]
+    result = command(*words, "dataset.n=0")
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("published: ")]
+    assert line.startswith("published: fid 3.17 of 50,000 images, ") and "(2006.11239, table 1)" in line
+    assert result.returncode == 1 and "dataset.n=0" in result.stderr
+    result = command(*words, "published.where=null")
+    assert result.returncode == 1 and result.stderr.strip() == "error: published.results has a number without where."
+    assert not (tmp_path / "a").exists()

@@ -136,6 +136,57 @@ def test_the_passport_is_shown_on_hover(four):
     assert "passport 000000000" in tip and "sampler: name DDIM, grid name Trailing, steps" in tip and "schedule=" in tip
 
 
+PAPER = {
+    "arxiv": "2006.11239",
+    "where": "table 1",
+    "dataset": "digits",
+    "extractor": "digits",
+    "results": [{"metric": "fid", "value": 3.17, "n": 100}, {"metric": "fid", "value": 40.0, "n": 50000}],
+}
+LINES = f"{CURVE}.data.filter(t => t.published !== undefined).map(t => [t.text[0], t.line.dash, t.y[0]])"
+
+
+def named(folder, *names):
+    """Runs that name PAPER, with the passports that a comparison looks at, of as many images as one of its numbers."""
+    known = {"extractor": {"name": "digits"}, "reference": {"name": "digits", "split": "train", "n": 1797}}
+    for name in names:
+        records = [distance(step, 60 - step / 2, **known) for step in (0, 50, 100)]
+        write_run(folder / name, records, config() | {"name": name, "published": PAPER})
+    return folder
+
+
+def test_published_numbers_are_lines(opened, tmp_path):
+    """Solid where they may be compared, dashed where not; each once however many runs name it; a run that names none adds none."""
+    folder = named(tmp_path / "runs", "a", "b")
+    write_run(folder / "c", [distance(0, 50), distance(100, 30)], config(lr=0.002))
+    page = opened(folder)
+    page.until(f"{LINES}.length === 2")
+    assert page.js(LINES) == [["fid 3.17 (2006.11239)", "solid", 3.17], ["fid 40 (2006.11239)", "dash", 40]]
+    page.js(change("filter", "c", "input"))
+    page.until(f"{LINES}.length === 0")
+    assert "published" not in page.js("$('table').textContent")
+
+
+def test_a_published_number_says_why_it_is_dashed(opened, tmp_path):
+    page = opened(named(tmp_path / "runs", "a"))
+    page.js(f"{CURVE}.scrollIntoView({{block: 'center'}})")
+    page.until(f"{LINES}.length === 2")
+    spot = page.js(
+        f"""(() => {{ const g = {CURVE}, box = g.getBoundingClientRect(), f = g._fullLayout, t = g.data.find(t => t.published === false);
+        return [box.x + f.xaxis._offset + f.xaxis.d2p(t.x[30]), box.y + f.yaxis._offset + f.yaxis.d2p(t.y[30])]; }})()"""
+    )
+    for nudge in (3, 0):
+        page("Input.dispatchMouseEvent", type="mouseMoved", x=spot[0] + nudge, y=spot[1])
+        time.sleep(0.1)
+    page.until("$('tip').style.display === 'block'")
+    tip = page.js("$('tip').textContent")
+    assert tip.startswith("published: fid 40 (2006.11239)")
+    assert "not comparable: number of images 50,000 there, 100 here (metric.n=50000)" in tip
+    for kind in ("mousePressed", "mouseReleased"):  # and a click on it picks no run out
+        page("Input.dispatchMouseEvent", type=kind, x=spot[0], y=spot[1], button="left", clickCount=1)
+    assert page.js("state.lit") is None
+
+
 def test_the_slider_moves(four):
     sources = "[...document.querySelectorAll('.grids img')].map(image => image.src)"
     last = four.js(sources)

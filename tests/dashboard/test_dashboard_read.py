@@ -125,3 +125,10 @@ def test_thousands_of_runs(tmp_path):
     assert len(reader()) == 2000
     start = time.perf_counter()
     assert len(reader()) == 2000 and time.perf_counter() - start < 5
+
+
+def test_published_numbers_that_are_none_are_said(tmp_path):
+    """And the run is shown without them."""
+    run = read_run(write_run(tmp_path / "a", [distance(0, 9.5)], config() | {"published": {"results": [{"metric": "fid"}]}}))
+    assert run.published == {} and run.series
+    assert run.warnings == ["its published numbers are not shown, because published.results has a number without value"]

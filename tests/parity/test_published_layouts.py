@@ -16,7 +16,7 @@ from published_edm import EDMNet
 from published_openai import OpenAI, numbers
 
 from diffusion.convert import write_as
-from diffusion.foreign.layouts import Published, found_among
+from diffusion.foreign.layouts import Weights, found_among
 from diffusion.foreign.published import LAYOUTS, converted
 from diffusion.support.build import build
 from diffusion.support.errors import UserError
@@ -282,7 +282,7 @@ def test_the_published_networks_fit_name_for_name_at_full_size(name, line, tmp_p
         tensors = {f"{prefix}{key}": torch.empty(shape) for key, shape in shapes.items()}
     tensors |= {key: reference.taps for key in tensors if key.endswith("resample_filter")}
     tensors |= {"pos_embed": reference.positions(torch.float32)} if "pos_embed" in tensors else {}
-    published = Published(file, tensors, words(line) | ({"vae": str(vae)} if name.startswith("DiT") else {}))
+    published = Weights(file, tensors, words(line) | ({"vae": str(vae)} if name.startswith("DiT") else {}))
     found = found_among(LAYOUTS, published).read(published)
     channels = reference.in_channels if isinstance(reference, PublishedDiT) else 3
     classes = found.config["conditions"].get("num_classes", 0)

@@ -82,7 +82,7 @@ torch.nn.importlib torchvision.transforms.functional.F torchvision.datasets.Imag
 numpy.f2py.compile runpy.run_path runpy.run_module importlib.import_module pickle.loads pickle.Unpickler webbrowser.open
 functools.partial operator.attrgetter diffusion.support.build.import_module diffusion.support.build.locate
 diffusion.support.build.build diffusion.support.build.partial diffusion.passport.subprocess
-diffusion.passport.subprocess.run diffusion.metrics.passport.Path diffusion.evaluate.main diffusion.metrics.cache.pickle.loads
+diffusion.passport.subprocess.run diffusion.passport.Path diffusion.evaluate.main diffusion.metrics.cache.pickle.loads
 diffusion.metrics.extractors.foreign.torch.load diffusion.dashboard.__main__.main diffusion.config.register
 diffusion.denoiser.Denoiser.load_state_dict diffusion.denoiser.Denoiser.__init__ diffusion.denoiser.torch
 diffusion.denoiser.__builtins__ diffusion.nowhere.Thing diffusion.denoiser.Nothing diffusion diffusion. diffusion..x .diffusion.x
