@@ -10,7 +10,7 @@ from diffusion.networks.attention import Look, attend, count_heads
 from diffusion.networks.blocks import zero
 from diffusion.networks.embedding import ConditionedNetwork, Given, TimeEmbedding
 from diffusion.networks.recompute import through
-from diffusion.support.ranges import Few, Some, require
+from diffusion.support.ranges import Few, Share, Some, require
 from diffusion.support.sizes import height_and_width
 
 
@@ -36,6 +36,7 @@ class DiT(ConditionedNetwork):
         context_channels: width of the vectors of a context sequence; 0 is a network without a context.
         pooled: the context's first vector is added to the time embedding too.
         checkpointing: keep only each block's input for the gradients, and compute the rest again: less memory, a third more time.
+        shift, cosines_first: of the time's sinusoid, see `sinusoidal`; the authors' code has 0 and true.
 
     Raises:
         ValueError: if the sides of image_size are not multiples of patch, or width not of 4 and of heads.
@@ -56,12 +57,14 @@ class DiT(ConditionedNetwork):
         context_channels: Some = 0,
         pooled: bool = False,
         checkpointing: bool = False,
+        shift: Share = 1.0,
+        cosines_first: bool = False,
     ) -> None:
         require(self, locals())
         grid = patches(*height_and_width(image_size), patch)
         if width % 4:
             raise ValueError(f"width {width} is not a multiple of 4, which sines and cosines of two coordinates need.")
-        super().__init__(TimeEmbedding(256, width), width, num_classes, context_channels, pooled)
+        super().__init__(TimeEmbedding(256, width, shift, cosines_first), width, num_classes, context_channels, pooled)
         self.grid, self.patch, self.checkpointing = grid, patch, checkpointing
         self.stem = nn.Conv2d(in_channels, width, patch, stride=patch)
         self.register_buffer("position", positions(*grid, width), persistent=False)
