@@ -14,7 +14,7 @@ from torch import nn
 
 from diffusion.classifier import NoisyClassifier
 from diffusion.denoiser import Denoiser
-from diffusion.foreign.stable_diffusion import is_pipeline, stable_diffusion
+from diffusion.foreign.published import folder_model, is_folder
 from diffusion.model import Model, assemble
 from diffusion.reconstruction import Autoencoding
 from diffusion.support.errors import UserError
@@ -41,8 +41,8 @@ def find(path: str | Path) -> tuple[Path, Path]:
         file = previous
     if not file.is_file():
         raise UserError(
-            f"There is no checkpoint {file}; give a run's folder such as runs/NAME, a .ckpt file in it, or a folder of Stable Diffusion, "
-            "which has a model_index.json."
+            f"There is no checkpoint {file}; give a run's folder such as runs/NAME, a .ckpt file in it, or a folder in diffusers' "
+            "format, which has a model_index.json."
         )
     folder = file.parent.parent
     if not (folder / "config.yaml").is_file():
@@ -130,14 +130,14 @@ def checked(config: dict[str, Any], where: str) -> dict[str, Any]:
 
 def load(path: str | Path, averaged: bool = True, kind: Any = Denoiser | Autoencoding, trust: Sequence[str] = ()) -> Model:
     """The model of a run, in evaluation mode on the CPU, with the averaged weights or the last ones; its network's module must be of this
-    `kind`, a class or a union of some. Of a folder in diffusers' format, Stable Diffusion's (`diffusion.foreign`).
+    `kind`, a class or a union of some. Of a folder in diffusers' format, its model (`diffusion.foreign`).
 
     Only this package's classes, and a few of torch's, are built from a run's folder; `trust` names packages of yours beside them.
 
     Raises UserError if there is no such checkpoint, it does not fit the run's config.yaml, it is another kind of model, or its
     configuration names a class that is not trusted."""
-    if is_pipeline(path):
-        model = stable_diffusion(path)
+    if is_folder(path):
+        model = folder_model(path)
         return replace(of_kind(model, kind, path), weights=weights_hash(model.denoiser))
     folder, _ = find(path)
     config = read_config(folder)

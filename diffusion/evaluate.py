@@ -159,7 +159,10 @@ def folder_of(config: dict[str, Any]) -> Path:
     if config["ckpt"] == EXACT:
         return Path(config["paths"]["runs"]) / f"exact-{build(config['dataset'], 'dataset').name}"
     from diffusion.checkpoint import find
+    from diffusion.foreign.published import is_folder
 
+    if is_folder(config["ckpt"]):  # which is not ours to write to
+        return Path(config["paths"]["runs"]) / f"model-{Path(config['ckpt']).resolve().name}"
     return find(config["ckpt"])[0]
 
 

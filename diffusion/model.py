@@ -145,16 +145,22 @@ def assemble(config: Mapping[str, Any], home: Path | None = None) -> Model:
     conditions = build(config["conditions"], "conditions", {"dataset": config.get("dataset")})
     config = {**config, "network": fitted(config["network"], codec)}
     variance = variance_of(config["objective"])
-    channels, *size = codec.shape
-    told = {"in_channels": channels, "out_channels": channels * (1 + variance["learned_variance"]), **conditions.network()}
-    if size:  # vectors have none
-        told["image_size"] = size[0] if len(set(size)) == 1 else size
-    elif asks_for(config["network"], "image_size"):
-        raise UserError("The data are vectors, and this network is one of pictures; say network=mlp.")
-    network = conditions.around(build(config["network"], "network", told))
+    network = conditions.around(network_of(config["network"], codec, conditions, variance["learned_variance"]))
     schedule, parameterization = build(config["schedule"], "schedule"), build(config["parameterization"], "parameterization")
     parts = {"network": network, "schedule": schedule, "parameterization": parameterization, "codec": codec, **variance}
     return Model(build(config["task"], "task", parts | conditions.network()), codec, conditions, config)
+
+
+def network_of(settings: Mapping[str, Any], codec: Codec, conditions: Conditions, learned_variance: bool) -> Any:
+    """The network of these settings, told what follows from the codec, the conditions and the variance. Raises UserError where a network of
+    pictures is given vectors."""
+    channels, *size = codec.shape
+    told = {"in_channels": channels, "out_channels": channels * (1 + learned_variance), **conditions.network()}
+    if size:  # vectors have none
+        told["image_size"] = size[0] if len(set(size)) == 1 else size
+    elif asks_for(settings, "image_size"):
+        raise UserError("The data are vectors, and this network is one of pictures; say network=mlp.")
+    return build(settings, "network", told)
 
 
 def variance_of(objective: Mapping[str, Any]) -> dict[str, Any]:

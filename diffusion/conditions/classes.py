@@ -68,15 +68,20 @@ class Classes:
 
     Image number i is of class i mod num_classes; with `frequencies`, its class is drawn with those weights by a random number that depends
     on i alone. `frequencies="data"` stands for how often each class is in the data (`facts` counts).
+    `null_class=False` is of a model that was trained elsewhere and has not learned what no class is.
 
     Raises ValueError for frequencies that are not a weight for each class."""
 
     _said: int | None
     frequencies: Sequence[float] | str | None
+    null_class: bool
 
-    def __init__(self, num_classes: Some | None = None, frequencies: Sequence[NonNegative] | str | None = None) -> None:
+    def __init__(
+        self, num_classes: Some | None = None, frequencies: Sequence[NonNegative] | str | None = None, null_class: bool = True
+    ) -> None:
         object.__setattr__(self, "_said", num_classes)  # None until `facts` has read the number from the data
         object.__setattr__(self, "frequencies", frequencies)
+        object.__setattr__(self, "null_class", null_class)
         if isinstance(frequencies, str) and frequencies != "data":
             raise ValueError(f"conditions.frequencies={frequencies} should be null, data, or a list of weights.")
         if frequencies is None or isinstance(frequencies, str) or num_classes is None:
@@ -124,7 +129,9 @@ class Classes:
         return None
 
     def null(self, cond: Tensor) -> Tensor:
-        """No class, -1, in cond's shape."""
+        """No class, -1, in cond's shape. Raises UserError where the model has not learned it."""
+        if not self.null_class:
+            raise UserError("This model has not learned to go without its class, so none can be left out: say guidance.scale=1.")
         return torch.full_like(cond, -1)
 
     def ask(self, indices: Tensor) -> Tensor | None:

@@ -43,12 +43,16 @@ def imported(library: str) -> Any:
     return found
 
 
-def required(folder: Path, config: dict[str, Any], usual: dict[str, tuple[Any, ...]]) -> None:
-    """Raises UserError for the first setting of a configuration that is none of its `usual` values; one that is left out is usual."""
+SD = "Stable Diffusion 1.x and 2.x"
+
+
+def required(folder: Path, config: dict[str, Any], usual: dict[str, tuple[Any, ...]], models: str = SD) -> None:
+    """Raises UserError for the first setting of a configuration that is none of its `usual` values; one that is left out is usual, as it is
+    in all `models` that are read."""
     for key, values in usual.items():
         if key in config and config[key] not in values:
             words = " or ".join("null" if value is None else str(value) for value in values)
-            raise UserError(f"{folder} has {key}={config[key]}, and only {words} can be read; Stable Diffusion 1.x and 2.x have no other.")
+            raise UserError(f"{folder} has {key}={config[key]}, and only {words} can be read; {models} have no other.")
 
 
 def pretrained(library: str, name: str, folder: Path) -> nn.Module:

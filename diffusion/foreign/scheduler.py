@@ -1,7 +1,7 @@
 """diffusers' scheduler_config.json in our words: the schedule, the meaning of the network's output, and the folder's own way to sample."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from torch import Tensor
 from diffusion.foreign.files import imported, read_json, required
 from diffusion.grids import Leading, Linspace
 from diffusion.schedules import Schedule
+from diffusion.schedules.discrete import Betas
 from diffusion.support.errors import UserError
+from diffusion.support.ranges import Probability
 
 FILE = "scheduler_config.json"
 SCHEDULES = {"linear": "Linear", "scaled_linear": "ScaledLinear", "sigmoid": "Sigmoid", "squaredcos_cap_v2": "Cosine"}
@@ -26,7 +28,7 @@ WORDS: dict[str, tuple[Any, ...]] = {
 }
 # The other settings that are read, and those that change nothing where the rest is as it is here; all that remain have no counterpart.
 READ = {"num_train_timesteps", "beta_start", "beta_end", "steps_offset", "clip_sample", "clip_sample_range", "rescale_betas_zero_snr"}
-READ |= {*LADDERS, "sigma_min", "sigma_max"}
+READ |= {*LADDERS, "sigma_min", "sigma_max", "trained_betas"}
 OTHERS = {float: (int,), bool: (type(None),)}  # types that a value may have where its default has this one
 IDLE = {"set_alpha_to_one", "dynamic_thresholding_ratio", "sample_max_value"}
 
@@ -51,7 +53,10 @@ def multistep(sampler: str, algorithm: str, order: int, **settings: str) -> Know
 
 
 KNOWN: dict[str, tuple[Known, ...]] = {
-    "DDPMScheduler": (Known("DDPM", {"variance": "variance_type"}, {"variance_type": ("fixed_small", "fixed_large")}),),
+    "DDPMScheduler": (
+        Known("DDPM", {"variance": "variance_type"}, {"variance_type": ("fixed_small", "fixed_large")}),
+        Known("DDPM", {}, {"variance_type": ("learned_range",)}),
+    ),
     "DDIMScheduler": (Known("DDIM"),),
     "PNDMScheduler": (Known("PNDM", {"skip_prk_steps": "skip_prk_steps"}),),
     "EulerDiscreteScheduler": (Known("Euler", between=True),),
@@ -122,8 +127,13 @@ def filled_in(file: Path, said: Mapping[str, Any], scheduler: Any) -> tuple[dict
 def schedule(config: Mapping[str, Any], linear_in_sigma: bool) -> dict[str, Any]:
     """The noise schedule. diffusers states betas for its own number of steps T, and ours are stated for 1000 and scaled by 1000/T."""
     kind, total = SCHEDULES[config["beta_schedule"]], config["num_train_timesteps"]
-    ends = {} if kind == "Cosine" else {key: config[key] * total / 1000 for key in ("beta_start", "beta_end")}
     zero = bool(config.get("rescale_betas_zero_snr"))
+    if config.get("trained_betas") is not None:
+        if len(values := list(config["trained_betas"])) != total:
+            raise UserError(f"{FILE} has {len(values)} trained_betas for num_train_timesteps={total}; it is damaged.")
+        listed = {"_target_": "diffusion.foreign.scheduler.Listed", "num_timesteps": total, "values": values}
+        return listed | {"zero_terminal_snr": zero, "linear_in_sigma": linear_in_sigma}
+    ends = {} if kind == "Cosine" else {key: config[key] * total / 1000 for key in ("beta_start", "beta_end")}
     found = {"_target_": f"diffusion.schedules.{kind}", "num_timesteps": total, **ends, "zero_terminal_snr": zero}
     return found | {"linear_in_sigma": linear_in_sigma}
 
@@ -146,6 +156,23 @@ def guidance(config: Mapping[str, Any]) -> dict[str, Any]:
         limit = config["clip_sample_range"]
         stages["clip"] = {"_target_": "diffusion.guidance.Clip", "low": -limit, "high": limit}
     return stages
+
+
+@dataclass(frozen=True)
+class Listed(Betas):
+    """Betas that are listed one by one, diffusers' trained_betas. Raises ValueError unless there are num_timesteps of them."""
+
+    _: KW_ONLY
+    values: Sequence[Probability]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(self.values))  # of a list, which no table is kept of
+        if len(self.values) != self.num_timesteps:
+            raise ValueError(f"There are {len(self.values)} betas for num_timesteps={self.num_timesteps}: they should be as many.")
+        super().__post_init__()
+
+    def betas(self) -> Tensor:
+        return torch.tensor(self.values, dtype=torch.float64)
 
 
 def without_last(times: Tensor) -> Tensor:

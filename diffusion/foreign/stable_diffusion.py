@@ -54,7 +54,10 @@ def indexed(folder: Path) -> None:
     """Raises UserError unless a folder's index names a pipeline that is read here, of parts that are."""
     index = read_json(folder / INDEX)
     if (name := index.get("_class_name")) not in PIPELINES:
-        raise UserError(f"{folder} holds a {name}, and of models in diffusers' format Stable Diffusion 1.x and 2.x can be read.")
+        raise UserError(
+            f"{folder} holds a {name}, and of models in diffusers' format Stable Diffusion 1.x and 2.x, and those of a "
+            "UNet2DModel, can be read."
+        )
     for part, classes in PARTS.items():
         said = index.get(part)
         found = said[1] if isinstance(said, list) and len(said) == 2 else None

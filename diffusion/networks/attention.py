@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from diffusion.networks.blocks import added, group_norm, zero
+from diffusion.networks.blocks import Norm, added, group_norm, zero
 from diffusion.networks.embedding import Given
 
 
@@ -43,15 +43,18 @@ class SelfAttention(nn.Module):
         heads: number of heads, unless head_channels is given.
         head_channels: width of a head; the number of heads is then channels / head_channels.
         rescale: see `added`.
+        norm: makes the norm before it.
 
     Raises:
         ValueError: if the channels do not divide into heads.
     """
 
-    def __init__(self, channels: int, heads: int = 1, head_channels: int | None = None, rescale: bool = False) -> None:
+    def __init__(
+        self, channels: int, heads: int = 1, head_channels: int | None = None, rescale: bool = False, norm: Norm = group_norm
+    ) -> None:
         super().__init__()
         self.heads, self.rescale = count_heads(channels, heads, head_channels), rescale
-        self.norm = group_norm(channels)
+        self.norm = norm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = zero(nn.Linear(channels, channels))
 
@@ -82,11 +85,17 @@ class CrossAttention(nn.Module):
     """Each pixel looks at all vectors of the context; added to the input. Args, Raises: as SelfAttention; context_channels is d."""
 
     def __init__(
-        self, channels: int, context_channels: int, heads: int = 1, head_channels: int | None = None, rescale: bool = False
+        self,
+        channels: int,
+        context_channels: int,
+        heads: int = 1,
+        head_channels: int | None = None,
+        rescale: bool = False,
+        norm: Norm = group_norm,
     ) -> None:
         super().__init__()
         self.rescale = rescale
-        self.norm = group_norm(channels)
+        self.norm = norm(channels)
         self.look = Look(channels, context_channels, count_heads(channels, heads, head_channels))
 
     def forward(self, x: Tensor, given: Given) -> Tensor:
@@ -100,10 +109,10 @@ class ClassAttention(nn.Module):
     the axis of its softmax, which leaves the image as it was; here it is applied.) A channel's query is one number, so the scale
     1 / sqrt(d) is 1."""
 
-    def __init__(self, channels: int, embedding_channels: int, rescale: bool = False) -> None:
+    def __init__(self, channels: int, embedding_channels: int, rescale: bool = False, norm: Norm = group_norm) -> None:
         super().__init__()
         self.rescale = rescale
-        self.norm = group_norm(channels)
+        self.norm = norm(channels)
         self.qk = nn.Linear(embedding_channels, 2 * channels)
         self.out = zero(nn.Linear(channels, channels))
 

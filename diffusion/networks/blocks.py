@@ -4,6 +4,7 @@ x is [b, c, h, w]; `given` holds the embeddings and the context (see `Given`), o
 """
 
 import math
+from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.nn.functional import gelu, silu
@@ -11,14 +12,21 @@ from torch.nn.functional import gelu, silu
 from diffusion.networks.embedding import Given
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm over 32 groups as in DDPM, and over fewer where channels are few: at least four channels a group.
+def group_norm(channels: int, groups: int | None = None, eps: float = 1e-6) -> nn.GroupNorm:
+    """GroupNorm over `groups`; if None, over 32 as in DDPM, and over fewer where channels are few: at least four channels a group.
 
-    A group of one channel would wipe out that channel's mean, the brightness of an 8x8 image. eps is DDPM's 1e-6.
+    A group of one channel would wipe out that channel's mean, the brightness of an 8x8 image. eps is DDPM's. Raises ValueError if the
+    groups do not divide the channels.
     """
-    most = max(1, min(32, channels // 4))
-    groups = next(n for n in range(most, 0, -1) if channels % n == 0)
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+    if groups is None:
+        most = max(1, min(32, channels // 4))
+        groups = next(n for n in range(most, 0, -1) if channels % n == 0)
+    if channels % groups:
+        raise ValueError(f"{channels} channels do not divide into {groups} groups of a norm: change details.groups or the widths.")
+    return nn.GroupNorm(groups, channels, eps=eps)
+
+
+Norm = Callable[[int], nn.Module]  # the norm of a layer, made for its width
 
 
 def zero(module: nn.Module) -> nn.Module:
@@ -31,9 +39,9 @@ def zero(module: nn.Module) -> nn.Module:
 class AdditiveNorm(nn.Module):
     """DDPM's conditioning: GroupNorm(h + W e)."""
 
-    def __init__(self, channels: int, embedding_channels: int) -> None:
+    def __init__(self, channels: int, embedding_channels: int, norm: Norm = group_norm) -> None:
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm = norm(channels)
         self.project = nn.Linear(embedding_channels, channels)
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
@@ -43,9 +51,9 @@ class AdditiveNorm(nn.Module):
 class AdaptiveNorm(nn.Module):
     """Scale-shift conditioning, AdaGN: (1 + scale) GroupNorm(h) + shift, [scale, shift] = W e (IDDPM; ADM sec. 3.1)."""
 
-    def __init__(self, channels: int, embedding_channels: int) -> None:
+    def __init__(self, channels: int, embedding_channels: int, norm: Norm = group_norm) -> None:
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm = norm(channels)
         self.project = nn.Linear(embedding_channels, 2 * channels)
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
@@ -56,9 +64,9 @@ class AdaptiveNorm(nn.Module):
 class PlainNorm(nn.Module):
     """No conditioning: GroupNorm(h)."""
 
-    def __init__(self, channels: int, embedding_channels: int = 0) -> None:
+    def __init__(self, channels: int, embedding_channels: int = 0, norm: Norm = group_norm) -> None:
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm = norm(channels)
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         return self.norm(h)
@@ -86,14 +94,15 @@ class ResidualBlock(nn.Module):
         resample: nn.Module | None = None,
         rescale: bool = False,
         project: bool = False,
+        norm: Norm = group_norm,
     ) -> None:
         super().__init__()
         self.rescale = rescale
-        self.norm = group_norm(in_channels)
+        self.norm = norm(in_channels)
         self.resample = resample or nn.Identity()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        norm = (AdaptiveNorm if scale_shift else AdditiveNorm) if embedding_channels else PlainNorm
-        self.condition = norm(out_channels, embedding_channels)
+        conditioned = (AdaptiveNorm if scale_shift else AdditiveNorm) if embedding_channels else PlainNorm
+        self.condition = conditioned(out_channels, embedding_channels, norm)
         self.dropout = nn.Dropout(dropout)
         self.out = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Identity() if in_channels == out_channels and not project else nn.Conv2d(in_channels, out_channels, 1)
@@ -117,11 +126,12 @@ class ConvNeXt(nn.Module):
         dropout: float = 0.0,
         scale_shift: bool = True,
         rescale: bool = False,
+        norm: Norm = group_norm,
     ) -> None:
         super().__init__()
         self.rescale = rescale
         self.depthwise = nn.Conv2d(in_channels, in_channels, 7, padding=3, groups=in_channels)
-        self.condition = (AdaptiveNorm if scale_shift else AdditiveNorm)(in_channels, embedding_channels)
+        self.condition = (AdaptiveNorm if scale_shift else AdditiveNorm)(in_channels, embedding_channels, norm)
         self.expand = nn.Conv2d(in_channels, 4 * in_channels, 1)
         self.dropout = nn.Dropout(dropout)
         self.out = zero(nn.Conv2d(4 * in_channels, out_channels, 1))

@@ -12,7 +12,7 @@ class Given(NamedTuple):
     """What every block of a network is given besides the image or vector.
 
     embedding [b, e]: the sum of the time's embedding and the class's, or that of a pooled context, after its SiLU.
-    classes [b, e]: that of the class or the pooled context alone, after its SiLU; the time's in a network that has neither.
+    classes [b, e]: that of the class or the pooled context alone, after its SiLU; `embedding` in a network that has no such thing.
     context [b, n, d]: the sequence that cross-attention looks at, or None."""
 
     embedding: Tensor
@@ -24,10 +24,10 @@ UNTOLD = Given(torch.empty(0), torch.empty(0))
 """What the blocks of a network are given that sees no time and no condition."""
 
 
-def sinusoidal(label: Tensor, channels: int, max_period: float = 10_000.0) -> Tensor:
+def sinusoidal(label: Tensor, channels: int, max_period: float = 10_000.0, shift: float = 1.0, cosines_first: bool = False) -> Tensor:
     """The sinusoidal embedding of Vaswani et al. 2017 (sec. 3.5) with DDPM's frequencies.
 
-    omega_i = max_period^(-i / (n - 1)),  i = 0 .. n - 1,  n = channels / 2;  the sines stand first, then the cosines.
+    omega_i = max_period^(-i / (n - shift)),  i = 0 .. n - 1,  n = channels / 2;  the sines stand first, then the cosines.
 
     It is computed in float32 at least, whatever the precision of autocast or the weights: bfloat16 holds 507 of the integers below 1000, so
     half of the timesteps would be mistaken for a neighbour.
@@ -35,6 +35,9 @@ def sinusoidal(label: Tensor, channels: int, max_period: float = 10_000.0) -> Te
     Args:
         label: [b], real-valued steps; fractions are allowed.
         channels: width of the embedding, even and at least 4.
+        max_period: what the frequencies fall to is 1 / max_period, where shift is 1.
+        shift: 1 for DDPM's frequencies; 0 for the Transformer's and Improved DDPM's.
+        cosines_first: the other order of the two halves, as Improved DDPM has it.
 
     Returns:
         [b, channels], float32, or float64 for a float64 label.
@@ -43,26 +46,31 @@ def sinusoidal(label: Tensor, channels: int, max_period: float = 10_000.0) -> Te
     half = channels // 2
     index = torch.arange(half, dtype=dtype, device=label.device)
     # Made here and not kept in a buffer, because module.to(bfloat16) would round a buffer.
-    frequencies = torch.exp(index * (-math.log(max_period) / (half - 1)))
+    frequencies = torch.exp(index * (-math.log(max_period) / (half - shift)))
     angles = label.to(dtype)[:, None] * frequencies
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+    halves = [angles.sin(), angles.cos()]
+    return torch.cat(halves[::-1] if cosines_first else halves, dim=-1)
 
 
 class TimeEmbedding(nn.Module):
-    """A two-layer perceptron on the sinusoidal embedding (DDPM, app. B): [b] -> [b, embedding_channels]."""
+    """A two-layer perceptron on the sinusoidal embedding (DDPM, app. B): [b] -> [b, embedding_channels].
 
-    def __init__(self, channels: int, embedding_channels: int) -> None:
+    shift, cosines_first: see `sinusoidal`."""
+
+    def __init__(self, channels: int, embedding_channels: int, shift: float = 1.0, cosines_first: bool = False) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.shift, self.cosines_first = channels, shift, cosines_first
         self.hidden = nn.Linear(channels, embedding_channels)
         self.out = nn.Linear(embedding_channels, embedding_channels)
 
     def features(self, label: Tensor) -> Tensor:
         """[b] -> [b, channels], in float32 at least."""
-        return sinusoidal(label, self.channels)
+        return sinusoidal(label, self.channels, shift=self.shift, cosines_first=self.cosines_first)
 
-    def forward(self, label: Tensor) -> Tensor:
-        return self.out(silu(self.hidden(self.features(label).to(self.hidden.weight.dtype))))
+    def forward(self, label: Tensor, told: Tensor | None = None) -> Tensor:
+        """label [b]; `told` [b, channels] or [channels] is added to the features -> [b, embedding_channels]."""
+        features = self.features(label).to(self.hidden.weight.dtype)
+        return self.out(silu(self.hidden(features if told is None else features + told)))
 
 
 class FourierTimeEmbedding(TimeEmbedding):
@@ -117,21 +125,28 @@ class ConditionedNetwork(nn.Module):
         num_classes: number of classes, to which a learned null class is added; 0 for none.
         context_channels: width of the vectors of a context sequence; 0 for none.
         pooled: the context's first vector, which stands for the whole of it, is also added to the time embedding, by a linear layer.
+        class_first: the class is added to the time's features, before the perceptron, instead of to the time embedding.
 
     Raises:
         ValueError: if both classes and a context are asked for, or `pooled` without a context.
     """
 
     def __init__(
-        self, time: TimeEmbedding, embedding_channels: int, num_classes: int = 0, context_channels: int = 0, pooled: bool = False
+        self,
+        time: TimeEmbedding,
+        embedding_channels: int,
+        num_classes: int = 0,
+        context_channels: int = 0,
+        pooled: bool = False,
+        class_first: bool = False,
     ) -> None:
         super().__init__()
         if num_classes and context_channels:
             raise ValueError("A network's condition is a class or a context: set num_classes=0 or context_channels=0.")
         if pooled and not context_channels:
             raise ValueError("pooled=true adds a vector of the context to the time: set context_channels too.")
-        self.time = time
-        self.classes = ClassEmbedding(num_classes, embedding_channels) if num_classes else None
+        self.time, self.class_first = time, class_first
+        self.classes = ClassEmbedding(num_classes, time.channels if class_first else embedding_channels) if num_classes else None
         self.context_channels, self.pooled = context_channels, pooled
         self.pool = nn.Linear(context_channels, embedding_channels, bias=False) if pooled else None
 
@@ -139,6 +154,9 @@ class ConditionedNetwork(nn.Module):
         """label [b]; cond [b] long, the classes, or [b, n, context_channels] float, the context, or None, the null of either.
 
         Raises ValueError if the condition is not of the network's kind."""
+        if self.classes is not None and self.class_first:
+            time = self.time(label, self.classes(cond))
+            return Given(silu(time), silu(time))
         time = self.time(label)
         if self.context_channels:
             context = self._context(cond, time)

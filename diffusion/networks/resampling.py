@@ -40,14 +40,15 @@ class SmoothDownsample(nn.Module):
 
 
 class Downsample(nn.Module):
-    """A 3x3 convolution of stride 2, padded at the right and below: TensorFlow's SAME, as DDPM was trained."""
+    """A 3x3 convolution of stride 2, padded at the right and below: TensorFlow's SAME, as DDPM was trained. `symmetric`: at all sides."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, symmetric: bool = False) -> None:
         super().__init__()
+        self.padding = (1, 1, 1, 1) if symmetric else (0, 1, 0, 1)
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor, given: Given) -> Tensor:
-        return self.conv(pad(x, (0, 1, 0, 1)))
+        return self.conv(pad(x, self.padding))
 
 
 class Upsample(nn.Module):

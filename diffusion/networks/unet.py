@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from diffusion.networks.attention import ChannelAttention, ClassAttention, CrossAttention, SelfAttention
-from diffusion.networks.blocks import Chain, ConvNeXt, ResidualBlock, added, group_norm, zero
-from diffusion.networks.embedding import ConditionedNetwork, FourierTimeEmbedding, TimeEmbedding
+from diffusion.networks.blocks import Chain, ConvNeXt, ResidualBlock, added, zero
+from diffusion.networks.details import Details
+from diffusion.networks.embedding import ConditionedNetwork
 from diffusion.networks.resampling import Downsample, Smooth, SmoothDownsample, Upsample
 from diffusion.support.ranges import Few, Positive, Share, Some, require
 from diffusion.support.sizes import height_and_width
@@ -23,8 +24,7 @@ class UNet(ConditionedNetwork):
     """F(x_t, label, cond): a U-Net whose every block sees the time and the condition.
 
     One description covers Ho et al. 2020 (2006.11239, app. B), Nichol & Dhariwal 2021 (2102.09672, app. A) and
-    Dhariwal & Nichol 2021 (2105.05233, sec. 3). Where their code differs in details that no paper mentions, DDPM's is kept: sines before
-    cosines, stride-2 convolutions padded at the right and below, GroupNorm's eps of 1e-6.
+    Dhariwal & Nichol 2021 (2105.05233, sec. 3). Where their code differs in what no paper mentions, `details` says it.
 
     Level i has channels * multipliers[i] channels at resolution image_size / 2^i, counted along the shorter side of a rectangle. The
     network is convolutional, so it also takes images of another size than it was built for, if its halvings divide their sides;
@@ -60,6 +60,7 @@ class UNet(ConditionedNetwork):
         project_skip: a 1x1 convolution on the input of each resampling block.
         attention_once: on the way up only the last layer of a level has its atn and ctxAtn.
         input_pyramid: after each halving add x_t, resampled to this level's size and width; the sum is what the next level's is made from.
+        details: what published networks differ in beside all this; DDPM's if None.
 
     Raises:
         ValueError: if image_size does not halve as often as there are levels, an attention resolution is never
@@ -93,21 +94,26 @@ class UNet(ConditionedNetwork):
         project_skip: bool = False,
         attention_once: bool = False,
         input_pyramid: bool = False,
+        details: Details | None = None,
     ) -> None:
         require(self, locals())
         resolutions = _resolutions(image_size, len(multipliers), attention)
         embed = embedding_channels or 4 * channels
-        time = TimeEmbedding(channels, embed) if fourier_scale is None else FourierTimeEmbedding(channels, embed, fourier_scale)
-        super().__init__(time, embed, num_classes, context_channels, pooled)
+        details = details or Details()
+        time = details.time(channels, embed, fourier_scale)
+        super().__init__(time, embed, num_classes, context_channels, pooled, details.class_first)
         if context_channels and "ctxAtn" not in (*block, *middle):
             block, middle = _looking(block), _looking(middle)
-        _check_settings(channels, block, middle, context_channels, fir and not resample_in_resblock)
+        _check_settings(block, middle, context_channels, fir and not resample_in_resblock)
 
-        residual = dict(embedding_channels=embed, dropout=dropout, scale_shift=scale_shift, rescale=skip_rescale)
-        looking = dict(heads=heads, head_channels=head_channels, rescale=skip_rescale)
+        common = dict(rescale=skip_rescale, norm=details.norm)
+        residual = dict(embedding_channels=embed, dropout=dropout, scale_shift=scale_shift, **common)
+        looking = dict(heads=heads, head_channels=head_channels, **common)
         make = _makers(residual, looking, context_channels)
-        blocks = _Blocks(make, tuple(block), frozenset(attention), resample_in_resblock, fir, project_skip, attention_once)
-        self.rescale, self.multiple = skip_rescale, 2 ** (len(multipliers) - 1)
+        blocks = _Blocks(
+            make, tuple(block), frozenset(attention), resample_in_resblock, fir, project_skip, attention_once, details.symmetric
+        )
+        self.details, self.rescale, self.multiple = details, skip_rescale, 2 ** (len(multipliers) - 1)
         self.widths = [int(channels * multiplier) for multiplier in multipliers]
         levels = list(zip(self.widths, resolutions, strict=True))
         self.stem = nn.Conv2d(in_channels, self.widths[0], 3, padding=1)
@@ -116,7 +122,7 @@ class UNet(ConditionedNetwork):
         self.pyramid = nn.ModuleList(SmoothDownsample(before, width) for before, width in pyramid)
         self.middle = blocks.chain(middle, self.widths[-1], self.widths[-1])
         self.up = _up_path(blocks, levels, res_blocks, skips)
-        self.norm = group_norm(self.widths[0])
+        self.norm = details.norm(self.widths[0])
         self.out = zero(nn.Conv2d(self.widths[0], out_channels, 3, padding=1))
 
     @staticmethod
@@ -166,7 +172,7 @@ def _looking(words: Sequence[str]) -> list[str]:
 
 def _makers(residual: dict, looking: dict, context_channels: int) -> dict[str, Callable[..., nn.Module]]:
     """(in_channels, out_channels) -> block, for each word; `residual` are the settings of res and conv, `looking` of atn and ctxAtn."""
-    attending = {key: residual[key] for key in ("embedding_channels", "rescale")}
+    attending = {key: residual[key] for key in ("embedding_channels", "rescale", "norm")}
     return {
         "res": partial(ResidualBlock, **residual),
         "conv": partial(ConvNeXt, **residual),
@@ -193,6 +199,7 @@ class _Blocks:
     fir: bool
     project_skip: bool
     attention_once: bool
+    symmetric: bool
 
     def chain(self, words: Sequence[str], in_width: int, width: int) -> Chain:
         in_widths = [in_width] + [width] * (len(words) - 1)
@@ -203,7 +210,7 @@ class _Blocks:
         return self.chain([word for word in self.block if look or word not in LOOK_FAR], in_width, width)
 
     def shrink(self, width: int) -> nn.Module:
-        return self.resampling(width, Smooth(up=False) if self.fir else nn.AvgPool2d(2), Downsample)
+        return self.resampling(width, Smooth(up=False) if self.fir else nn.AvgPool2d(2), partial(Downsample, symmetric=self.symmetric))
 
     def grow(self, width: int) -> nn.Module:
         return self.resampling(width, Smooth(up=True) if self.fir else nn.Upsample(scale_factor=2.0, mode="nearest"), Upsample)
@@ -261,10 +268,8 @@ def _resolutions(image_size: int | Sequence[int], levels: int, attention: Sequen
     return resolutions
 
 
-def _check_settings(channels: int, block: Sequence[str], middle: Sequence[str], context_channels: int, lone_fir: bool) -> None:
+def _check_settings(block: Sequence[str], middle: Sequence[str], context_channels: int, lone_fir: bool) -> None:
     """Raises ValueError for settings that make no network."""
-    if channels % 2 or channels < 4:
-        raise ValueError(f"channels must be even and at least 4, for the time embedding: it is {channels}.")
     if lone_fir:
         raise ValueError("fir=true resamples inside the residual blocks: set resample_in_resblock=true.")
     for name, words in (("block", block), ("middle", middle)):

@@ -34,6 +34,10 @@ def begin_from(module: nn.Module, config: Mapping[str, Any], trust: Sequence[str
     with torch.no_grad():
         for name in fitting:
             ours[name].copy_(theirs[name])
+    if (other := getattr(getattr(source.denoiser, "network", None), "details", None)) != getattr(
+        getattr(module, "network", None), "details", None
+    ):
+        log.warning("The network of %s computes otherwise where weights fit: it has %s; say so by network.details.", init["ckpt"], other)
     share = sum(ours[name].numel() for name in fitting) / sum(parameter.numel() for parameter in ours.values())
     log.info("%d of %d parameters (%.1f %% of the weights) begin as in %s", len(fitting), len(ours), 100 * share, init["ckpt"])
     others = [name for name in ours if name in theirs and name not in fitting]

@@ -1,0 +1,147 @@
+"""Models of others as runs, and runs as models for others: `python -m diffusion.convert FROM TO`.
+
+FROM is a run's folder or a checkpoint in it, a folder in diffusers' format, a file of weights in a layout that is known, or
+hub:OWNER/NAME. TO is a folder, FILE.safetensors for the network's tensors alone, or hub:OWNER/NAME.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import yaml
+
+from diffusion.checkpoint import LAST, find, load, weights_hash, write_checkpoint
+from diffusion.foreign.exported import write_pipeline
+from diffusion.foreign.hub import hub_name, pulled, push
+from diffusion.foreign.pipelines import INDEX, MARK
+from diffusion.foreign.published import converted
+from diffusion.metrics.passport import code_version
+from diffusion.model import Model
+from diffusion.support.errors import UserError, one_sentence
+from diffusion.support.files import atomic
+
+HEADER = "diffusion"  # of the metadata of a file of safetensors: the model's configuration and where it is from, as JSON
+RUN, PIPELINE, TENSORS = "run", "diffusers", "safetensors"
+# What a folder of each kind that we have written holds, and nothing else while it is ours to replace.
+CONTENT = {
+    RUN: {"config.yaml", "checkpoints", MARK},
+    PIPELINE: {INDEX, "unet", "scheduler", "README.md", MARK},
+}
+
+
+class Source(NamedTuple):
+    """What was read: a model, plain data about where it is from, and whether it is a run of ours."""
+
+    model: Model
+    origin: Mapping[str, Any]
+    ours: bool
+
+
+def read_source(path: Path, averaged: bool, flags: Mapping[str, str], name: str) -> Source:
+    """The model of a run of ours, or of others, which gets this name. Raises UserError for what is neither."""
+    folder = path if path.is_dir() else path.parent.parent
+    if not (folder / "config.yaml").is_file():
+        found = converted(path, flags)
+        model = found.model()
+        return Source(replace(model, weights=weights_hash(model.denoiser)), {"name": name, **found.origin}, False)
+    if flags:
+        raise UserError(f"--{next(iter(flags))} is for a file of others' weights, and {path} is a run, which says how it is built.")
+    model = load(path, averaged)
+    before = folder / MARK  # of a run that was converted itself
+    known = json.loads(before.read_text())["origin"] if before.is_file() else {}
+    return Source(model, {**known, "name": find(path)[0].resolve().name, "step": model.step}, True)
+
+
+def write_run(model: Model, origin: Mapping[str, Any], folder: Path) -> None:
+    """Write a model as a run's folder, which every command takes; its weights are the averaged ones and the last ones alike."""
+    weights = {f"denoiser.{name}": tensor for name, tensor in model.denoiser.state_dict().items()}
+    ema = {"shadow": {}, "average": model.ema}
+    (folder / "checkpoints").mkdir(parents=True)
+    write_checkpoint({"state_dict": weights, "ema": ema, "global_step": model.step, "epoch": 0}, folder / "checkpoints" / LAST)
+    (folder / "config.yaml").write_text(yaml.safe_dump(dict(model.config), sort_keys=False))
+    (folder / MARK).write_text(json.dumps({"origin": dict(origin)}, indent=2) + "\n")
+
+
+def write_tensors(model: Model, origin: Mapping[str, Any], file: Path) -> None:
+    """Write the network's tensors by our names as safetensors, whose metadata says the model's configuration."""
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.contiguous() for name, tensor in model.denoiser.network.state_dict().items()}
+    save_file(tensors, file, {HEADER: json.dumps({"config": model.config, "origin": origin})})
+
+
+WRITERS: Mapping[str, Callable[[Model, Mapping[str, Any], Path], None]] = {
+    RUN: write_run,
+    PIPELINE: write_pipeline,
+    TENSORS: write_tensors,
+}
+
+
+def require_own(target: Path, kind: str) -> None:
+    """Raises UserError for a place that holds anything but what this command wrote as this kind: it would be lost."""
+    if not target.exists():
+        return
+    names = {entry.name for entry in target.iterdir()} if target.is_dir() else set()
+    empty = target.is_dir() and not names
+    if not empty and (kind == TENSORS or not (target.is_dir() and MARK in names and names <= CONTENT[kind])):
+        raise UserError(f"{target} is there already, and holds more than what this command writes: give another name, or remove it.")
+
+
+def convert(source: str, target: str, kind: str | None = None, averaged: bool = True, private: bool = False, **flags: str) -> str:
+    """Write the model of `source` as `target`, all of it or nothing; returns where it is. `kind` is what is written: a run's folder, a
+    folder of diffusers or a file of tensors; by default others' models become runs, and runs a folder of diffusers.
+
+    Raises UserError for what cannot be read, has no counterpart in that kind, or would replace what is not ours."""
+    there, name = hub_name(target), hub_name(source)
+    path = Path(source) if name is None else pulled(name)
+    if there is None:
+        place = Path(target)
+        kind = TENSORS if place.suffix == ".safetensors" else kind or (PIPELINE if (path / "config.yaml").is_file() else RUN)
+        require_own(place, kind)
+    read = read_source(path, averaged, flags, (name or path.resolve().stem).rpartition("/")[2])
+    origin = {**read.origin, "code": code_version()}
+    if there is not None:
+        with TemporaryDirectory() as temporary:
+            write_pipeline(read.model, origin, Path(temporary) / "model")
+            return push(Path(temporary) / "model", there, private)
+    with atomic(place) as temporary_place:
+        WRITERS[str(kind)](read.model, origin, temporary_place)
+    return str(place)
+
+
+def flags_of(words: Sequence[str]) -> dict[str, str]:
+    """{"image_size": "64", "learn_sigma": "True"} of --image_size 64 --learn_sigma=True. Raises UserError for words that are no pairs."""
+    waiting, found = list(words), {}
+    while waiting:
+        key, equals, value = waiting.pop(0).partition("=")
+        if not key.startswith("--") or len(key) < 3 or not (equals or waiting):
+            raise UserError(f"{key} is not understood: after FROM and TO, say what a file's network is by --KEY VALUE.")
+        found[key[2:]] = value if equals else waiting.pop(0)
+    return found
+
+
+def main() -> None:
+    """The command line."""
+    lines = str(__doc__).splitlines()
+    parser = argparse.ArgumentParser(
+        prog="python -m diffusion.convert", description=lines[0], epilog=" ".join(lines[2:]), allow_abbrev=False
+    )
+    parser.add_argument("source", metavar="FROM", help="a run, a folder in diffusers' format, a file of weights, or hub:OWNER/NAME")
+    parser.add_argument("target", metavar="TO", help="a folder, FILE.safetensors, or hub:OWNER/NAME")
+    parser.add_argument("--as", dest="kind", choices=[RUN, PIPELINE], help="a run's folder, or a folder in diffusers' format")
+    parser.add_argument("--last", action="store_true", help="a run's last weights, not its averaged ones")
+    parser.add_argument("--private", action="store_true", help="on the hub, for yourself alone")
+    given, rest = parser.parse_known_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    with one_sentence(OSError):
+        print(convert(given.source, given.target, given.kind, not given.last, given.private, **flags_of(rest)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""The layouts in which others publish the weights of networks, told apart by the names of the tensors; and files of tensors.
+
+A new one is one object: a `Layout` with the names that tell it, and a function that reads it. `LAYOUTS` of `diffusion.foreign.published`
+lists them."""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffusion.foreign.converted import Converted
+from diffusion.support.errors import UserError
+
+NAMED = 3  # keys that a sentence lists
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+
+
+class Published(NamedTuple):
+    """What is read: a file, its tensors by name, and `flags`, what the command line said of the network as `--num_channels 128` does."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    flags: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A layout of others.
+
+    name: for sentences, such as "guided-diffusion's UNetModel".
+    required: names of tensors that each file of it has.
+    known: a pattern that matches each name that a file of it may have, whole.
+    read: makes of such a file a model in our words; raises UserError for sizes or flags that make none, naming them."""
+
+    name: str
+    required: frozenset[str]
+    known: re.Pattern[str]
+    read: Callable[[Published], Converted]
+
+    def lacking(self, names: Iterable[str]) -> list[str]:
+        """The required names that are not there."""
+        return sorted(self.required - set(names))
+
+    def odd(self, names: Iterable[str]) -> list[str]:
+        """The names that this layout has no place for."""
+        return sorted(name for name in names if not self.known.fullmatch(name))
+
+
+def found_among(layouts: Iterable[Layout], published: Published) -> Layout:
+    """The layout of a file. Raises UserError for none, with the two nearest and some names that differ."""
+    names = published.tensors.keys()
+    differing = [(layout, layout.lacking(names), layout.odd(names)) for layout in layouts]
+    for layout, lacking, odd in differing:
+        if not lacking and not odd:
+            return layout
+    nearest = sorted(differing, key=lambda d: len(d[1]) / max(1, len(d[0].required)) + len(d[2]) / max(1, len(names)))[:2]
+    said = "; ".join(f"{layout.name}{_few(', which has', lacking)}{_few(', which has no', odd)}" for layout, lacking, odd in nearest)
+    raise UserError(f"{published.path} holds weights of an unknown layout. The nearest known ones: {said}.")
+
+
+def _few(before: str, names: list[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{before} {', '.join(names[:NAMED])}{more}" if names else ""
+
+
+def tensors_in(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file, by name: of safetensors, or of torch's format, read without running what it holds.
+
+    Raises UserError for a file that is damaged, is of another kind, or holds anything but tensors by name."""
+    if file.suffix == ".safetensors":
+        return _safetensors(file)
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds
+        reason = " ".join(str(error).split())
+        if "Unsupported global" in reason or "Unsupported class" in reason or "weights_only" in reason:
+            raise UserError(f"{file} holds more than tensors, which would run as a program when it is read, so it is not read.") from None
+        raise UserError(f"{file} cannot be read as weights ({type(error).__name__}); it is damaged or of another kind.") from error
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise UserError(f"{file} holds no tensors by name; give the file of a network's weights (a state dict).")
+    return {str(name): tensor for name, tensor in content.items()}
+
+
+def _safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise UserError(f"{file} needs safetensors: install it with pip install 'diffusion[diffusers]'.") from None
+    try:
+        return load_file(file)
+    except Exception as error:  # of a damaged header, and of a missing file
+        raise UserError(f"{file} cannot be read as safetensors ({type(error).__name__}); it is damaged or of another kind.") from error
+
+
+def sha256_of(file: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

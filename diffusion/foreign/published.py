@@ -1,0 +1,54 @@
+"""All that is read of others: folders in diffusers' format, and files of weights in the layouts that are known."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from diffusion.foreign.converted import Converted
+from diffusion.foreign.files import read_json
+from diffusion.foreign.layouts import SUFFIXES, Layout, Published, found_among, tensors_in
+from diffusion.foreign.pipelines import INDEX, is_unet, pixel_model
+from diffusion.foreign.stable_diffusion import is_pipeline, stable_diffusion
+from diffusion.foreign.unet2d import NAME
+from diffusion.model import Model
+from diffusion.support.errors import UserError
+
+LAYOUTS: tuple[Layout, ...] = ()
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether there is a folder in diffusers' format, of any kind."""
+    return is_pipeline(path) or is_unet(path)
+
+
+def folder_model(path: str | Path) -> Model:
+    """The model of such a folder: of pixels, or Stable Diffusion's. Raises UserError for another kind, and one that is not complete."""
+    if is_pixel(path):
+        return replace(pixel_model(path).model(), folder=Path(path))
+    return stable_diffusion(path)
+
+
+def is_pixel(path: str | Path) -> bool:
+    """Whether there is a folder of a UNet2DModel, in a pipeline or alone."""
+    if not is_pipeline(path):
+        return is_unet(path)
+    unet = read_json(Path(path) / INDEX).get("unet")
+    return isinstance(unet, list) and unet[-1:] == [NAME]
+
+
+def converted(path: Path, flags: Mapping[str, str]) -> Converted:
+    """The model in a folder in diffusers' format, or in a file of weights, of which `flags` says what its tensors do not.
+
+    Raises UserError for what is neither, for a layout that is not known, and as its reader does."""
+    if is_folder(path):
+        if flags:
+            raise UserError(f"--{next(iter(flags))} is for a file of weights, and {path} has files that say how its network is built.")
+        if not is_pixel(path):
+            raise UserError(f"{path} is not of pixels: it is sampled as it is, by ckpt={path}, and of such folders {NAME}s are converted.")
+        return pixel_model(path)
+    if not path.exists():
+        raise UserError(f"There is no {path}.")
+    if path.suffix not in SUFFIXES or not path.is_file():
+        raise UserError(f"{path} is no run, no folder in diffusers' format, and no file of weights ({', '.join(SUFFIXES)}).")
+    published = Published(path, tensors_in(path), flags)
+    return found_among(LAYOUTS, published).read(published)
