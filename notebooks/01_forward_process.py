@@ -43,16 +43,18 @@ for name, schedule in schedules.items():
     axes[0].plot(t, alpha, label=name)
     axes[1].semilogy(t, sigma)
     axes[2].plot(t, schedule.log_snr(t))
-for axis, title in zip(axes, ["the signal's factor alpha", "the noise's factor sigma", "their clock: log SNR = 2 log(alpha/sigma)"], strict=True):
+for axis, title in zip(
+    axes, ["the signal's factor alpha", "the noise's factor sigma", "their clock: log SNR = 2 log(alpha/sigma)"], strict=True
+):
     axis.set(title=title, xlabel="t")
 axes[2].set_ylim(-15, 15)
 _ = axes[0].legend()
 
 # %% [markdown]
-# Linear and cosine *preserve variance*, $\alpha_t^2 + \sigma_t^2 = 1$: data of variance 1 have it at every time. Flow matching mixes linearly,
-# $\alpha = 1 - t$, $\sigma = t$, and EDM leaves the signal alone and lets the noise *explode* to $\sigma = 80$. The third panel has what they
-# share: a log signal-to-noise ratio $\lambda_t = \log(\alpha_t^2 / \sigma_t^2)$ that falls. Here is a photograph under each; a picture
-# is divided by $\sqrt{\alpha^2 + \sigma^2}$ so that one can look at it.
+# Linear and cosine *preserve variance*, $\alpha_t^2 + \sigma_t^2 = 1$: data of variance 1 have it at every time. Flow matching mixes
+# linearly, $\alpha = 1 - t$, $\sigma = t$, and EDM leaves the signal alone and lets the noise *explode* to $\sigma = 80$. The third panel
+# has what they share: a log signal-to-noise ratio $\lambda_t = \log(\alpha_t^2 / \sigma_t^2)$ that falls. Here is a photograph under
+# each; a picture is divided by $\sqrt{\alpha^2 + \sigma^2}$ so that one can look at it.
 
 # %%
 for schedule in (Linear(), Cosine()):
@@ -104,9 +106,9 @@ for schedule in schedules.values():
 # %% [markdown]
 # ## The density
 # What happens to *all* the data at once is seen in one dimension. The density of $x_t$ is that of the data, shrunk by $\alpha_t$, blurred
-# by $\sigma_t$. Three atoms become one bell. Two equal bells a distance $d$ apart have one top when their
-# deviation exceeds $d/2$: the dotted lines are $\sigma_t/\alpha_t = 0.7$ and 0.4 for the two gaps here. Around such times a sampler, which goes
-# the other way, decides where a sample will belong.
+# by $\sigma_t$. Three atoms become one bell. Two equal bells a distance $d$ apart have one top when their deviation exceeds $d/2$: the
+# dotted lines are $\sigma_t/\alpha_t = 0.7$ and 0.4 for the two gaps here. Around such times a sampler, which goes the other way, decides
+# where a sample will belong.
 
 # %%
 x = torch.linspace(-2.5, 2.5, 300, **F64)
@@ -151,8 +153,8 @@ assert found["Stable Diffusion's"].std() < 0.65 * greys.std()
 assert found["with zero terminal SNR"].std() > 0.9 * greys.std()
 
 # %% [markdown]
-# `zero_terminal_snr=True` shifts the schedule until $\alpha_1 = 0$, and brightness is free again. It has a price: at $t = 1$ the noise is all
-# there is, and a network that predicts it says nothing about $x_0 = (x_t - \sigma_t \varepsilon)/\alpha_t$. The library refuses that
+# `zero_terminal_snr=True` shifts the schedule until $\alpha_1 = 0$, and brightness is free again. It has a price: at $t = 1$ the noise is
+# all there is, and a network that predicts it says nothing about $x_0 = (x_t - \sigma_t \varepsilon)/\alpha_t$. The library refuses that
 # combination where the denoiser is made, and names what does work.
 
 # %%

@@ -98,8 +98,8 @@ assert in_dark(seen[steps]).float().mean() > 0.85 > 0.7 > in_dark(seen[100]).flo
 # %% [markdown]
 # ## What the loss does not say
 # The samples became sharp long after the loss had stopped falling. Look at it twice: along the training, and at the end against $t$.
-# Nobody can reach 0: from $x_t$ alone the noise is not known. What *can* be reached is the loss of the exact denoiser, and we can have that:
-# of a fine lattice of points `EmpiricalDistribution` is $E[x_0 \mid x_t]$ as the checkerboard itself has it.
+# Nobody can reach 0: from $x_t$ alone the noise is not known. What *can* be reached is the loss of the exact denoiser, and we can have
+# that: of a fine lattice of points `EmpiricalDistribution` is $E[x_0 \mid x_t]$ as the checkerboard itself has it.
 
 # %%
 side = ((torch.arange(160) + 0.5) / 40 - 2) / 1.16
@@ -131,9 +131,8 @@ print(f"the model's loss is {excess:.1%} above the least that is possible")
 assert 0 < excess < 0.05
 
 # %% [markdown]
-# So the last per cent is the picture, and the noise of the curve hides it. That is why this project measures distances of samples, and why a
-# loss is compared with another
-# loss only at the same schedule, parameterization and distribution of $t$.
+# So the last per cent is the picture, and the noise of the curve hides it. That is why this project measures distances of samples, and
+# why a loss is compared with another loss only at the same schedule, parameterization and distribution of $t$.
 #
 # ## What the network has learnt
 # A field: at each $x_t$ the guess $\hat x_0 = E[x_0 \mid x_t]$. In high noise the guess is the middle of the board for all. Then the board

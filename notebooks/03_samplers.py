@@ -46,8 +46,8 @@ flow = torch.stack([state.x for state in DDIM()(line, start, times)])[:, :, 0]
 assert (flow.diff(dim=1) > 0).all()  # on a line the order of the paths never changes
 
 # %% [markdown]
-# The flow is a function: the same noise gives the same sample, neighbours stay neighbours, and noise can be interpolated. Followed to the end
-# on a *finite* data set it can only end on one of the data (chapter 7).
+# The flow is a function: the same noise gives the same sample, neighbours stay neighbours, and noise can be interpolated. Followed to the
+# end on a *finite* data set it can only end on one of the data (chapter 7).
 #
 # ## Order
 # One step of Euler's method makes an error of $h^2$, so that $n$ of them leave $1/n$: it is of first order. A method of order $k$ leaves
@@ -63,7 +63,13 @@ schedule = VE(sigma_min=0.01, sigma_max=1000.0)
 plane = GaussianMixture(torch.tensor([[-1.0, 0.5], [0.8, 0.3], [0.1, -1.0]]), torch.tensor([0.3, 0.5, 0.4]), schedule=schedule)
 noise = high * torch.randn(64, 2, **F64)
 truth = next(iter(RK45(1e-11, 1e-11)(plane, noise, LogSNR(2, sigma_min=low, sigma_max=high)(schedule)))).x
-methods = {"Euler (DDIM)": (DDIM(), 1), "Heun": (Heun(), 2), "DPM++ 2M": (DPMPP2M(), 2), "DPM-Solver 3": (DPMSolver(3), 3), "UniPC 2": (UniPC(), 3)}
+methods = {
+    "Euler (DDIM)": (DDIM(), 1),
+    "Heun": (Heun(), 2),
+    "DPM++ 2M": (DPMPP2M(), 2),
+    "DPM-Solver 3": (DPMSolver(3), 3),
+    "UniPC 2": (UniPC(), 3),
+}
 figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
 for name, (method, order) in methods.items():
     calls, errors = [], []
@@ -84,9 +90,9 @@ axis.legend()
 # counts, the gap is smaller (`python -m diffusion.evaluate ckpt=exact dataset=digits sweep=samplers`).
 #
 # ## Eta
-# DDIM's $\eta$ says how much fresh noise a step takes: $\eta = 0$ is the flow, $\eta = 1$ is DDPM's posterior. Noise costs steps, since each draw is
-# made from a posterior that treats the guess $\hat x_0$ as if it were certain, which makes it too narrow. Here is one of eight spots, with the
-# circle that holds half of the data.
+# DDIM's $\eta$ says how much fresh noise a step takes: $\eta = 0$ is the flow, $\eta = 1$ is DDPM's posterior. Noise costs steps, since
+# each draw is made from a posterior that treats the guess $\hat x_0$ as if it were certain, which makes it too narrow. Here is one of
+# eight spots, with the circle that holds half of the data.
 
 # %%
 angle = torch.arange(8) * torch.pi / 4
@@ -109,8 +115,8 @@ axes[-1].legend()
 assert all(noisy < still for noisy, still in zip(widths[1.0][1:], widths[0.0][1:], strict=True))
 
 # %% [markdown]
-# Why then would anybody take noise? Because what is forgotten may be an *error*. Start the walk at a wrong place, as a run does
-# that begins its grid at a time where there is signal left but feeds it pure noise (the *leading* grid). Here every $x_1$ is shifted by one.
+# Why then would anybody take noise? Because what is forgotten may be an *error*. Start the walk at a wrong place, as a run does that
+# begins its grid at a time where there is signal left but feeds it pure noise (the *leading* grid). Here every $x_1$ is shifted by one.
 # The flow carries the mistake to the end, since it is a function of $x_1$; with $\eta = 1$ it is gone on arrival.
 
 # %%
@@ -134,7 +140,8 @@ assert (shares[1.0] - line.weights).abs().sum() < 0.1
 # is. EDM's `s_churn` and the ancestral and SDE samplers are other ways to have some.
 #
 # ## What to try
-# * Give `UniPC(order=3)`, `DEIS()` or `PNDM()` to the plot of orders. Which keep their order if the grid is `Trailing` instead of even in log SNR?
+# * Give `UniPC(order=3)`, `DEIS()` or `PNDM()` to the plot of orders. Which keep their order if the grid is `Trailing` instead of even in
+#   log SNR?
 # * How large may $\eta$ be? Try 1.2 on the ring, and read `diffusion.posterior.step` to see what breaks.
 # * `DDIMInversion` walks the flow the other way. Take a sample to noise and back with 10, 100 and 1000 steps.
 # * `python sample.py ckpt=runs/NAME sampler=heun grid=karras grid.steps=20 trajectory=true` draws a trained model's path.

@@ -12,12 +12,13 @@
 
 # %% [markdown]
 # # 5. Score matching and Langevin dynamics
-# The other road to diffusion models begins with the *score*, $\nabla \log p(x)$. It needs no normalising constant, and who has it can sample:
-# Langevin dynamics walks uphill with noise,
+# The other road to diffusion models begins with the *score*, $\nabla \log p(x)$. It needs no normalising constant, and who has it can
+# sample: Langevin dynamics walks uphill with noise,
 #
 # $$x \leftarrow x + \tfrac a2 \nabla \log p(x) + \sqrt a\, z .$$
 #
-# Two things stand in the way. The score of the data is not known, and the walk does not get about. One idea mends both: noise, at many levels.
+# Two things stand in the way. The score of the data is not known, and the walk does not get about. One idea mends both: noise, at many
+# levels.
 
 # %%
 import matplotlib.pyplot as plt
@@ -90,7 +91,8 @@ for axis, step in zip(axes, (2, 7, 10), strict=True):
 # things up elsewhere: nobody showed it those places. At large levels the data are everywhere, and there is no such place.
 #
 # ## Langevin, at one level and down the levels
-# Each walk starts from points all over the square and makes 1,000 steps with the *exact* score, so that what goes wrong is the walk's fault.
+# Each walk starts from points all over the square and makes 1,000 steps with the *exact* score, so that what goes wrong is the walk's
+# fault.
 
 # %%
 ladder = Exponential(10)(levels)
@@ -129,9 +131,10 @@ axis.legend()
 
 # %% [markdown]
 # ## Predictor and corrector
-# A sampler's step makes an error, and a Langevin step at the new level is a walk *towards the right distribution*, whatever one begins with.
-# Song et al. (2011.13456) alternate both. The length of the step follows from the norms of score and noise, which in many dimensions hardly
-# vary (in the plane they do, and the rule fails there). So the data have 100 dimensions now. How wide does a cloud come out?
+# A sampler's step makes an error, and a Langevin step at the new level is a walk *towards the right distribution*, whatever one begins
+# with. Song et al. (2011.13456) alternate both. The length of the step follows from the norms of score and noise, which in many
+# dimensions hardly vary (in the plane they do, and the rule fails there). So the data have 100 dimensions now. How wide does a cloud come
+# out?
 
 # %%
 high = torch.tensor([[-0.3], [0.3]]).expand(2, 100)
@@ -155,7 +158,9 @@ for variance, colour in (("fixed_small", "tab:blue"), ("fixed_large", "tab:orang
         style = dict(marker="o", ls="-") if name == "corrected" else dict(marker="x", ls="--")
         axis.semilogx(*zip(*found[variance, name], strict=True), color=colour, label=f"DDPM({variance}), {name}", **style)
 axis.axhline(1, color="black", ls=":")
-axis.set(title="A corrector brings samples nearer, from either side", xlabel="calls of the denoiser", ylabel="width of a cloud over the true one")
+axis.set(
+    title="A corrector brings samples nearer, from either side", xlabel="calls of the denoiser", ylabel="width of a cloud over the true one"
+)
 axis.legend()
 for variance in ("fixed_small", "fixed_large"):
     for (_, alone), (_, corrected) in zip(*(found[variance, name][:3] for name in ("alone", "corrected")), strict=True):

@@ -22,8 +22,6 @@
 # perceptron will do, and $T = 100$.
 
 # %%
-from math import log
-
 import matplotlib.pyplot as plt
 import torch
 from sklearn.datasets import load_digits
@@ -47,9 +45,9 @@ train, test = images[300:], images[:300]
 
 # %% [markdown]
 # ## A model with two halves
-# The mean of $p_\theta(x_{t-1}|x_t)$ comes from the predicted noise. Its variance lies between two known values, that of $q$ with $x_0$ known
-# (`fixed_small`, $\tilde\beta_t$) and without (`fixed_large`, $\beta_t$). Nichol & Dhariwal let the network say a fraction between their
-# logarithms, trained by the bound, while the mean is trained by the plain squared error: `Hybrid`.
+# The mean of $p_\theta(x_{t-1}|x_t)$ comes from the predicted noise. Its variance lies between two known values, that of $q$ with $x_0$
+# known (`fixed_small`, $\tilde\beta_t$) and without (`fixed_large`, $\beta_t$). Nichol & Dhariwal let the network say a fraction between
+# their logarithms, trained by the bound, while the mean is trained by the plain squared error: `Hybrid`.
 
 # %%
 schedule = Cosine(100)
@@ -135,8 +133,8 @@ assert (flow - truth).abs().max() < 2e-3
 # %% [markdown]
 # (What is left is that $x_1$ is not quite $\mathcal N(0, 1)$: the flow's $L_T$.)
 #
-# Of the digits, pixels are first spread evenly over their bins, since a density of discrete values means nothing (without that a model could
-# raise it without end). The flow's number of the same network:
+# Of the digits, pixels are first spread evenly over their bins, since a density of discrete values means nothing (without that a model
+# could raise it without end). The flow's number of the same network:
 
 # %%
 sample = test[:60]
@@ -156,8 +154,8 @@ axis.set(title=f"Which digits are hard, both agree: r = {correlation:.2f}", xlab
 assert correlation > 0.4
 
 # %% [markdown]
-# They are two models with one network: the bound is of a chain of 100 Gaussian steps with learned variances and clipped guesses, the flow's of a
-# differential equation without either. Neither bounds the other.
+# They are two models with one network: the bound is of a chain of 100 Gaussian steps with learned variances and clipped guesses, the
+# flow's of a differential equation without either. Neither bounds the other.
 #
 # ## What to try
 # * Take `Cosine(25)` and `Cosine(400)` instead of 100 steps. Where do the bits of the bound go?

@@ -16,8 +16,8 @@
 #
 # $$d^2 = \|m_a - m_b\|^2 + \operatorname{tr}\big(C_a + C_b - 2 (C_a C_b)^{1/2}\big).$$
 #
-# "FID" is that in the features of one certain Inception network. Here the network is a classifier of 8 x 8 digits, which trains itself in two
-# seconds, and the number is called fd-digits. Every trap is the same with the large network, only slower.
+# "FID" is that in the features of one certain Inception network. Here the network is a classifier of 8 x 8 digits, which trains itself in
+# two seconds, and the number is called fd-digits. Every trap is the same with the large network, only slower.
 
 # %%
 import tempfile
@@ -66,8 +66,8 @@ reference = moments(real)
 
 # %% [markdown]
 # ## A perfect model does not score 0
-# Another draw of the same population is what a perfect model would make. Its distance is not 0, and it is the larger the fewer pictures there
-# are: a covariance of few samples is too ragged, and the trace of a root does not average that away. The bias goes like $1/n$. The
+# Another draw of the same population is what a perfect model would make. Its distance is not 0, and it is the larger the fewer pictures
+# there are: a covariance of few samples is too ragged, and the trace of a root does not average that away. The bias goes like $1/n$. The
 # kernel distance (KID) is an unbiased estimate: it is noisier, and right on average.
 
 # %%
@@ -96,8 +96,8 @@ assert (kernel.mean(1).abs() < 3 * kernel.std(1) / repeats**0.5 + 1e-4).all()
 # So $n$ is a part of the number's name (`fd-digits@1k`), and numbers of two $n$ are never compared. `FrechetInfinity` is that line.
 #
 # ## Nothing about the model was changed
-# The same 2,000 good pictures, on their way to the metric. A JPEG between, a resize by another library, a loader that still mirrors at random:
-# each looks harmless, some are.
+# The same 2,000 good pictures, on their way to the metric. A JPEG between, a resize by another library, a loader that still mirrors at
+# random: each looks harmless, some are.
 
 # %%
 made = world(2000, 11)
@@ -143,11 +143,12 @@ assert in_pixels["mirrored at random"] < in_pixels["resized, by area"]
 
 # %% [markdown]
 # And the two extractors do not agree: to the classifier mirroring is worse than a soft resize, to the pixels it is the other way round. A
-# distance is a distance *in the eyes of a network*. That is why numbers here have passports, with the extractor's hash, the resize, the quantisation, $n$ and the reference's hash.
+# distance is a distance *in the eyes of a network*. That is why numbers here have passports, with the extractor's hash, the resize, the
+# quantisation, $n$ and the reference's hash.
 #
 # ## One number for two failings
-# A model can make bad pictures, or good ones of too few kinds. *Precision* is the share of its pictures that lie among the real ones, *recall*
-# the share of real ones that lie among its pictures.
+# A model can make bad pictures, or good ones of too few kinds. *Precision* is the share of its pictures that lie among the real ones,
+# *recall* the share of real ones that lie among its pictures.
 
 # %%
 models = {
@@ -181,7 +182,10 @@ honest = torch.from_numpy(np.array(test.images))  # 300 digits by other people
 figure, axes = plt.subplots(2, 1, figsize=(9, 5), layout="constrained")
 copies = {}
 for axis, (name, images) in zip(axes, {"the exact denoiser": stolen, "unseen digits": honest}.items(), strict=True):
-    distance, memory = FrechetDistance(extractor, n=300, cache=folder.name), Memorization(PixelFeatures(cache=folder.name), n=300, cache=folder.name)
+    distance, memory = (
+        FrechetDistance(extractor, n=300, cache=folder.name),
+        Memorization(PixelFeatures(cache=folder.name), n=300, cache=folder.name),
+    )
     numbers = {}
     for metric in (distance, memory):
         metric.setup(fit, "cpu")

@@ -12,9 +12,9 @@
 
 # %% [markdown]
 # # 8. Latents and text: Stable Diffusion in miniature
-# Latent diffusion (Rombach et al. 2112.10752) is chapter 2 with two additions: an *autoencoder* makes small latents of pictures, in which the
-# diffusion then works, and a *text encoder* makes the vectors that the network looks at. Both fit into half a minute when the pictures
-# are small. Ours are scikit-learn's digits, thin or bold, and each has a caption.
+# Latent diffusion (Rombach et al. 2112.10752) is chapter 2 with two additions: an *autoencoder* makes small latents of pictures, in which
+# the diffusion then works, and a *text encoder* makes the vectors that the network looks at. Both fit into half a minute when the
+# pictures are small. Ours are scikit-learn's digits, thin or bold, and each has a caption.
 
 # %%
 import tempfile
@@ -88,8 +88,9 @@ for _ in range(steps):
     cooling.step()
 
 # %% [markdown]
-# The diffusion wants numbers of mean 0 and deviation 1, as they are drawn: $x_0 = (z - m)/s$ with $s^2 = \operatorname{Var} \mu + E\,e^{\log v}$
-# for each channel. (Stable Diffusion has a famous 0.18215 in this place.) With that the autoencoder is a *codec*, like the one of pixels.
+# The diffusion wants numbers of mean 0 and deviation 1, as they are drawn: $x_0 = (z - m)/s$ with $s^2 = \operatorname{Var} \mu +
+# E\,e^{\log v}$ for each channel. (Stable Diffusion has a famous 0.18215 in this place.) With that the autoencoder is a *codec*, like the
+# one of pixels.
 
 # %%
 with torch.no_grad():
@@ -111,8 +112,8 @@ assert abs(latents.std() - 1) < 0.1 and error < 20
 
 # %% [markdown]
 # ## The text
-# `Words` knows the words of the captions, and a small transformer makes a vector of each, at which the U-Net's attention looks. It is trained with
-# the network. One caption in seven is dropped, so that the empty text is learned too, for guidance.
+# `Words` knows the words of the captions, and a small transformer makes a vector of each, at which the U-Net's attention looks. It is
+# trained with the network. One caption in seven is dropped, so that the empty text is learned too, for guidance.
 
 # %%
 encoder = Words(length=6, channels=32, depth=1, heads=2, vocabulary=" ".join(["a", "thin", "bold", *names]))
@@ -185,10 +186,10 @@ assert right["the two unseen, scale 3"][0] > 0.6
 assert right["the two unseen, scale 3"][1] < right["known prompts, scale 3"][1]
 
 # %% [markdown]
-# Guidance helps, as in chapter 4. The third pair is the sober part. A four is a four in company that the model has not seen, but *bold* it has
-# learned digit by digit: with ten digits to learn it from, half a minute and twenty captions, the word does not stand for itself yet. A
-# benchmark of a text model must ask for combinations that the data do not have. Of `dataset=captioned_digits`, where the words come in
-# two hundred scenes, 85 % of such prompts come out right after 25 minutes (docs/text.md).
+# Guidance helps, as in chapter 4. The third pair is the sober part. A four is a four in company that the model has not seen, but *bold*
+# it has learned digit by digit: with ten digits to learn it from, half a minute and twenty captions, the word does not stand for itself
+# yet. A benchmark of a text model must ask for combinations that the data do not have. Of `dataset=captioned_digits`, where the words
+# come in two hundred scenes, 85 % of such prompts come out right after 25 minutes (docs/text.md).
 
 # %% [markdown]
 # ## What to try

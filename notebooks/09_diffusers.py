@@ -12,9 +12,9 @@
 
 # %% [markdown]
 # # 9. Bringing a diffusers model
-# Most published pixel models are folders of diffusers: `unet/`, `scheduler/`, `model_index.json`. This project opens such a folder like a run of
-# its own, as *its own* network, so that every sampler, guidance, metric and edit goes with it. To have one without a download, we train it here,
-# with diffusers alone, on scikit-learn's digits.
+# Most published pixel models are folders of diffusers: `unet/`, `scheduler/`, `model_index.json`. This project opens such a folder like a
+# run of its own, as *its own* network, so that every sampler, guidance, metric and edit goes with it. To have one without a download, we
+# train it here, with diffusers alone, on scikit-learn's digits.
 
 # %%
 import tempfile
@@ -67,8 +67,8 @@ print("\n".join(sorted(str(path.relative_to(theirs)) for path in theirs.rglob("*
 
 # %% [markdown]
 # ## The same network
-# `load` reads the folder. Nothing of it is executed: its files choose among classes that are known here, and the weights are safetensors. What
-# comes back is a `Model` with the scheduler's betas as its schedule, and a U-Net whose weights have other names and the same values.
+# `load` reads the folder. Nothing of it is executed: its files choose among classes that are known here, and the weights are safetensors.
+# What comes back is a `Model` with the scheduler's betas as its schedule, and a U-Net whose weights have other names and the same values.
 
 # %%
 model = load(theirs)
@@ -76,7 +76,9 @@ network = model.denoiser.network
 x, label = torch.randn(16, 1, 8, 8), torch.randint(1000, (16,)).float()
 with torch.no_grad():
     apart = (network(x, label) - unet(x, label).sample).abs().max().item()
-print(f"{type(model.denoiser.schedule).__name__}, {type(model.denoiser.parameterization).__name__}; the outputs differ by {apart:.0e} at most")
+print(
+    f"{type(model.denoiser.schedule).__name__}, {type(model.denoiser.parameterization).__name__}; the outputs differ by {apart:.0e} at most"
+)
 knots = torch.arange(1, 1001, dtype=torch.float64) / 1000
 alpha = model.denoiser.schedule(knots)[0]
 assert apart < 1e-5
@@ -162,7 +164,7 @@ assert distances["DDPM"] > 1.2 * min(distances.values())
 image, mask = x0[[3, 8, 20]].repeat_interleave(4, 0), torch.zeros(1, 8, 8)
 mask[:, 4:] = 1
 painted = generate(Clip(model.denoiser), Inpaint(DDPM(), image, mask, resample=2), Trailing(20), (1, 8, 8), seeds=range(12))
-figure, axes = plt.subplots(1, 2, figsize=(12, 1.7), layout="constrained")
+figure, axes = plt.subplots(2, 1, figsize=(9, 2.6), layout="constrained")
 for axis, title, images in zip(axes, ["digits", "the upper half kept"], [Pixels().decode(image), painted], strict=True):
     axis.imshow(tile(images, 12))
     axis.set_title(title)
