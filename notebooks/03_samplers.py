@@ -86,8 +86,8 @@ axis.legend()
 
 # %% [markdown]
 # Two remarks that tables of samplers forget. With ten calls the lines are still bent, and the order of a method says little there. And
-# these are errors of one trajectory: a picture may be *another* good picture. In Fréchet distances, where only the distribution
-# counts, the gap is smaller (`python -m diffusion.evaluate ckpt=exact dataset=digits sweep=samplers`).
+# these are errors of one trajectory: a picture may be *another* good picture. Fréchet distances, for which only the distribution
+# counts, are a table of their own (`python -m diffusion.evaluate ckpt=exact dataset=digits sweep=samplers`).
 #
 # ## Eta
 # DDIM's $\eta$ says how much fresh noise a step takes: $\eta = 0$ is the flow, $\eta = 1$ is DDPM's posterior. Noise costs steps, since

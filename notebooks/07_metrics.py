@@ -202,4 +202,4 @@ assert copies["the exact denoiser"] > 0.9 and copies["unseen digits"] < 0.1
 # * Draw the first plot for `real[:1500]` as the reference. What has the size of the *reference* to do with the bias?
 # * `density_coverage` is the younger sister of `precision_recall`. Put one outlier among the real features, and compare them.
 # * Every metric has `groups=10` for a standard error. Is the difference of two models of yours larger than that?
-# * `python -m diffusion.evaluate ckpt=runs/NAME metric=[fd_digits,kid,memorization] metric.n=1000`, then read `metrics.jsonl`.
+# * `python -m diffusion.evaluate ckpt=runs/NAME metric=[fd_digits,memorization] metric.n=1000`, then read `metrics.jsonl`.

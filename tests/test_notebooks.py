@@ -3,12 +3,14 @@
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from documents import configured, program
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
@@ -74,6 +76,16 @@ def test_a_chapter_claims_draws_and_ends_with_what_to_try(path):
     assert text.count("title") >= text.count("plt.subplots(") >= 2
     last = text.rpartition("# %%")[2]
     assert last.startswith(" [markdown]\n") and "\n# ## What to try\n" in last
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=name)
+def test_its_commands_compose(path):
+    """Those in backquotes: the words of each are words of conf/."""
+    printed = [shlex.split(command) for command in re.findall(r"`(python [^`]+)`", path.read_text())]
+    assert printed
+    for words in printed:
+        if found := program(words):
+            configured(*found)
 
 
 @pytest.mark.slow
