@@ -126,8 +126,8 @@ def flags_of(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def main() -> None:
-    """The command line."""
+def command_line() -> argparse.ArgumentParser:
+    """The words of the command; what it does not know are flags of a file."""
     lines = str(__doc__).splitlines()
     parser = argparse.ArgumentParser(
         prog="python -m diffusion.convert", description=lines[0], epilog=" ".join(lines[2:]), allow_abbrev=False
@@ -137,7 +137,12 @@ def main() -> None:
     parser.add_argument("--as", dest="kind", choices=[RUN, PIPELINE], help="a run's folder, or a folder in diffusers' format")
     parser.add_argument("--last", action="store_true", help="a run's last weights, not its averaged ones")
     parser.add_argument("--private", action="store_true", help="on the hub, for yourself alone")
-    given, rest = parser.parse_known_args()
+    return parser
+
+
+def main() -> None:
+    """The command."""
+    given, rest = command_line().parse_known_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     with one_sentence(OSError):
         print(convert(given.source, given.target, given.kind, not given.last, given.private, **flags_of(rest)))

@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from test_floors import FLOORS, INNER, unit
 
+from diffusion.convert import command_line, flags_of
 from diffusion.model import assemble
 from diffusion.shell import quoted
 from diffusion.support.build import build, ways
@@ -79,6 +80,24 @@ def test_a_command_of_texts_composes(words):
     name, schema, typed = program(words)
     said = dict(word.split("=", 1) for word in typed)
     assert configured(name, schema, [quoted(word) for word in typed])["guidance"]["cfg"]["negative"] == said.get("negative_prompt")
+
+
+WEIGHTS = commands((ROOT / "docs/weights.md").read_text())
+
+
+@pytest.mark.parametrize("words", [words for words in WEIGHTS if program(words)], ids=" ".join)
+def test_a_command_of_weights_composes(words):
+    name, schema, typed = program(words)
+    configured(name, schema, typed)
+
+
+def test_the_conversions_of_weights_are_understood():
+    """FROM and TO of each, and flags in pairs."""
+    conversions = [words[3:] for words in WEIGHTS if words[:3] == ["python", "-m", "diffusion.convert"]]
+    assert len(conversions) >= 4
+    for words in conversions:
+        given, rest = command_line().parse_known_args(words)
+        assert given.source and given.target and len(flags_of(rest)) == sum(word.startswith("--") for word in rest)
 
 
 def test_the_keys_are_those_of_the_commands():

@@ -77,9 +77,9 @@ def tensors_in(file: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds
-        reason = " ".join(str(error).split())
-        if "Unsupported global" in reason or "Unsupported class" in reason or "weights_only" in reason:
-            raise UserError(f"{file} holds more than tensors, which would run as a program when it is read, so it is not read.") from None
+        if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            said = f"{file} holds a {code[1]}, which would run as a program when it is read; save its tensors alone, by name."
+            raise UserError(said) from None
         raise UserError(f"{file} cannot be read as weights ({type(error).__name__}); it is damaged or of another kind.") from error
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise UserError(f"{file} holds no tensors by name; give the file of a network's weights (a state dict).")

@@ -1,6 +1,5 @@
 """Pixel models in diffusers' format as models of ours: the folder of a DDPMPipeline and its kin, or of a UNet2DModel alone."""
 
-import logging
 from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
@@ -30,7 +29,6 @@ ASSUMED = {
 }
 # The names that attention's layers had in diffusers before 0.15.
 BEFORE = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-log = logging.getLogger(__name__)
 
 
 def is_unet(folder: str | Path) -> bool:
@@ -56,7 +54,6 @@ def pixel_model(folder: str | Path) -> Converted:
         ways = pixel_ways(scheduler, kind)
     else:
         notes.append(f"{folder} has no scheduler: betas linear from 0.0001 to 0.02 in 1000 steps and noise as the output are assumed.")
-        log.warning("%s", notes[-1])
     usual = {key: p.default for key, p in signature(getattr(imported("diffusers"), NAME).__init__).parameters.items() if key != "self"}
     weights = weights_file(unet)
     origin = {"file": str(weights.resolve()), "sha256": sha256_of(weights), "layout": f"diffusers' {NAME}", "notes": notes}

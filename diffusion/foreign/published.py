@@ -1,5 +1,6 @@
 """All that is read of others: folders in diffusers' format, and files of weights in the layouts that are known."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from diffusion.model import Model
 from diffusion.support.errors import UserError
 
 LAYOUTS: tuple[Layout, ...] = ()
+log = logging.getLogger(__name__)
 
 
 def is_folder(path: str | Path) -> bool:
@@ -24,7 +26,10 @@ def is_folder(path: str | Path) -> bool:
 def folder_model(path: str | Path) -> Model:
     """The model of such a folder: of pixels, or Stable Diffusion's. Raises UserError for another kind, and one that is not complete."""
     if is_pixel(path):
-        return replace(pixel_model(path).model(), folder=Path(path))
+        found = pixel_model(path)
+        for note in found.origin["notes"]:
+            log.warning("%s", note)
+        return replace(found.model(), folder=Path(path))
     return stable_diffusion(path)
 
 

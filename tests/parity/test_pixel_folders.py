@@ -1,6 +1,7 @@
 """Pixel models against diffusers, in both directions: the network's output, the betas, and whole samplings.
 
-diffusers computes its sinusoid and its levels in float32. Its pipelines begin at z where ours begin at sigma_1 z, so here both do. Its DDIM keeps the eps of an x_0 that it has clipped, where ours derives it again, so DDIM is compared unclipped."""
+diffusers computes its sinusoid and its levels in float32. Its pipelines begin at z where ours begin at sigma_1 z, so here both do. Its
+DDIM keeps the eps of an x_0 that it has clipped, where ours derives it again, so DDIM is compared unclipped."""
 
 import json
 

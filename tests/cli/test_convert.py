@@ -1,0 +1,223 @@
+"""python -m diffusion.convert, as a user types it, and what is done with what it writes."""
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from commands import ROOT, SMALL, command, succeeded
+from pixel_folders import pipeline, unet
+
+from diffusion.checkpoint import load
+from diffusion.convert import convert, flags_of
+from diffusion.support.errors import UserError
+
+pytest.importorskip("diffusers")
+pytestmark = pytest.mark.xdist_group("convert")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with `pipe`, a pipeline of diffusers, and `run`, the run that the command makes of it."""
+    place = tmp_path_factory.mktemp("convert")
+    pipeline(place / "pipe", settings={"num_train_timesteps": 20})
+    assert convert(str(place / "pipe"), str(place / "run")) == str(place / "run")
+    return place
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a run of ours, with a number in its metrics.jsonl."""
+    place = tmp_path_factory.mktemp("trained")
+    norms = "+network.details={_target_:diffusion.networks.details.Details,groups:4}"
+    words = ["metric=sliced_wasserstein", "metric.n=32", f"paths.runs={place}", f"paths.cache={place / 'cache'}", "name=ours"]
+    succeeded(command("train.py", *SMALL, norms, "network.heads=1", "steps=2", "eval_every=2", *words))
+    return place / "ours"
+
+
+def test_the_command_says_where_it_is(place, tmp_path):
+    assert succeeded(command("-m", "diffusion.convert", place / "pipe", tmp_path / "run")).strip() == str(tmp_path / "run")
+    assert load(tmp_path / "run").weights == load(place / "pipe").weights
+
+
+def test_a_run_of_it_is_sampled_by_any_sampler_grid_and_guidance(place):
+    words = ["sampler=heun", "grid=karras", "grid.steps=3", "guidance=[clip,dynamic_threshold]", "n=2", f"out={place / 'pictures'}"]
+    succeeded(command("sample.py", f"ckpt={place / 'run'}", *words))
+    assert (place / "pictures" / "grid.png").is_file()
+    origin = json.loads((place / "run" / "diffusion.json").read_text())["origin"]
+    assert origin["layout"] == "diffusers' UNet2DModel" and len(origin["sha256"]) == 64
+
+
+def measured(place, which):
+    """The line that evaluate writes of one of them, in the place that it chooses itself."""
+    data = [
+        "reference=synthetic",
+        "dataset.image_size=16",
+        "dataset.n=64",
+        f"paths.cache={place / 'cache'}",
+        f"paths.runs={place / 'runs'}",
+    ]
+    words = [*data, "metric=sliced_wasserstein", "metric.n=32", "sampler=ddim", "grid.steps=2"]
+    succeeded(command("-m", "diffusion.evaluate", f"ckpt={place / which}", *words))
+    folder = place / ("run" if which == "run" else "runs/model-pipe")
+    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def test_a_folder_is_measured_against_a_reference(place):
+    """In a folder of its own, since diffusers' is not ours to write to."""
+    found = measured(place, "pipe")
+    assert found["passport"]["weights"] == load(place / "pipe").weights
+    assert {file.name for file in (place / "pipe").iterdir()} == {"model_index.json", "unet", "scheduler"}
+
+
+@pytest.mark.slow
+def test_a_run_of_it_has_the_same_number(place):
+    found, expected = (measured(place, which) for which in ("run", "pipe"))
+    assert found["sliced-wasserstein@32"] == expected["sliced-wasserstein@32"]
+    assert found["passport"]["id"] == expected["passport"]["id"]
+
+
+@pytest.mark.slow
+def test_it_has_no_data_of_its_own(place):
+    result = command("-m", "diffusion.evaluate", f"ckpt={place / 'run'}", "metric=sliced_wasserstein")
+    assert result.returncode == 1 and "pipe was trained elsewhere" in result.stderr and "reference=cifar10" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_training_begins_from_a_folder(place):
+    """Every weight of it but for those of another shape; and it says that the network computes otherwise where it does."""
+    words = [
+        "dataset=synthetic",
+        "dataset.image_size=16",
+        "dataset.channels=3",
+        "conditions=none",
+        "objective=simple",
+        "network.channels=16",
+    ]
+    words += ["network.heads=4", "network.scale_shift=false", "steps=1", "batch_size=2", "trainer.accelerator=cpu", "metric=none"]
+    words += ["network.attention=[8]", f"paths.runs={place / 'runs'}", f"paths.cache={place / 'cache'}", "name=tuned", "eval_every=9"]
+    result = command("train.py", *words, f"init.ckpt={place / 'pipe'}")
+    succeeded(result)
+    said = result.stdout + result.stderr
+    assert "(100.0 % of the weights) begin as in" in said
+    assert "computes otherwise where weights fit: it has Details(groups=8, eps=1e-05" in said
+
+
+def test_a_run_of_ours_is_written_for_diffusers(trained, tmp_path):
+    """With its card: its numbers, their passports, and which of them are of these weights. Sampling it gives the run's own pictures."""
+    import diffusers
+
+    convert(str(trained), str(tmp_path / "there"))
+    pipe = diffusers.DDPMPipeline.from_pretrained(tmp_path / "there", local_files_only=True)
+    assert pipe.unet.config.num_class_embeds == 5
+    card = (tmp_path / "there" / "README.md").read_text()
+    (record,) = [line for line in map(json.loads, (trained / "metrics.jsonl").read_text().splitlines()) if "passport" in line]
+    row = f"| sliced-wasserstein@32 | {record['sliced-wasserstein@32']:.5g} | 2 | yes | {record['passport']['id']} |"
+    assert row in card and "license: unknown" in card and "Class 4, the last of its 5 rows" in card
+    found = load(tmp_path / "there").denoiser.network.state_dict()
+    expected = load(trained).denoiser.network.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    convert(str(trained), str(tmp_path / "last"), averaged=False)
+    last = load(tmp_path / "last").denoiser.network.state_dict()
+    own = load(trained, averaged=False).denoiser.network.state_dict()
+    assert all(torch.equal(last[name], own[name]) for name in own) and not torch.equal(last["out.weight"], found["out.weight"])
+
+
+def test_tensors_alone(trained, tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    convert(str(trained), str(tmp_path / "weights.safetensors"))
+    expected = load(trained).denoiser.network.state_dict()
+    found = load_file(tmp_path / "weights.safetensors")
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+    with safe_open(tmp_path / "weights.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["diffusion"])["config"]["network"] == load(trained).config["network"]
+
+
+class Bad:
+    """A pickle that would make a file when it is read."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return (open, (str(self.file), "w"))
+
+
+def test_a_pickle_is_not_run(tmp_path):
+    """Of a folder of diffusers too."""
+    proof, folder = tmp_path / "proof", tmp_path / "folder"
+    unet().save_config(folder)
+    (folder / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps({"conv_in.weight": Bad(proof)}))
+    shutil.copy(folder / "diffusion_pytorch_model.bin", tmp_path / "model.pt")
+    torch.save({"conv_in.weight": Bad(proof)}, tmp_path / "zip.pt")
+    for source in (folder, tmp_path / "model.pt", tmp_path / "zip.pt"):
+        with pytest.raises(UserError, match=r"io\.open|damaged"):
+            convert(str(source), str(tmp_path / "run"))
+        assert not proof.exists() and not (tmp_path / "run").exists()
+    torch.load(tmp_path / "zip.pt", weights_only=False)
+    assert proof.exists()  # had it been run
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda p: torch.save({"my.weight": torch.zeros(2), "your.bias": torch.zeros(1)}, p / "model.pt"), "unknown layout"),
+        (lambda p: torch.save([1, 2], p / "model.pt"), "holds no tensors by name"),
+        (lambda p: (p / "model.pt").write_bytes(b"nothing"), "damaged or of another kind"),
+        (lambda p: (p / "model.pt").mkdir(), "is no run, no folder in diffusers' format, and no file of weights"),
+        (lambda p: None, "There is no"),
+    ],
+)
+def test_what_is_not_known(tmp_path, make, said):
+    make(tmp_path)
+    with pytest.raises(UserError, match=said):
+        convert(str(tmp_path / "model.pt"), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_there_stays(place, trained, tmp_path):
+    """What is not ours is not replaced, nor a run that has been used since; what the command wrote itself is."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years")
+    (tmp_path / "notes.safetensors").write_text("more years")
+    for target in (tmp_path / "mine", tmp_path / "notes.safetensors", trained):
+        with pytest.raises(UserError, match="is there already"):
+            convert(str(place / "pipe"), str(target))
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "years"
+    for _ in range(2):
+        convert(str(place / "pipe"), str(tmp_path / "again"))
+    (tmp_path / "again" / "samples").mkdir()
+    with pytest.raises(UserError, match="is there already"):
+        convert(str(place / "pipe"), str(tmp_path / "again"))
+
+
+def test_words_that_say_nothing_here(place, tmp_path):
+    result = command("-m", "diffusion.convert", place / "pipe", tmp_path / "run", "--image_size", "64")
+    assert result.returncode == 1 and result.stderr.startswith("error: --image_size is for a file of weights")
+    assert not (tmp_path / "run").exists()
+    assert flags_of(["--image_size", "64", "--learn_sigma=True"]) == {"image_size": "64", "learn_sigma": "True"}
+    for words in (["64"], ["--image_size"], ["--", "64"]):
+        with pytest.raises(UserError, match="is not understood"):
+            flags_of(words)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_leaves_all_or_nothing(place, tmp_path):
+    """Of a target there is nothing, or a run that loads."""
+    weights = load(place / "pipe").weights
+    for i, pause in enumerate((0.5, 2.0, 2.5, 3.0, 3.5, 4.0)):
+        target = tmp_path / f"run{i}"
+        line = [sys.executable, "-m", "diffusion.convert", str(place / "pipe"), str(target)]
+        process = subprocess.Popen(line, cwd=ROOT, env=dict(os.environ), stdout=subprocess.DEVNULL)
+        time.sleep(pause)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not target.exists() or load(target).weights == weights
