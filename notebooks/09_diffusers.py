@@ -189,4 +189,4 @@ print("diffusers opens what came back, every weight the same")
 # * `python sample.py ckpt=FOLDER sampler=unipc grid.steps=10` does it for any such folder, as `google/ddpm-cifar10-32` is one.
 # * `python -m diffusion.evaluate ckpt=FOLDER reference=cifar10 metric=fid` measures it, with a passport.
 # * Change a value in `unet/config.json`, such as `act_fn`. What is honoured, and in which words is the rest refused?
-# * Folders of Stable Diffusion are sampled alike, with prompts: docs/stable_diffusion.md.
+# * Weights by other code than diffusers: docs/weights.md. Stable Diffusion, sampled alike with prompts: docs/stable_diffusion.md.
