@@ -132,8 +132,9 @@ for axis in axes.flat:
     axis.axis("off")
 
 # %% [markdown]
-# Those without noise of their own (DDIM, Heun, DPM2, LMS, iPNDM, DPM++ 2M, UniPC, DEIS) follow one flow, so that a seed is one digit in all
-# of them; those with noise go elsewhere. Which is nearest to the data after ten calls is a question for chapter 7's distance.
+# Those without noise of their own (DDIM, Heun, DPM2, LMS, iPNDM, DPM++ 2M, UniPC, DEIS) follow one flow, so that a seed is one digit in
+# all of them; those with noise go elsewhere (Euler ancestral and DDPM to the same place: they are one step). Which is nearest to the data
+# after ten calls is a question for chapter 7's distance.
 
 # %%
 extractor = DigitsClassifier(cache=folder.name)
