@@ -17,10 +17,14 @@ from typing import Any, NamedTuple
 import yaml
 
 from diffusion.checkpoint import LAST, find, load, weights_hash, write_checkpoint
+from diffusion.codecs import Autoencoder
 from diffusion.foreign.exported import write_pipeline
+from diffusion.foreign.files import read_json
 from diffusion.foreign.hub import hub_name, pulled, push
+from diffusion.foreign.layouts import safetensors
 from diffusion.foreign.pipelines import INDEX, MARK
 from diffusion.foreign.published import converted
+from diffusion.latents import COPY
 from diffusion.metrics.passport import code_version
 from diffusion.model import Model
 from diffusion.support.errors import UserError, one_sentence
@@ -30,9 +34,11 @@ HEADER = "diffusion"  # of the metadata of a file of safetensors: the model's co
 RUN, PIPELINE, TENSORS = "run", "diffusers", "safetensors"
 # What a folder of each kind that we have written holds, and nothing else while it is ours to replace.
 CONTENT = {
-    RUN: {"config.yaml", "checkpoints", MARK},
+    RUN: {"config.yaml", "checkpoints", COPY, MARK},
     PIPELINE: {INDEX, "unet", "scheduler", "README.md", MARK},
 }
+
+log = logging.getLogger(__name__)
 
 
 class Source(NamedTuple):
@@ -47,6 +53,8 @@ def read_source(path: Path, averaged: bool, flags: Mapping[str, str], name: str)
     """The model of a run of ours, or of others, which gets this name. Raises UserError for what is neither."""
     folder = path if path.is_dir() else path.parent.parent
     if not (folder / "config.yaml").is_file():
+        if not averaged:
+            raise UserError(f"--last is for a run, and {path} has no weights but these.")
         found = converted(path, flags)
         model = found.model()
         return Source(replace(model, weights=weights_hash(model.denoiser)), {"name": name, **found.origin}, False)
@@ -54,8 +62,8 @@ def read_source(path: Path, averaged: bool, flags: Mapping[str, str], name: str)
         raise UserError(f"--{next(iter(flags))} is for a file of others' weights, and {path} is a run, which says how it is built.")
     model = load(path, averaged)
     before = folder / MARK  # of a run that was converted itself
-    known = json.loads(before.read_text())["origin"] if before.is_file() else {}
-    return Source(model, {**known, "name": find(path)[0].resolve().name, "step": model.step}, True)
+    known = read_json(before).get("origin", {}) if before.is_file() else {}
+    return Source(model, {**dict(known), "name": find(path)[0].resolve().name, "step": model.step}, True)
 
 
 def write_run(model: Model, origin: Mapping[str, Any], folder: Path) -> None:
@@ -64,16 +72,18 @@ def write_run(model: Model, origin: Mapping[str, Any], folder: Path) -> None:
     ema = {"shadow": {}, "average": model.ema}
     (folder / "checkpoints").mkdir(parents=True)
     write_checkpoint({"state_dict": weights, "ema": ema, "global_step": model.step, "epoch": 0}, folder / "checkpoints" / LAST)
-    (folder / "config.yaml").write_text(yaml.safe_dump(dict(model.config), sort_keys=False))
+    config, codec = dict(model.config), model.codec
+    if isinstance(codec, Autoencoder) and codec.keep:  # the run has a copy of it
+        codec.keep(folder / COPY)
+        config["codec"] = {**config["codec"], "weights": codec.weights}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     (folder / MARK).write_text(json.dumps({"origin": dict(origin)}, indent=2) + "\n")
 
 
 def write_tensors(model: Model, origin: Mapping[str, Any], file: Path) -> None:
     """Write the network's tensors by our names as safetensors, whose metadata says the model's configuration."""
-    from safetensors.torch import save_file
-
     tensors = {name: tensor.contiguous() for name, tensor in model.denoiser.network.state_dict().items()}
-    save_file(tensors, file, {HEADER: json.dumps({"config": model.config, "origin": origin})})
+    safetensors().save_file(tensors, file, {HEADER: json.dumps({"config": model.config, "origin": origin})})
 
 
 WRITERS: Mapping[str, Callable[[Model, Mapping[str, Any], Path], None]] = {
@@ -99,12 +109,18 @@ def convert(source: str, target: str, kind: str | None = None, averaged: bool = 
 
     Raises UserError for what cannot be read, has no counterpart in that kind, or would replace what is not ours."""
     there, name = hub_name(target), hub_name(source)
+    if private and there is None:
+        raise UserError(f"--private is for the hub, and {target} is a place here.")
+    if kind is not None and (there or target.endswith(".safetensors")):
+        raise UserError(f"--as {kind} is for a folder: what {target} is to hold is said by its name.")
     path = Path(source) if name is None else pulled(name)
     if there is None:
         place = Path(target)
         kind = TENSORS if place.suffix == ".safetensors" else kind or (PIPELINE if (path / "config.yaml").is_file() else RUN)
         require_own(place, kind)
     read = read_source(path, averaged, flags, (name or path.resolve().stem).rpartition("/")[2])
+    for note in read.origin.get("notes", ()) if not read.ours else ():
+        log.warning("%s", note)
     origin = {**read.origin, "code": code_version()}
     if there is not None:
         with TemporaryDirectory() as temporary:

@@ -131,7 +131,9 @@ class Classes:
     def null(self, cond: Tensor) -> Tensor:
         """No class, -1, in cond's shape. Raises UserError where the model has not learned it."""
         if not self.null_class:
-            raise UserError("This model has not learned to go without its class, so none can be left out: say guidance.scale=1.")
+            raise UserError(
+                "This model has not learned to go without its class, so none can be left out: say guidance.scale=1 or guidance.negative=3."
+            )
         return torch.full_like(cond, -1)
 
     def ask(self, indices: Tensor) -> Tensor | None:

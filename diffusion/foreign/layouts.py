@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,13 +59,16 @@ def found_among(layouts: Iterable[Layout], published: Published) -> Layout:
         if not lacking and not odd:
             return layout
     nearest = sorted(differing, key=lambda d: len(d[1]) / max(1, len(d[0].required)) + len(d[2]) / max(1, len(names)))[:2]
-    said = "; ".join(f"{layout.name}{_few(', which has', lacking)}{_few(', which has no', odd)}" for layout, lacking, odd in nearest)
+    said = "; ".join(
+        f"{layout.name}, which {' and '.join([*_few('has', lacking), *_few('has no place for', odd)])}" for layout, lacking, odd in nearest
+    )
     raise UserError(f"{published.path} holds weights of an unknown layout. The nearest known ones: {said}.")
 
 
-def _few(before: str, names: list[str]) -> str:
+def _few(before: str, names: list[str]) -> list[str]:
+    """[`before` some of the names], or [] of none."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{before} {', '.join(names[:NAMED])}{more}" if names else ""
+    return [f"{before} {', '.join(names[:NAMED])}{more}"] if names else []
 
 
 def tensors_in(file: Path) -> dict[str, Tensor]:
@@ -86,13 +89,19 @@ def tensors_in(file: Path) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in content.items()}
 
 
-def _safetensors(file: Path) -> dict[str, Tensor]:
+def safetensors() -> Any:
+    """safetensors for torch. Raises UserError where it is not installed."""
     try:
-        from safetensors.torch import load_file
+        import safetensors.torch as found
     except ImportError:
-        raise UserError(f"{file} needs safetensors: install it with pip install 'diffusion[diffusers]'.") from None
+        raise UserError("Files of safetensors need safetensors: install it with pip install 'diffusion[diffusers]'.") from None
+    return found
+
+
+def _safetensors(file: Path) -> dict[str, Tensor]:
+    library = safetensors()
     try:
-        return load_file(file)
+        return library.load_file(file)
     except Exception as error:  # of a damaged header, and of a missing file
         raise UserError(f"{file} cannot be read as safetensors ({type(error).__name__}); it is damaged or of another kind.") from error
 

@@ -1,5 +1,6 @@
 """Pixel models in diffusers' format as models of ours: the folder of a DDPMPipeline and its kin, or of a UNet2DModel alone."""
 
+import re
 from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from diffusion.foreign.converted import Converted, configured, empty_network
 from diffusion.foreign.files import STEMS, imported, read_json
-from diffusion.foreign.layouts import NAMED, sha256_of, tensors_in
+from diffusion.foreign.layouts import NAMED, Layout, Published, sha256_of, tensors_in
 from diffusion.foreign.scheduler import FILE, ways_of
 from diffusion.foreign.unet2d import NAME, names_of, settings_of
 from diffusion.networks import UNet
@@ -27,8 +28,22 @@ ASSUMED = {
     "schedule": {"_target_": "diffusion.schedules.Linear", "num_timesteps": 1000},
     "parameterization": {"_target_": "diffusion.parameterization.Epsilon"},
 }
+KEYS = frozenset({"conv_in.weight", "conv_out.weight", "conv_norm_out.weight", "time_embedding.linear_1.weight"})
 # The names that attention's layers had in diffusers before 0.15.
 BEFORE = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+def without_folder(published: Published) -> Converted:
+    """Raises UserError: the file of a network's weights does not say how it is built."""
+    raise UserError(f"{published.path} holds weights of diffusers, whose settings are in {CONFIG} beside them: give the folder.")
+
+
+IN_A_FOLDER = Layout(
+    f"diffusers' {NAME}, in a folder",
+    KEYS,
+    re.compile(r"(conv_in|conv_out|conv_norm_out|time_embedding|class_embedding|down_blocks|mid_block|up_blocks)\..+"),
+    without_folder,
+)
 
 
 def is_unet(folder: str | Path) -> bool:

@@ -6,15 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from diffusion.foreign.converted import Converted
+from diffusion.foreign.dit import DIT
+from diffusion.foreign.edm import EDM_LAYOUTS, refuse_pickle
 from diffusion.foreign.files import read_json
 from diffusion.foreign.layouts import SUFFIXES, Layout, Published, found_among, tensors_in
-from diffusion.foreign.pipelines import INDEX, is_unet, pixel_model
+from diffusion.foreign.openai import OPENAI
+from diffusion.foreign.pipelines import IN_A_FOLDER, INDEX, is_unet, pixel_model
 from diffusion.foreign.stable_diffusion import is_pipeline, stable_diffusion
 from diffusion.foreign.unet2d import NAME
 from diffusion.model import Model
 from diffusion.support.errors import UserError
 
-LAYOUTS: tuple[Layout, ...] = ()
+LAYOUTS: tuple[Layout, ...] = (IN_A_FOLDER, OPENAI, *EDM_LAYOUTS, DIT)
 log = logging.getLogger(__name__)
 
 
@@ -53,7 +56,15 @@ def converted(path: Path, flags: Mapping[str, str]) -> Converted:
         return pixel_model(path)
     if not path.exists():
         raise UserError(f"There is no {path}.")
+    refuse_pickle(path)
     if path.suffix not in SUFFIXES or not path.is_file():
         raise UserError(f"{path} is no run, no folder in diffusers' format, and no file of weights ({', '.join(SUFFIXES)}).")
     published = Published(path, tensors_in(path), flags)
-    return found_among(LAYOUTS, published).read(published)
+    layout = found_among(LAYOUTS, published)
+    try:
+        return layout.read(published)
+    except KeyError as error:
+        raise UserError(f"{path} has the names of {layout.name}, and lacks {error}; it is not complete, or of another kind.") from error
+    except (IndexError, ZeroDivisionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "nothing more"
+        raise UserError(f"{path} has the names of {layout.name}, and not its shapes ({type(error).__name__}: {reason}).") from error

@@ -153,7 +153,8 @@ def required_of_ours(settings: Mapping[str, Any]) -> None:
     }
     found = {key: list(value) if isinstance(value := settings[key], list | tuple) else value for key in plain}
     plain |= {"details.shift": (0, 1), "details.class_first": (False,), "details.time_channels": (first,)}
-    found |= {"details.shift": details.shift, "details.class_first": details.class_first}
+    plain |= {"details.label_scale": (1.0,), "details.stem_channels": (None, first)}
+    found |= {f"details.{key}": getattr(details, key) for key in ("shift", "class_first", "label_scale", "stem_channels")}
     found["details.time_channels"] = details.time_channels or settings["channels"]
     for key, values in plain.items():
         if found[key] not in values:

@@ -26,6 +26,11 @@ class Unconditional(Guidance):
         """Leaving the condition out is not guidance, so it stays."""
         return self
 
+    def asks(self, conditions: Conditions) -> Conditions:
+        if conditions.given:
+            conditions.null(torch.empty(0))  # refused now by those that have none
+        return super().asks(conditions)
+
     def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Estimate:
         return self.denoiser(x_t, t, None)
 
@@ -49,6 +54,8 @@ class ClassifierFree(Guidance):
     def asks(self, conditions: Conditions) -> Conditions:
         if self.scale != 1 and not conditions.given:
             raise ValueError(f"guidance.scale={self.scale} needs a conditional model, and this one has no condition; set guidance.scale=1.")
+        if self.scale != 1 and self.negative is None:
+            conditions.null(torch.empty(0))  # refused now by those that have none
         return super().asks(conditions)
 
     def doubts(self, codec: Codec, limited: bool) -> Iterator[str]:

@@ -23,16 +23,20 @@ class Details(Checked):
     eps: of every GroupNorm.
     shift: of the frequencies of the time's sinusoid, see `sinusoidal`.
     cosines_first: in the sinusoid; else its sines come first.
+    label_scale: what the label is multiplied by before its sinusoid is made: 1000/T where it counts as if there were 1000 time steps.
     time_channels: width of the sinusoid, or the number of Fourier frequencies; null for the network's `channels`.
     class_first: the class is added to the sinusoid, before the perceptron, and not after it (EDM's DDPM++ and NCSN++).
+    stem_channels: width of the first convolution; null for that of the first level.
     symmetric: convolutions of stride 2 are padded by one at all sides, and not at the right and below."""
 
     groups: Few | None = None
     eps: Positive = 1e-6
     shift: Share = 1.0
     cosines_first: bool = False
+    label_scale: Positive = 1.0
     time_channels: Few | None = None
     class_first: bool = False
+    stem_channels: Few | None = None
     symmetric: bool = False
 
     def norm(self, channels: int) -> nn.GroupNorm:
@@ -46,4 +50,4 @@ class Details(Checked):
             raise ValueError(f"channels must be even and at least 4, for the time embedding: it is {width}.")
         if fourier_scale is not None:
             return FourierTimeEmbedding(width, embedding_channels, fourier_scale)
-        return TimeEmbedding(width, embedding_channels, self.shift, self.cosines_first)
+        return TimeEmbedding(width, embedding_channels, self.shift, self.cosines_first, self.label_scale)

@@ -9,7 +9,7 @@ from torch.nn.functional import layer_norm
 from diffusion.networks.attention import Look, attend, count_heads
 from diffusion.networks.blocks import zero
 from diffusion.networks.embedding import ConditionedNetwork, Given, TimeEmbedding
-from diffusion.support.ranges import Few, Some, require
+from diffusion.support.ranges import Few, Share, Some, require
 from diffusion.support.sizes import height_and_width
 
 
@@ -34,6 +34,7 @@ class DiT(ConditionedNetwork):
         num_classes: number of classes, to which a learned null class is added; 0 is a network without classes.
         context_channels: width of the vectors of a context sequence; 0 is a network without a context.
         pooled: the context's first vector is added to the time embedding too.
+        shift, cosines_first: of the time's sinusoid, see `sinusoidal`; the authors' code has 0 and true.
 
     Raises:
         ValueError: if the sides of image_size are not multiples of patch, or width not of 4 and of heads.
@@ -53,12 +54,14 @@ class DiT(ConditionedNetwork):
         num_classes: Some = 0,
         context_channels: Some = 0,
         pooled: bool = False,
+        shift: Share = 1.0,
+        cosines_first: bool = False,
     ) -> None:
         require(self, locals())
         grid = patches(*height_and_width(image_size), patch)
         if width % 4:
             raise ValueError(f"width {width} is not a multiple of 4, which sines and cosines of two coordinates need.")
-        super().__init__(TimeEmbedding(256, width), width, num_classes, context_channels, pooled)
+        super().__init__(TimeEmbedding(256, width, shift, cosines_first), width, num_classes, context_channels, pooled)
         self.grid, self.patch = grid, patch
         self.stem = nn.Conv2d(in_channels, width, patch, stride=patch)
         self.register_buffer("position", positions(*grid, width), persistent=False)

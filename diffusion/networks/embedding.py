@@ -55,17 +55,19 @@ def sinusoidal(label: Tensor, channels: int, max_period: float = 10_000.0, shift
 class TimeEmbedding(nn.Module):
     """A two-layer perceptron on the sinusoidal embedding (DDPM, app. B): [b] -> [b, embedding_channels].
 
-    shift, cosines_first: see `sinusoidal`."""
+    shift, cosines_first: see `sinusoidal`, which is given the label times `label_scale`."""
 
-    def __init__(self, channels: int, embedding_channels: int, shift: float = 1.0, cosines_first: bool = False) -> None:
+    def __init__(
+        self, channels: int, embedding_channels: int, shift: float = 1.0, cosines_first: bool = False, label_scale: float = 1.0
+    ) -> None:
         super().__init__()
-        self.channels, self.shift, self.cosines_first = channels, shift, cosines_first
+        self.channels, self.shift, self.cosines_first, self.label_scale = channels, shift, cosines_first, label_scale
         self.hidden = nn.Linear(channels, embedding_channels)
         self.out = nn.Linear(embedding_channels, embedding_channels)
 
     def features(self, label: Tensor) -> Tensor:
         """[b] -> [b, channels], in float32 at least."""
-        return sinusoidal(label, self.channels, shift=self.shift, cosines_first=self.cosines_first)
+        return sinusoidal(label * self.label_scale, self.channels, shift=self.shift, cosines_first=self.cosines_first)
 
     def forward(self, label: Tensor, told: Tensor | None = None) -> Tensor:
         """label [b]; `told` [b, channels] or [channels] is added to the features -> [b, embedding_channels]."""

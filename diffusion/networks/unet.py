@@ -16,7 +16,7 @@ from diffusion.networks.blocks import Chain, ConvNeXt, ResidualBlock, added, zer
 from diffusion.networks.details import Details
 from diffusion.networks.embedding import ConditionedNetwork
 from diffusion.networks.resampling import Downsample, Smooth, SmoothDownsample, Upsample
-from diffusion.support.ranges import Few, Positive, Share, Some, require
+from diffusion.support.ranges import Few, Multiple, Positive, Share, Some, require
 from diffusion.support.sizes import height_and_width
 
 
@@ -39,7 +39,7 @@ class UNet(ConditionedNetwork):
         out_channels: channels of the output; twice in_channels where a variance is learned too.
         image_size: the side of square x_t, or [height, width], in pixels.
         channels: width of the first convolution; even and at least 4.
-        multipliers: width of each level in units of channels.
+        multipliers: width of each level in units of channels; fractions are rounded down.
         res_blocks: layers of each level on the way down; one more on the way up.
         block: the blocks of a layer, in order; the first is res or conv, which can change the width.
         middle: the blocks at the lowest resolution, between the ways down and up.
@@ -74,7 +74,7 @@ class UNet(ConditionedNetwork):
         out_channels: Few = 3,
         image_size: Few | Sequence[Few] = 32,
         channels: Few = 128,
-        multipliers: Sequence[Few] = (1, 2, 2, 2),
+        multipliers: Sequence[Multiple] = (1, 2, 2, 2),
         res_blocks: Few = 2,
         block: Sequence[str] = ("res", "atn"),
         middle: Sequence[str] = ("res", "atn", "res"),
@@ -116,8 +116,8 @@ class UNet(ConditionedNetwork):
         self.details, self.rescale, self.multiple = details, skip_rescale, 2 ** (len(multipliers) - 1)
         self.widths = [int(channels * multiplier) for multiplier in multipliers]
         levels = list(zip(self.widths, resolutions, strict=True))
-        self.stem = nn.Conv2d(in_channels, self.widths[0], 3, padding=1)
-        self.down, skips = _down_path(blocks, levels, res_blocks)
+        self.stem = nn.Conv2d(in_channels, details.stem_channels or self.widths[0], 3, padding=1)
+        self.down, skips = _down_path(blocks, levels, res_blocks, self.stem.out_channels)
         pyramid = pairwise([in_channels, *self.widths[:-1]]) if input_pyramid else ()
         self.pyramid = nn.ModuleList(SmoothDownsample(before, width) for before, width in pyramid)
         self.middle = blocks.chain(middle, self.widths[-1], self.widths[-1])
@@ -221,9 +221,9 @@ class _Blocks:
         return self.make["res"](width, width, resample=resample, project=self.project_skip)
 
 
-def _down_path(blocks: _Blocks, levels: list[tuple[int, int]], res_blocks: int) -> tuple[nn.ModuleList, list[int]]:
+def _down_path(blocks: _Blocks, levels: list[tuple[int, int]], res_blocks: int, stem: int) -> tuple[nn.ModuleList, list[int]]:
     """The way down, and the widths it leaves for the way up: the stem's and one for each of its blocks."""
-    path, skips = nn.ModuleList(), [levels[0][0]]
+    path, skips = nn.ModuleList(), [stem]
     for i, (width, resolution) in enumerate(levels):
         if i > 0:
             path.append(blocks.shrink(skips[-1]))

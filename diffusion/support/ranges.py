@@ -55,6 +55,7 @@ Probability = Annotated[float, Range(above=0, below=1)]  # of neither never nor 
 Count = Annotated[int, Range(least=1)]
 Natural = Annotated[int, Range(least=0)]
 Few = Annotated[int, Range(least=1, most=100_000)]  # of what memory is taken for: widths, layers, rows, time steps
+Multiple = Annotated[float, Range(least=0.25, most=100_000)]  # of a width
 Some = Annotated[int, Range(least=0, most=100_000)]
 Images = Annotated[int, Range(least=1, most=10_000_000)]
 Several = Annotated[int, Range(least=2, most=10_000_000)]  # images enough for a spread

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from diffusion.conditions import Classes, Unconditional
-from diffusion.guidance import ClassifierFree
+from diffusion.grids import Trailing
+from diffusion.guidance import CFGPlusPlus, ClassifierFree
+from diffusion.guidance import Unconditional as WithoutCondition
 from diffusion.oracles import GaussianMixture
 from diffusion.support.errors import UserError
 
@@ -98,3 +100,15 @@ def test_a_negative_condition_is_a_class_a_tensor_or_refused():
 def test_an_unknown_number_of_classes_is_said():
     with pytest.raises(ValueError, match="number of classes is not known"):
         Classes().ask(torch.arange(2))
+
+
+def test_without_a_null_class_there_is_nothing_to_be_guided_from():
+    """At scale 1 and away from a class it is guided as any other; else the sentence comes before an image is made."""
+    model = GaussianMixture(torch.tensor([[-1.0, 0], [1, 0]]), torch.full((2,), 0.2), classes=torch.arange(2))
+    given = Classes(2, null_class=False)
+    assert given.network() == {"num_classes": 2} and given.ask(torch.arange(3)).tolist() == [0, 1, 0]
+    assert ClassifierFree(model, scale=1.0).asks(given) is given and ClassifierFree(model, scale=2.0, negative=1).asks(given) is given
+    for guided in (ClassifierFree(model, scale=2.0), WithoutCondition(model), CFGPlusPlus(model, grid=Trailing(5), scale=0.5)):
+        with pytest.raises(UserError, match="has not learned to go without its class"):
+            guided.asks(given)
+    assert WithoutCondition(model).asks(Classes(2)) == Classes(2)

@@ -46,6 +46,26 @@ def test_the_sinusoid_may_have_a_width_of_its_own():
         UNet(**TINY, details=Details(time_channels=7))
 
 
+def test_the_label_may_count_as_of_a_thousand_steps():
+    """rescale_timesteps of OpenAI's code: step i of 4000 is told as i / 4."""
+    net, label = UNet(**TINY, details=Details(label_scale=0.25)), torch.tensor([0.0, 1.0, 3999.0])
+    torch.testing.assert_close(net.time.features(label), sinusoidal(label / 4, 8), rtol=0, atol=0)
+
+
+def test_a_level_may_have_half_the_width_and_the_time_its_own():
+    """As ADM's 512 x 512 network: the sinusoid is of the width that is said, the first level of half."""
+    net = UNet(**TINY | {"multipliers": (0.5, 1)})
+    assert net.widths == [4, 8] and net.stem.weight.shape[0] == 4 and net.time.hidden.weight.shape == (32, 8)
+    with pytest.raises(ValueError, match=r"multipliers\[0\]=0.1 of UNet must be between 0.25 and 100000"):
+        UNet(**TINY | {"multipliers": (0.1, 1)})
+
+
+def test_the_stem_may_have_a_width_of_its_own():
+    net = UNet(**TINY | {"multipliers": (2, 2)}, details=Details(stem_channels=8))
+    assert net.stem.weight.shape[0] == 8 and net.down[0][0].conv.weight.shape[:2] == (16, 8) and net.up[-1][0].conv.weight.shape[1] == 24
+    assert net(torch.randn(1, 2, 8, 8), torch.zeros(1)).shape == (1, 2, 8, 8)
+
+
 def test_a_symmetric_halving_is_a_convolution_padded_by_one():
     step, x = Downsample(3, symmetric=True), torch.randn(2, 3, 8, 8)
     whole = nn.functional.conv2d(x, step.conv.weight, step.conv.bias, stride=2, padding=1)
