@@ -27,7 +27,7 @@ from sklearn.datasets import load_digits
 
 from diffusion.checkpoint import load
 from diffusion.codecs import Pixels
-from diffusion.convert import convert
+from diffusion.convert import write_as
 from diffusion.editing import Inpaint
 from diffusion.generate import SeededNoise, generate
 from diffusion.grids import Trailing
@@ -174,13 +174,13 @@ assert torch.equal(painted[:, :4], Pixels().decode(image)[:, :4])
 
 # %% [markdown]
 # ## There and back
-# `convert` writes the folder as a run, to be trained on (`train.py init.ckpt=...`), and a run as a folder that diffusers opens, with a card
+# `write_as` writes the folder as a run, to be trained on (`train.py init.ckpt=...`), and a run as a folder that diffusers opens, with a card
 # that says what is known of it. On the command line it is `python -m diffusion.convert FROM TO`.
 
 # %%
 run, back = Path(folder.name, "run"), Path(folder.name, "back")
-print(convert(str(theirs), str(run)))
-print(convert(str(run), str(back), kind="diffusers"))
+print(write_as(str(theirs), str(run)))
+print(write_as(str(run), str(back), kind="diffusers"))
 again = diffusers.DDPMPipeline.from_pretrained(back, local_files_only=True).unet
 assert all(torch.equal(weight, unet.state_dict()[name]) for name, weight in again.state_dict().items())
 print("diffusers opens what came back, every weight the same")
