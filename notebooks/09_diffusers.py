@@ -174,8 +174,8 @@ assert torch.equal(painted[:, :4], Pixels().decode(image)[:, :4])
 
 # %% [markdown]
 # ## There and back
-# `write_as` writes the folder as a run, to be trained on (`train.py init.ckpt=...`), and a run as a folder that diffusers opens, with a card
-# that says what is known of it. On the command line it is `python -m diffusion.convert FROM TO`.
+# `write_as` writes the folder as a run, to be trained on (`train.py init.ckpt=...`), and a run as a folder that diffusers opens, with a
+# card that says what is known of it. On the command line it is `python -m diffusion.convert FROM TO`.
 
 # %%
 run, back = Path(folder.name, "run"), Path(folder.name, "back")
