@@ -7,6 +7,7 @@ hub:OWNER/NAME. TO is a folder, FILE.safetensors for the network's tensors alone
 import argparse
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,13 +17,14 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from diffusion.checkpoint import LAST, find, load, weights_hash, write_checkpoint
+from diffusion.checkpoint import LAST, MODEL, load, weights_hash, write_checkpoint
 from diffusion.codecs import Autoencoder
+from diffusion.foreign.card import PLACE_KEYS
 from diffusion.foreign.exported import write_pipeline
 from diffusion.foreign.files import read_json
 from diffusion.foreign.hub import hub_name, pulled, push
-from diffusion.foreign.layouts import safetensors
-from diffusion.foreign.pipelines import INDEX, MARK
+from diffusion.foreign.layouts import safetensors, sha256_of
+from diffusion.foreign.pipelines import MARK
 from diffusion.foreign.published import converted
 from diffusion.latents import COPY
 from diffusion.model import Model
@@ -32,11 +34,7 @@ from diffusion.support.files import atomic
 
 HEADER = "diffusion"  # of the metadata of a file of safetensors: the model's configuration and where it is from, as JSON
 RUN, PIPELINE, TENSORS = "run", "diffusers", "safetensors"
-# What a folder of each kind that we have written holds, and nothing else while it is ours to replace.
-CONTENT = {
-    RUN: {"config.yaml", "checkpoints", COPY, MARK},
-    PIPELINE: {INDEX, "unet", "scheduler", "README.md", MARK},
-}
+WROTE = "wrote"  # in MARK: the sha256 of each other file that the command wrote
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +47,17 @@ class Taken(NamedTuple):
     ours: bool
 
 
+def run_of(path: Path) -> Path | None:
+    """The folder of the run that a path is, or is a checkpoint of; None for what is no run of ours."""
+    checkpoints = path.absolute().parent
+    folder = path if path.is_dir() else checkpoints.parent if checkpoints.name == "checkpoints" else None
+    return folder if folder and (folder / "config.yaml").is_file() else None
+
+
 def read_source(path: Path, averaged: bool, flags: Mapping[str, str], name: str) -> Taken:
     """The model of a run of ours, or of others, which gets this name. Raises UserError for what is neither."""
-    folder = path if path.is_dir() else path.parent.parent
-    if not (folder / "config.yaml").is_file():
+    folder = run_of(path)
+    if folder is None:
         if not averaged:
             raise UserError(f"--last is for a run, and {path} has no weights but these.")
         found = converted(path, flags)
@@ -63,7 +68,7 @@ def read_source(path: Path, averaged: bool, flags: Mapping[str, str], name: str)
     model = load(path, averaged)
     before = folder / MARK  # of a run that was converted itself
     known = read_json(before).get("origin", {}) if before.is_file() else {}
-    return Taken(model, {**dict(known), "name": find(path)[0].resolve().name, "step": model.step}, True)
+    return Taken(model, {**dict(known), "name": folder.resolve().name, "step": model.step}, True)
 
 
 def write_run(model: Model, origin: Mapping[str, Any], folder: Path) -> None:
@@ -73,17 +78,26 @@ def write_run(model: Model, origin: Mapping[str, Any], folder: Path) -> None:
     (folder / "checkpoints").mkdir(parents=True)
     write_checkpoint({"state_dict": weights, "ema": ema, "global_step": model.step, "epoch": 0}, folder / "checkpoints" / LAST)
     config, codec = dict(model.config), model.codec
-    if isinstance(codec, Autoencoder) and codec.keep:  # the run has a copy of it
-        codec.keep(folder / COPY)
+    if isinstance(codec, Autoencoder):  # the run has a copy of it
+        if codec.keep is not None:
+            codec.keep(folder / COPY)
+        elif model.folder is not None:  # it was read from such a copy
+            shutil.copytree(model.folder / COPY, folder / COPY)
         config["codec"] = {**config["codec"], "weights": codec.weights}
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     (folder / MARK).write_text(json.dumps({"origin": dict(origin)}, indent=2) + "\n")
 
 
 def write_tensors(model: Model, origin: Mapping[str, Any], file: Path) -> None:
-    """Write the network's tensors by our names as safetensors, whose metadata says the model's configuration."""
+    """Write the network's tensors by our names as safetensors, whose metadata says the model's configuration, without places here."""
     tensors = {name: tensor.contiguous() for name, tensor in model.denoiser.network.state_dict().items()}
-    safetensors().save_file(tensors, file, {HEADER: json.dumps({"config": model.config, "origin": origin})})
+    config = {group: portable(model.config[group]) for group in MODEL if group in model.config}
+    safetensors().save_file(tensors, file, {HEADER: json.dumps({"config": config, "origin": origin})})
+
+
+def portable(node: Any) -> Any:
+    """A part of a configuration without its places on this machine."""
+    return {key: portable(value) for key, value in node.items() if key not in PLACE_KEYS} if isinstance(node, Mapping) else node
 
 
 WRITERS: Mapping[str, Callable[[Model, Mapping[str, Any], Path], None]] = {
@@ -93,19 +107,45 @@ WRITERS: Mapping[str, Callable[[Model, Mapping[str, Any], Path], None]] = {
 }
 
 
-def require_replaceable(target: Path, kind: str) -> None:
-    """Raises UserError for a place that holds anything but what this command wrote as this kind: it would be lost."""
-    if not target.exists():
-        return
-    names = {entry.name for entry in target.iterdir()} if target.is_dir() else set()
-    empty = target.is_dir() and not names
-    if not empty and (kind == TENSORS or not (target.is_dir() and MARK in names and names <= CONTENT[kind])):
-        raise UserError(f"{target} is there already, and holds more than what this command writes: give another name, or remove it.")
+def sign(folder: Path) -> None:
+    """Write into a folder's MARK what each of its other files holds, so that they are known again as ours."""
+    file = folder / MARK
+    wrote = {entry.relative_to(folder).as_posix(): sha256_of(entry) for entry in sorted(folder.rglob("*")) if entry.is_file()}
+    wrote.pop(MARK)
+    file.write_text(json.dumps({**read_json(file), WROTE: wrote}, indent=2) + "\n")
 
 
-def write_as(source: str, target: str, kind: str | None = None, averaged: bool = True, private: bool = False, **flags: str) -> str:
+def untouched(folder: Path) -> bool:
+    """Whether a folder is empty, or holds what this command wrote and signed, each file as it was and nothing more."""
+    found = {entry.relative_to(folder).as_posix(): entry for entry in folder.rglob("*")}
+    mark = found.pop(MARK, None)
+    wrote = read_json(mark).get(WROTE) if mark else {}
+    if not isinstance(wrote, dict):
+        return False
+    folders = {parent.as_posix() for name in wrote for parent in Path(name).parents} - {"."}
+    same = found.keys() == wrote.keys() | folders
+    return same and all(found[name].is_file() and sha256_of(found[name]) == digest for name, digest in wrote.items())
+
+
+def require_replaceable(target: Path, kind: str, source: Path) -> None:
+    """Raises UserError for a place that is or holds what is read, or holds anything but what this command wrote: it would be lost."""
+    if source.resolve().is_relative_to(target.resolve()):
+        raise UserError(f"{target} is what is read, or holds it, and would be replaced: give another name.")
+    if target.exists() and (kind == TENSORS or not target.is_dir() or not untouched(target)):
+        raise UserError(f"{target} is there already, and holds more than what this command wrote: give another name, or remove it.")
+
+
+def write_as(
+    source: str,
+    target: str,
+    kind: str | None = None,
+    averaged: bool = True,
+    private: bool = False,
+    flags: Mapping[str, str] = {},
+) -> str:
     """Write the model of `source` as `target`, all of it or nothing; returns where it is. `kind` is what is written: a run's folder, a
-    folder of diffusers or a file of tensors; by default others' models become runs, and runs a folder of diffusers.
+    folder of diffusers or a file of tensors; by default others' models become runs, and runs a folder of diffusers. `flags` say of a file
+    of others' weights what its tensors do not.
 
     Raises UserError for what cannot be read, has no counterpart in that kind, or would replace what is not ours."""
     there, name = hub_name(target), hub_name(source)
@@ -116,8 +156,8 @@ def write_as(source: str, target: str, kind: str | None = None, averaged: bool =
     path = Path(source) if name is None else pulled(name)
     if there is None:
         place = Path(target)
-        kind = TENSORS if place.suffix == ".safetensors" else kind or (PIPELINE if (path / "config.yaml").is_file() else RUN)
-        require_replaceable(place, kind)
+        kind = TENSORS if place.suffix == ".safetensors" else kind or (PIPELINE if run_of(path) else RUN)
+        require_replaceable(place, kind, path)
     read = read_source(path, averaged, flags, (name or path.resolve().stem).rpartition("/")[2])
     for note in read.origin.get("notes", ()) if not read.ours else ():
         log.warning("%s", note)
@@ -128,6 +168,8 @@ def write_as(source: str, target: str, kind: str | None = None, averaged: bool =
             return push(Path(temporary) / "model", there, private)
     with atomic(place) as temporary_place:
         WRITERS[str(kind)](read.model, origin, temporary_place)
+        if temporary_place.is_dir():
+            sign(temporary_place)
     return str(place)
 
 
@@ -161,7 +203,7 @@ def main() -> None:
     given, rest = command_line().parse_known_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     with one_sentence(OSError):
-        print(write_as(given.source, given.target, given.kind, not given.last, given.private, **flags_of(rest)))
+        print(write_as(given.source, given.target, given.kind, not given.last, given.private, flags_of(rest)))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from diffusion.model import Model
 GROUPS = ("dataset", "network", "schedule", "parameterization", "objective", "optimizer", "ema")
 TRAINED = ("steps", "batch_size", "accumulate", "precision", "seed", "p_uncond")
 FACTS = ("sampler", "guidance", "extractor", "reference", "nfe", "seeds", "precision", "code")
+PLACE_KEYS = frozenset({"root", "cache", "ckpt", "folder"})  # settings that are places on this machine, which concern nobody else
 HEAD = """---
 library_name: diffusers
 license: unknown
@@ -50,7 +51,7 @@ def card_of(model: Model, pipeline: str, null_class: bool, about: Mapping[str, A
     if null_class:
         parts.append(f"Class {classes}, the last of its {classes + 1} rows, stands for no class, for classifier-free guidance.\n")
     parts += ["".join(f"* {note}\n" for note in about.get("notes", []))] * bool(about.get("notes"))
-    parts += [weights_said(model, about), trained_by(model), numbers(model)]
+    parts += [weights_said(model, about), trained_by(model), sampled_by(model), numbers(model)]
     return "\n".join(part for part in parts if part)
 
 
@@ -71,9 +72,18 @@ def trained_by(model: Model) -> str:
     return "## Its training\n\n| | |\n|---|---|\n" + "".join(rows)
 
 
+def sampled_by(model: Model) -> str:
+    """How the run samples: not all of it may be in the folder."""
+    ways = {key: model.config[key] for key in ("sampler", "grid")}
+    stages = {f"guidance {name}": stage for name, stage in model.config["guidance"].items()}
+    rows = [f"| {key} | {one_line(node)} |\n" for key, node in (ways | stages).items()]
+    return "## Its sampling\n\n| | |\n|---|---|\n" + "".join(rows)
+
+
 def one_line(node: Mapping[str, Any]) -> str:
-    """A group's class and settings."""
-    settings = {key: value for key, value in node.items() if not key.startswith("_") and value is not None and key not in ("root", "cache")}
+    """A group's class and settings, without places on this machine."""
+    plain = {key: f"({one_line(value)})" if isinstance(value, Mapping) else value for key, value in node.items() if key not in PLACE_KEYS}
+    settings = {key: value for key, value in plain.items() if not key.startswith("_") and value is not None}
     name = str(node.get("_target_", "")).rpartition(".")[2]
     return f"{name} {', '.join(f'{key}={value}' for key, value in settings.items())}".replace("|", "\\|").strip()
 

@@ -55,7 +55,8 @@ def read_dit(published: Weights) -> Converted:
         learned_variance=learned,
     )
     weights = dict(our_tensor(name, tensor.float(), classes) for name, tensor in tensors.items() if name != POSITIONS)
-    origin = {"file": published.path.name, "sha256": sha256_of(published.path), "layout": DIT.name, "flags": dict(flags.said)}
+    said = {key: Path(word).name if key == "vae" else word for key, word in flags.said.items()}  # no place here: it is given away
+    origin = {"file": published.path.name, "sha256": sha256_of(published.path), "layout": DIT.name, "flags": said}
     note = "Guidance takes all channels here; DiT's sample.py guides the first three of four."
     return Converted(config, weights, origin | {"notes": [note, *flags.assumed("cfg_scale")]})
 

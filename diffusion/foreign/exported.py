@@ -31,12 +31,11 @@ def write_pipeline(model: Model, origin: Mapping[str, Any], folder: Path) -> Non
     Raises UserError for what diffusers has no counterpart of, by its name."""
     network, notes = unet_of(model), list(origin.get("notes", []))
     scheduler, settings, more = scheduler_of(model)
-    diffusers = imported("diffusers")
-    unet = getattr(diffusers, NAME)(**config_of(network, settings_in_full(model), sizes(model))).eval()
-    unet.load_state_dict(theirs_of(network))
+    diffusers, known = imported("diffusers"), null_class(model)
+    unet = getattr(diffusers, NAME)(**config_of(network, settings_in_full(model), sizes(model), known)).eval()
+    unet.load_state_dict(theirs_of(network, known))
     pipeline = DDIM + "Pipeline" if scheduler.startswith(DDIM) else "DDPMPipeline"
     getattr(diffusers, pipeline)(unet, getattr(diffusers, scheduler)(**settings)).save_pretrained(folder)
-    known = null_class(model)
     about = {**origin, "notes": notes + more, "weights": model.weights}
     (folder / MARK).write_text(json.dumps({"null_class": known, "origin": about}, indent=2) + "\n")
     (folder / "README.md").write_text(card_of(model, pipeline, known, about))
@@ -80,9 +79,11 @@ def scheduler_of(model: Model) -> tuple[str, dict[str, Any], list[str]]:
         raise UserError(f"diffusers has no counterpart of parameterization={meant}, only of {', '.join(words)}.")
     sampler, notes = build(config["sampler"], "sampler"), []
     name = type(sampler).__name__
-    if name not in ("DDPM", DDIM):
-        notes.append(f"The run samples by {name}; the scheduler is DDPM's, and another may be put in its place.")
     ddim = name == DDIM and not denoiser.learned_variance
+    if name != "DDPM" and not ddim:
+        notes.append(f"The run samples by {name}; the scheduler is DDPM's, and another may be put in its place.")
+    if ddim and sampler.eta:  # which is no setting of diffusers' scheduler, but a word of its call
+        notes.append(f"The run's DDIM has eta={sampler.eta}: say pipeline(..., eta={sampler.eta}), or eta={sampler.eta} to scheduler.step.")
     settings = {**betas_of(denoiser.schedule), "prediction_type": words[meant], **clipping(config["guidance"], notes)}
     settings |= spacing(build(config["grid"], "grid"), notes)
     if ddim:
@@ -112,10 +113,9 @@ def clipping(guidance: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {"clip_sample": False}
     for stage in guidance.values():
         name = stage["_target_"].rpartition(".")[2]
-        ends = stage.get("low"), stage.get("high")
-        limit = 1.0 if ends == (None, None) else ends[1]
-        if name == "Clip" and limit is not None and ends[0] in (None, -limit):
-            found = {"clip_sample": True, "clip_sample_range": limit}
+        low, high = (usual if stage.get(end) is None else stage[end] for end, usual in (("low", -1.0), ("high", 1.0)))
+        if name == "Clip" and low == -high:
+            found = {"clip_sample": True, "clip_sample_range": high}
         elif name != "ClassifierFree" or stage.get("scale") != 1:
             notes.append(f"The run's guidance {name} is not part of the pipeline.")
     return found

@@ -17,6 +17,8 @@ PLAIN: dict[str, tuple[Any, ...]] = {
     "use_kernels": (None, False),
 }
 STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}  # of the files that each library writes weights to
+# diffusers' files of weights, the best first: whole precision before half, and of each safetensors before pickles.
+WEIGHTS = tuple(f"{STEMS['diffusers']}{end}" for end in (".safetensors", ".bin", ".fp16.safetensors", ".fp16.bin"))
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """The Hugging Face hub: a model's folder from there, and to there (the extra `hub`). Configurations and weights are fetched, no code."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from diffusion.foreign.files import WEIGHTS
 from diffusion.support.errors import UserError
 
 PREFIX = "hub:"  # of a model's name, OWNER/NAME, where a folder may stand
-DATA, SAFE, PICKLED = ["*.json"], "*.safetensors", "*.bin"
+FOLDERS = ("", "unet/", "scheduler/")  # of a model that hold what is read of it
 
 
 def hub_name(place: str) -> str | None:
@@ -22,12 +23,17 @@ def hub_name(place: str) -> str | None:
 
 
 def pulled(name: str) -> Path:
-    """The folder, in the hub's own cache, of a model of that name: its JSON files, and its weights as safetensors, or where there are none
-    as .bin. Raises UserError where the hub does not give them."""
+    """The folder, in the hub's own cache, of a model of that name: the files that `needed` names. Raises UserError where the hub does not
+    give them."""
     with asking(name) as hub:
-        files = hub.HfApi().list_repo_files(name)
-        weights = SAFE if any(file.endswith(SAFE[1:]) for file in files) else PICKLED
-        return Path(hub.snapshot_download(name, allow_patterns=[*DATA, weights]))
+        return Path(hub.snapshot_download(name, allow_patterns=needed(hub.HfApi().list_repo_files(name))))
+
+
+def needed(files: Sequence[str]) -> list[str]:
+    """Of a model's files those that are read: JSON, and in each folder the best file of weights."""
+    data = [file for file in files if file.endswith(".json") and file[: file.rfind("/") + 1] in FOLDERS]
+    best = [next((f"{folder}{name}" for name in WEIGHTS if f"{folder}{name}" in files), None) for folder in FOLDERS]
+    return data + [file for file in best if file is not None]
 
 
 def push(folder: Path, name: str, private: bool) -> str:

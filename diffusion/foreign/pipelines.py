@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.foreign.converted import Converted, configured, empty_network
-from diffusion.foreign.files import STEMS, imported, read_json
+from diffusion.foreign.files import STEMS, WEIGHTS, imported, read_json
 from diffusion.foreign.layouts import NAMED, Layout, Weights, sha256_of, tensors_in
 from diffusion.foreign.scheduler import FILE, ways_of
 from diffusion.foreign.unet2d import NAME, names_of, settings_of
@@ -60,7 +60,7 @@ def pixel_model(folder: str | Path) -> Converted:
     folder = Path(folder)
     kind = pipeline_of(folder) if (folder / INDEX).is_file() else None
     unet, scheduler = (folder / part if (folder / part).is_dir() else folder for part in ("unet", "scheduler"))
-    file, notes = unet / CONFIG, []
+    file, notes, place = unet / CONFIG, [], folder.resolve().name  # no more of its path, since the origin is given away
     said = read_json(file)
     if said.get("_class_name") != NAME:
         raise UserError(f"{file} is of a {said.get('_class_name')}, and of networks of pixels diffusers' {NAME} can be read.")
@@ -68,10 +68,13 @@ def pixel_model(folder: str | Path) -> Converted:
     if kind is not None or (scheduler / FILE).is_file():
         ways = pixel_ways(scheduler, kind)
     else:
-        notes.append(f"{folder} has no scheduler: betas linear from 0.0001 to 0.02 in 1000 steps and noise as the output are assumed.")
+        notes.append(f"{place} has no scheduler: betas linear from 0.0001 to 0.02 in 1000 steps and noise as the output are assumed.")
     usual = {key: p.default for key, p in signature(getattr(imported("diffusers"), NAME).__init__).parameters.items() if key != "self"}
     weights = weights_file(unet)
-    origin = {"file": str(weights.resolve()), "sha256": sha256_of(weights), "layout": f"diffusers' {NAME}", "notes": notes}
+    if ".fp16." in weights.name:
+        notes.append(f"Its weights are of half precision, since {weights.name} is the only file of them.")
+    name = (Path(place) / weights.relative_to(folder)).as_posix()
+    origin = {"file": name, "sha256": sha256_of(weights), "layout": f"diffusers' {NAME}", "notes": notes}
     try:
         network, config = settings_of(file, said, usual), {**usual, **said}
         described = description(folder, file, config, network, ways)
@@ -144,13 +147,12 @@ def marked(folder: Path) -> bool:
 
 
 def weights_file(folder: Path) -> Path:
-    """The file of weights in a folder: safetensors if there are any. Raises UserError if there is none, or it is in parts."""
-    stem = STEMS["diffusers"]
-    found = [folder / f"{stem}{end}" for end in (".safetensors", ".fp16.safetensors", ".bin", ".fp16.bin")]
+    """The file of weights in a folder, the first of `WEIGHTS`. Raises UserError if there is none, or it is in parts."""
+    found = [folder / name for name in WEIGHTS]
     for file in found:
         if file.is_file():
             return file
-    if parts := sorted(folder.glob(f"{stem}*.index.json")):
+    if parts := sorted(folder.glob(f"{STEMS['diffusers']}*.index.json")):
         raise UserError(f"{parts[0]} lists weights in parts, which are not read: save them as one file.")
     raise UserError(f"{folder} holds no weights, {' or '.join(file.name for file in found)}; the folder is not complete.")
 
@@ -186,10 +188,12 @@ def modern(name: str) -> str:
     return f"{place}.{now}.{last}" if place else name
 
 
-def theirs_of(network: UNet) -> dict[str, Tensor]:
-    """The tensors of our network as diffusers': the reverse of `ours_of`, with the null class as the last of the classes."""
+def theirs_of(network: UNet, null_class: bool) -> dict[str, Tensor]:
+    """The tensors of our network as diffusers': the reverse of `ours_of`, with the null class as the last of the classes where there is
+    one that was learned."""
     found: dict[str, Tensor] = {}
     for name, several in names_of(network).items():
-        parts = network.state_dict()[name].chunk(len(several))
+        tensor = network.state_dict()[name]
+        parts = (tensor[:-1] if name == "classes.weight" and not null_class else tensor).chunk(len(several))
         found |= {other: part.contiguous() for other, part in zip(several, parts, strict=True)}
     return found

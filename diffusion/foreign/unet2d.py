@@ -98,8 +98,9 @@ def blocks_of(file: Path, config: Mapping[str, Any]) -> tuple[str, list[int]]:
     return kinds.pop(), attended
 
 
-def config_of(network: UNet, settings: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-    """The configuration of the UNet2DModel that computes what this U-Net does, whose own settings, all of them, are these.
+def config_of(network: UNet, settings: Mapping[str, Any], size: tuple[int, int], null_class: bool) -> dict[str, Any]:
+    """The configuration of the UNet2DModel that computes what this U-Net does, whose own settings, all of them, are these. Its classes
+    have the last row, that of no class, only where `null_class` says that it was learned.
 
     Raises UserError for what diffusers cannot express, by its name."""
     required_of_ours(settings)
@@ -136,7 +137,7 @@ def config_of(network: UNet, settings: Mapping[str, Any], size: tuple[int, int])
         "norm_eps": eps,
         "resnet_time_scale_shift": "scale_shift" if settings["scale_shift"] else "default",
         "add_attention": "atn" in settings["middle"],
-        "num_class_embeds": None if network.classes is None else network.classes.num_embeddings,
+        "num_class_embeds": None if network.classes is None else network.classes.num_embeddings - (not null_class),
     }
 
 

@@ -199,6 +199,73 @@ def test_what_is_there_stays(place, trained, tmp_path):
         write_as(str(place / "pipe"), str(tmp_path / "again"))
 
 
+def added(folder):
+    (folder / "checkpoints" / "mine.ckpt").write_text("years")
+
+
+def edited(folder):
+    with (folder / "config.yaml").open("a") as file:
+        file.write("# years\n")
+
+
+@pytest.mark.parametrize("change", [added, edited])
+def test_what_was_changed_within_stays(place, tmp_path, change):
+    write_as(str(place / "pipe"), str(tmp_path / "run"))
+    change(tmp_path / "run")
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    with pytest.raises(UserError, match="is there already"):
+        write_as(str(place / "pipe"), str(tmp_path / "run"))
+    assert before == {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+
+
+def test_a_card_that_was_edited_stays(trained, tmp_path):
+    write_as(str(trained), str(tmp_path / "there"))
+    write_as(str(trained), str(tmp_path / "there"))
+    (tmp_path / "there" / "README.md").write_text("The licence is MIT.")
+    with pytest.raises(UserError, match="is there already"):
+        write_as(str(trained), str(tmp_path / "there"))
+    assert (tmp_path / "there" / "README.md").read_text() == "The licence is MIT."
+
+
+def test_what_is_read_is_not_replaced(place, tmp_path):
+    shutil.copytree(place / "run", tmp_path / "run")
+    for source in (tmp_path / "run", tmp_path / "run" / "checkpoints" / "last.ckpt"):
+        with pytest.raises(UserError, match="is what is read, or holds it"):
+            write_as(str(source), str(tmp_path / "run"), "run")
+    assert load(tmp_path / "run").weights == load(place / "run").weights
+
+
+def test_a_checkpoint_of_a_run_is_the_run(trained, tmp_path):
+    """And a file of weights is none because there is some config.yaml above it."""
+    write_as(str(trained / "checkpoints" / "last.ckpt"), str(tmp_path / "there"))
+    assert (tmp_path / "there" / "model_index.json").is_file() and load(tmp_path / "there").weights == load(trained).weights
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "config.yaml").write_text("mine: 1")
+    torch.save({"my.weight": torch.zeros(2)}, tmp_path / "weights" / "w.pt")
+    with pytest.raises(UserError, match="unknown layout"):
+        write_as(str(tmp_path / "weights" / "w.pt"), str(tmp_path / "run"))
+
+
+def test_no_place_of_this_machine_is_given_away(place, trained, tmp_path):
+    from safetensors import safe_open
+
+    for source, private in ((place / "pipe", place), (trained, trained.parent)):
+        write_as(str(source), str(tmp_path / "run"), "run")
+        write_as(str(tmp_path / "run"), str(tmp_path / "there"))
+        given = [(tmp_path / "there" / name).read_text() for name in ("diffusion.json", "README.md")]
+        write_as(str(source), str(tmp_path / "alone.safetensors"))
+        with safe_open(tmp_path / "alone.safetensors", "pt") as file:
+            given.append(file.metadata()["diffusion"])
+        (tmp_path / "alone.safetensors").unlink()
+        assert all(str(private) not in text for text in given)
+    assert json.loads(given[-1])["config"].keys() >= {"network", "schedule"}
+
+
+def test_a_flag_named_as_a_word_of_ours(place, tmp_path):
+    result = command("-m", "diffusion.convert", place / "pipe", tmp_path / "run", "--source", "x")
+    assert result.returncode == 1 and result.stderr.startswith("error: --source is for a file of weights")
+
+
 def test_words_that_say_nothing_here(place, tmp_path):
     result = command("-m", "diffusion.convert", place / "pipe", tmp_path / "run", "--image_size", "64")
     assert result.returncode == 1 and result.stderr.startswith("error: --image_size is for a file of weights")

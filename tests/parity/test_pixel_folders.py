@@ -17,6 +17,8 @@ from diffusion.samplers import last
 from diffusion.support.errors import UserError
 
 diffusers = pytest.importorskip("diffusers")
+from safetensors.torch import save_file  # noqa: E402
+
 from diffusion.foreign.exported import write_pipeline  # noqa: E402
 from diffusion.foreign.pipelines import pixel_model, theirs_of  # noqa: E402
 
@@ -71,9 +73,8 @@ def test_the_network_of_a_folder(tmp_path, name):
     found, expected = outputs(network, theirs)
     assert expected.std() > 0.1
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    if name != "classes":  # ours has a row more
-        back, own = theirs_of(network), theirs.state_dict()
-        assert back.keys() == own.keys() and all(torch.equal(back[key], own[key]) for key in own)
+    back, own = theirs_of(network, null_class=False), theirs.state_dict()
+    assert back.keys() == own.keys() and all(torch.equal(back[key], own[key]) for key in own)
 
 
 def test_a_folder_as_the_first_were_published(tmp_path):
@@ -266,3 +267,54 @@ def test_a_pipeline_of_another_kind_is_named(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "ScoreSdeVePipeline", **parts}))
     with pytest.raises(UserError, match="holds a ScoreSdeVePipeline of a UNet2DModel"):
         load(tmp_path)
+
+
+def test_classes_of_which_none_stands_for_none_stay_as_many(tmp_path):
+    """From a folder to ours and back, twice: the row that is zeros here is none of theirs."""
+    pipeline(tmp_path / "0", num_class_embeds=5)
+    for i in range(2):
+        write_pipeline(pixel_model(tmp_path / str(i)).model(), {"name": "ours"}, tmp_path / str(i + 1))
+        there = diffusers.UNet2DModel.from_pretrained(tmp_path / str(i + 1) / "unet")
+        assert there.config.num_class_embeds == 5
+        first = diffusers.UNet2DModel.from_pretrained(tmp_path / "0" / "unet")
+        assert torch.equal(there.class_embedding.weight, first.class_embedding.weight)
+
+
+def test_half_precision_is_read_last_and_said(tmp_path):
+    stem, made = "diffusion_pytorch_model", unet()
+    made.save_config(tmp_path)
+    half = {name: tensor.half() for name, tensor in made.state_dict().items()}
+    save_file(half, tmp_path / f"{stem}.fp16.safetensors")
+    assert any(f"half precision, since {stem}.fp16.safetensors" in note for note in pixel_model(tmp_path).origin["notes"])
+    torch.save(made.state_dict(), tmp_path / f"{stem}.bin")
+    found = pixel_model(tmp_path)
+    assert torch.equal(found.weights["stem.weight"], made.conv_in.weight)
+    assert not any("half" in note for note in found.origin["notes"])
+    assert found.origin["file"] == f"{tmp_path.name}/{stem}.bin"
+    assert not any(str(tmp_path) in note for note in found.origin["notes"])
+
+
+def card_and_scheduler(folder, *words):
+    write_pipeline(random_model("schedule=linear", "conditions=none", "objective=simple", *words), {"name": "ours"}, folder)
+    return (folder / "README.md").read_text(), json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+
+
+def test_noise_in_ddim_is_said(tmp_path):
+    """eta is a word of the pipeline's call, where it is 0 if nothing is said."""
+    card, _ = card_and_scheduler(tmp_path / "noisy", "sampler=ddim", "sampler.eta=1")
+    assert "say pipeline(..., eta=1.0)" in card
+    assert "pipeline(..., eta=" not in card_and_scheduler(tmp_path / "plain", "sampler=ddim")[0]
+
+
+@pytest.mark.parametrize(("low", "high", "limit"), [(-0.5, 0.5, 0.5), (-1, None, 1.0), (None, 0.5, None), (-0.5, None, None)])
+def test_a_range_is_clipped_to_where_diffusers_can(tmp_path, low, high, limit):
+    ends = [f"+guidance.clip.{end}={value}" for end, value in (("low", low), ("high", high)) if value is not None]
+    card, scheduler = card_and_scheduler(tmp_path / "there", "guidance=[clip]", *ends)
+    assert scheduler["clip_sample"] is (limit is not None) and (limit is None or scheduler["clip_sample_range"] == limit)
+    assert ("guidance Clip is not part" in card) is (limit is None)
+
+
+def test_the_card_says_how_the_run_samples(tmp_path):
+    card, _ = card_and_scheduler(tmp_path / "there", "sampler=heun", "grid=karras", "grid.steps=7", "guidance=[clip]")
+    rows = card.partition("## Its sampling")[2]
+    assert "| sampler | Heun" in rows and "| grid | Karras steps=7" in rows and "| guidance clip | Clip" in rows

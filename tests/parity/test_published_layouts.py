@@ -315,7 +315,7 @@ def test_diffusers_computes_the_same_of_what_is_written_for_it(name, tmp_path):
     reference, line = SMALL[name]
     weights = weights_for(reference)
     torch.save(weights, tmp_path / "theirs.pt")
-    write_as(str(tmp_path / "theirs.pt"), str(tmp_path / "folder"), "diffusers", **words(line))
+    write_as(str(tmp_path / "theirs.pt"), str(tmp_path / "folder"), "diffusers", flags=words(line))
     unet = diffusers.UNet2DModel.from_pretrained(tmp_path / "folder" / "unet").eval()
     x, label, classes = torch.randn(2, 3, 16, 16), torch.tensor([0.0, 417.0]), torch.tensor([0, 4])
     expected = reference(weights, x, label, classes)
@@ -326,5 +326,5 @@ def test_what_diffusers_has_no_counterpart_of_is_refused_by_its_name(tmp_path):
     reference, line = SMALL["improved"]
     torch.save(weights_for(reference), tmp_path / "theirs.pt")
     with pytest.raises(UserError, match=r"has no counterpart of network\.details\.label_scale=0\.25, only of 1\.0"):
-        write_as(str(tmp_path / "theirs.pt"), str(tmp_path / "folder"), "diffusers", **words(line))
+        write_as(str(tmp_path / "theirs.pt"), str(tmp_path / "folder"), "diffusers", flags=words(line))
     assert not (tmp_path / "folder").exists()

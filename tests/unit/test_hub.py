@@ -7,7 +7,7 @@ import pytest
 from pixel_folders import pipeline
 
 from diffusion.convert import write_as
-from diffusion.foreign.hub import hub_name
+from diffusion.foreign.hub import hub_name, needed
 from diffusion.support.errors import UserError
 
 hub = pytest.importorskip("huggingface_hub")
@@ -59,7 +59,8 @@ def test_a_model_is_pulled_and_pushed(local, tmp_path):
     (folder / "pipeline.py").write_text("raise SystemExit")
     (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"")
     write_as("hub:someone/model", str(tmp_path / "run"))
-    assert local.asked == [("someone/model", ["*.json", "*.safetensors"])]
+    data = ["model_index.json", "scheduler/scheduler_config.json", "unet/config.json"]
+    assert local.asked == [("someone/model", [*data, "unet/diffusion_pytorch_model.safetensors"])]
     fetched = {file.name for file in (local.root / "cache").rglob("*") if file.is_file()}
     assert fetched == {"model_index.json", "config.json", "scheduler_config.json", "diffusion_pytorch_model.safetensors"}
     assert write_as(str(tmp_path / "run"), "hub:me/mine", private=True) == "https://hub/me/mine"
@@ -86,3 +87,22 @@ def test_without_the_package(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"pip install 'diffusion\[hub\]'"):
         write_as("hub:some/one", str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("ends", "taken"),
+    [
+        ([".bin", ".fp16.bin", ".fp16.safetensors", ".safetensors"], ".safetensors"),
+        ([".bin", ".fp16.safetensors"], ".bin"),
+        ([".fp16.safetensors", ".fp16.bin"], ".fp16.safetensors"),
+    ],
+)
+def test_what_is_fetched(ends, taken):
+    """One file of weights, of whole precision if there is one, and nothing of other parts."""
+    stem = "unet/diffusion_pytorch_model"
+    more = ["vae/config.json", "vae/diffusion_pytorch_model.safetensors", "unet/logs/a.json", "README.md", "unet/code.py"]
+    assert needed(["model_index.json", "unet/config.json", *more, *(stem + end for end in ends)]) == [
+        "model_index.json",
+        "unet/config.json",
+        stem + taken,
+    ]
