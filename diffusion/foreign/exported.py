@@ -82,8 +82,8 @@ def scheduler_of(model: Model) -> tuple[str, dict[str, Any], list[str]]:
     ddim = name == DDIM and not denoiser.learned_variance
     if name != "DDPM" and not ddim:
         notes.append(f"The run samples by {name}; the scheduler is DDPM's, and another may be put in its place.")
-    if ddim and sampler.eta:  # which is no setting of diffusers' scheduler, but a word of its call
-        notes.append(f"The run's DDIM has eta={sampler.eta}: say pipeline(..., eta={sampler.eta}), or eta={sampler.eta} to scheduler.step.")
+    if ddim and (eta := float(sampler.eta)):  # which is no setting of diffusers' scheduler, but a word of its call
+        notes.append(f"The run's DDIM has eta={eta}: say pipeline(..., eta={eta}), or eta={eta} to scheduler.step.")
     settings = {**betas_of(denoiser.schedule), "prediction_type": words[meant], **clipping(config["guidance"], notes)}
     settings |= spacing(build(config["grid"], "grid"), notes)
     if ddim:

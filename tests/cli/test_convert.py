@@ -12,10 +12,13 @@ import time
 import pytest
 import torch
 from commands import ROOT, SMALL, command, succeeded
+from composing import TINY, composed
+from made_autoencoders import autoencoder
 from pixel_folders import pipeline, unet
 
 from diffusion.checkpoint import load
-from diffusion.convert import flags_of, write_as
+from diffusion.convert import flags_of, write_as, write_run
+from diffusion.model import assemble
 from diffusion.support.errors import UserError
 
 pytest.importorskip("diffusers")
@@ -233,6 +236,18 @@ def test_what_is_read_is_not_replaced(place, tmp_path):
         with pytest.raises(UserError, match="is what is read, or holds it"):
             write_as(str(source), str(tmp_path / "run"), "run")
     assert load(tmp_path / "run").weights == load(place / "run").weights
+
+
+def test_a_run_in_latents_keeps_its_autoencoder(tmp_path):
+    """Also when its only copy is that in the run."""
+    config = composed(*TINY, "codec=autoencoder", f"codec.ckpt={autoencoder(tmp_path / 'vae')}")
+    config["conditions"]["num_classes"] = 4
+    model = assemble(config)
+    write_run(model, {"name": "first"}, tmp_path / "first")
+    shutil.rmtree(tmp_path / "vae")
+    write_as(str(tmp_path / "first"), str(tmp_path / "second"), "run")
+    shutil.rmtree(tmp_path / "first")
+    assert load(tmp_path / "second").codec.weights == model.codec.weights
 
 
 def test_a_checkpoint_of_a_run_is_the_run(trained, tmp_path):

@@ -289,7 +289,7 @@ def test_half_precision_is_read_last_and_said(tmp_path):
     torch.save(made.state_dict(), tmp_path / f"{stem}.bin")
     found = pixel_model(tmp_path)
     assert torch.equal(found.weights["stem.weight"], made.conv_in.weight)
-    assert not any("half" in note for note in found.origin["notes"])
+    assert not any("half precision" in note for note in found.origin["notes"])
     assert found.origin["file"] == f"{tmp_path.name}/{stem}.bin"
     assert not any(str(tmp_path) in note for note in found.origin["notes"])
 
