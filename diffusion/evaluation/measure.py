@@ -85,7 +85,8 @@ def give_images(recipe: Source, metrics: Collection[Metric], first_seed: int, ke
         images, nfe = recipe((indices + first_seed).tolist(), cond) if known is None else known
         calls.append(nfe)
         for metric in metrics:
-            own = int((indices < metric.n).sum())
+            if not (own := int((indices < metric.n).sum())):
+                continue
             batch: Any = images[id(metric.store)] if isinstance(images, dict) else images
             metric.update(batch[:own], None if cond is None else cond[:own])
         if not isinstance(images, dict):

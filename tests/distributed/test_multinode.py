@@ -33,6 +33,7 @@ def slurm(port: int, rank: int) -> dict[str, str]:
         "NTASKS": 2,
         "NTASKS_PER_NODE": 1,
         "NNODES": 2,
+        "STEP_NUM_NODES": 2,
         "PROCID": rank,
         "NODEID": rank,
         "LOCALID": 0,
@@ -106,7 +107,7 @@ def alone(monkeypatch):
 
 def test_what_torchrun_and_slurm_say(alone):
     """Torchrun inside of SLURM is torchrun's."""
-    alone.setenv("SLURM_NNODES", "4")
+    alone.setenv("SLURM_STEP_NUM_NODES", "4")
     with pytest.raises(UserError, match="--ntasks-per-node=N"):
         machines()
     alone.setenv("SLURM_NTASKS_PER_NODE", "8")
