@@ -98,5 +98,5 @@ def give_images(recipe: Source, metrics: Collection[Metric], first_seed: int, ke
 def shares(n: int, size: int) -> Iterator[Tensor]:
     """This rank's share of the numbers of n images, in batches of at most `size`."""
     rank, world = rank_and_world()
-    parts = torch.arange(n)[rank::world].split(size)
+    parts = [part for part in torch.arange(n)[rank::world].split(size) if len(part)]
     yield from bar(parts, f"measuring {n:,} images", len(parts))

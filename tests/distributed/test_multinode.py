@@ -89,6 +89,7 @@ def test_machines_that_share_no_folder(tmp_path):
     assert not any((folder / "run").exists() for folder in folders)
 
 
+@pytest.mark.slow
 def test_machines_that_parts_are_written_by(tmp_path):
     """trainer=fsdp on several machines."""
     outcomes = two_machines([tmp_path, tmp_path], "trainer=fsdp", "trainer.num_nodes=auto", environment=slurm)
