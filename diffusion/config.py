@@ -164,7 +164,7 @@ def training_hash(content: Mapping[str, Any]) -> str:
     The order of stages counts, that of other keys does not."""
     apart = {"name": "", "resume": None, "logger": {}, "published": {}, "paths": dict.fromkeys(content.get("paths", {}), "")}
     config = resolved({**content, **apart})
-    config["dataset"] = {key: value for key, value in config["dataset"].items() if f"dataset.{key}" not in PLACES}
+    config["dataset"] = {key: value for key, value in config["dataset"].items() if key != "cache"}
     order = [list(config[group]) for group in STAGED]
     return sha256(json.dumps([config, order], sort_keys=True, default=str).encode()).hexdigest()[:32]
 

@@ -36,11 +36,12 @@ class Part:
         self.place, self.n = place, n
         self.array, self.calls = place / ARRAY, place / "calls"
         with open(self.calls, "ab") as file:
-            os.truncate(file.fileno(), n * CALLS.itemsize)  # of what is longer than the file zeros are read
+            if os.fstat(file.fileno()).st_size < n * CALLS.itemsize:  # what is there is never cut off
+                os.truncate(file.fileno(), n * CALLS.itemsize)  # of what is longer than the file zeros are read
 
     def made(self) -> np.ndarray:
         """The calls of the denoiser for each image, and 1; 0 for those that are missing: [n]."""
-        return np.fromfile(self.calls, CALLS)
+        return np.fromfile(self.calls, CALLS, self.n)
 
     def missing(self) -> Tensor:
         """The numbers of the images that are not made yet, in order."""
@@ -64,9 +65,9 @@ class Part:
         )
         start, size = len(header.getvalue()), prod(array.shape[1:]) * array.itemsize
         with writing(self.array) as file:
-            if os.fstat(file).st_size != start + self.n * size:  # every process that comes first writes the same
+            if os.fstat(file).st_size < start + self.n * size:  # every process that comes first writes the same
+                os.truncate(file, start + self.n * size)  # before the header says so: another may look
                 os.pwrite(file, header.getvalue(), 0)
-                os.truncate(file, start + self.n * size)
             for number, image in zip(numbers.tolist(), array, strict=True):
                 whole(os.pwrite(file, image.data, start + number * size), size)
             os.fsync(file)

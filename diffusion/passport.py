@@ -104,6 +104,15 @@ def code_version() -> str:
     return f"{release}+{result.stdout.strip()}"
 
 
+@cache
+def source_hash() -> str:
+    """16 hex digits of the sha256 of this package's code, whatever git says of it."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def write_metrics(path: str | Path, record: Mapping[str, Any]) -> None:
     """Append `record` to `path` as one line of JSON, on the disk when this returns.
 

@@ -251,9 +251,18 @@ def forbidden(key: str, theirs: Result, ours: Any) -> str:
 
 
 def apart(theirs: Result, passport: Mapping[str, Any]) -> int:
-    """How many things about the way to sample differ, the sampler's name counted for most."""
+    """How many things about the way to sample differ, the sampler's name counted for most. Without a guidance the scale is 1."""
     ours = inside(passport, "sampler") or {}
     settings = theirs.sampler or {}
     other = sum(inside(ours, key) != value for key, value in settings.items() if key != "name")
     steps = theirs.steps is not None and theirs.steps != inside(ours, "grid", "steps")
-    return 4 * (inside(ours, "name") != settings.get("name", "")) + 2 * steps + other
+    scale = scale_of(passport.get("guidance"))
+    guided = theirs.guidance is not None and theirs.guidance != (1.0 if scale is None else scale)
+    return 4 * (inside(ours, "name") != settings.get("name", "")) + 2 * steps + 2 * guided + other
+
+
+def scale_of(guidance: Any) -> float | None:
+    """The scale of the outermost stage of a passport's guidance that has one; None without."""
+    while isinstance(guidance, Mapping) and "scale" not in guidance:
+        guidance = guidance.get("denoiser")
+    return guidance["scale"] if isinstance(guidance, Mapping) else None

@@ -6,6 +6,7 @@
 last.ckpt names the parts and the hash of each, and is written after them: so a checkpoint is whole or absent, as one of a single file is.
 """
 
+import logging
 import os
 import re
 import secrets
@@ -19,10 +20,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from diffusion.support.errors import UserError
 from diffusion.support.files import SEAL, atomic, broken, seal
 from diffusion.support.ranks import rank_and_world
+
+log = logging.getLogger(__name__)
 
 SHARDS = "shards"
 NAME = re.compile(r"[0-9a-f]{16}")
@@ -89,7 +93,8 @@ def write_shards(content: Mapping[str, Any], file: Path, finish: Callable[[dict[
     seals = all_or_none(lambda: write_part(rows, part))
     all_or_none(lambda: finish(skeleton | {SHARDS: {"name": name, "seals": seals}}) if rank == 0 else None)
     if rank == 0:
-        tidy(file.parent)
+        with suppress(Exception):  # it never ends a training, whose other processes would wait
+            tidy(file.parent)
 
 
 def write_part(rows: dict[str, Tensor], file: Path) -> str:
@@ -152,14 +157,28 @@ def tidy(folder: Path) -> None:
     for file in (file for pattern in ("*.ckpt", "*.pt") for file in folder.glob(pattern)):
         try:
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        except Exception:  # damaged, or just taken away
+        except FileNotFoundError:  # just taken away
+            continue
+        except Exception:
+            log.warning("%s cannot be read, and may name parts of its own: none are removed.", file)
             return
-        kept.add(content.get(SHARDS, {}).get("name"))
+        said = content.get(SHARDS) if isinstance(content, dict) else None
+        kept.add(said.get("name") if isinstance(said, dict) else None)
     for place in (folder / SHARDS).glob("*"):
         if NAME.fullmatch(place.name) and place.name not in kept:
             shutil.rmtree(place, ignore_errors=True)
     with suppress(OSError):  # there are others
         (folder / SHARDS).rmdir()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This device's rows of a tensor, in its memory; all of one that is not sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def shard_of(leaf: Any) -> Any:
+    """A sharded tensor as the `Shard` of a checkpoint, anything else as it is."""
+    return Shard(leaf.to_local(), tuple(leaf.shape)) if isinstance(leaf, DTensor) else leaf
 
 
 def word_of_the_first(word: str) -> str:

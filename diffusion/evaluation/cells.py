@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from diffusion.conditions import Originals
 from diffusion.data import ImageSet
 from diffusion.evaluation import EXACT
 from diffusion.evaluation.given import GivenImages
@@ -20,7 +19,7 @@ from diffusion.evaluation.measure import Source, measure
 from diffusion.evaluation.rows import FLOOR, read_cells
 from diffusion.evaluation.subjects import Drawn, Subject
 from diffusion.metrics import Metric, Passport, write_metrics
-from diffusion.metrics.reference import RealImages
+from diffusion.model import Model
 from diffusion.passport import finite
 from diffusion.pictures import save_png
 from diffusion.published import NOTHING, Published
@@ -63,14 +62,24 @@ def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any]
         facts = {**subject.facts, "ckpt": config["images"] or config["ckpt"], "way": kind, "cell": cell, "words": words}
         # Real images cannot measure the model, and are not made for a question.
         asked = metrics if kind == "sampler" else [m for m in metrics if m.n and m.asks(recipe.conditions) is recipe.conditions]
-        kept = KeptFeatures(path.parent / "features", cell | drawn_from(source, subject.data), config["keep_features"])
+        made_by = {**cell, "made of": source.data.sha256 if isinstance(source, Drawn) else subject.made_of, "model": groups_of(model)}
+        kept = KeptFeatures(path.parent / "features", made_by, config["keep_features"] if ours({**groups_of(model), **way}) else 0)
         measured = partial(measure, model, source, facts=passport, first_seed=first, kept=kept)
         fill(path, facts, asked, measured, subject.published if kind == "sampler" else NOTHING)
 
 
-def drawn_from(source: Source, data: RealImages) -> dict[str, str]:
-    """The data that the images are made of, where they are: reconstructions, and images of the data set itself."""
-    return {"data": data.sha256} if isinstance(source, Drawn) or isinstance(source.conditions, Originals) else {}
+def groups_of(model: Model | GivenImages) -> dict[str, Any]:
+    """The groups of a model's configuration on which its images depend beside its weights."""
+    config = model.config if isinstance(model, Model) else {}
+    return {key: config.get(key) for key in ("network", "schedule", "parameterization", "codec", "conditions")}
+
+
+def ours(config: Any) -> bool:
+    """Whether a configuration names this package's classes only, of whose code it is known whether it changed."""
+    if isinstance(config, Mapping):
+        target = config.get("_target_", "diffusion.")
+        return str(target).startswith("diffusion.") and all(map(ours, config.values()))
+    return not isinstance(config, list | tuple) or all(map(ours, config))
 
 
 def fill(path: Path, facts: dict[str, Any], metrics: list[Metric], measured: Callable, published: Published) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.metrics import Extractor, FeatureMetric, Features, FeatureStore, Metric, code_version
+from diffusion.metrics import Extractor, FeatureMetric, Features, FeatureStore, Metric
 from diffusion.part import ARRAY, CALLS, Part, together
+from diffusion.passport import source_hash
 from diffusion.support.ranks import rank_and_world
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,8 @@ class KeptFeatures:
 
     def path(self, extractor: Extractor) -> Path:
         """The folder of a network's features; that of another version of the code has another name."""
-        made_by = {"cell": self.cell, "extractor": extractor.describe(), "code": code_version()}
-        return self.place / hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:12]
+        made_by = {"cell": self.cell, "extractor": extractor.describe(), "code": source_hash()}
+        return self.place / hashlib.sha256(json.dumps(made_by, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
     def mend(self, extractors: Iterable[Extractor]) -> None:
         """Remove the books of these networks that cannot be read; on all ranks, by the first."""
@@ -77,7 +78,8 @@ class Books:
         asking = [metric for metric in self.metrics if metric.n > int(indices[0])]
         if not all(isinstance(metric, FeatureMetric) and metric.of_features and id(metric.store) in self.books for metric in asking):
             return None
-        found = {key: book.known(indices[indices < book.asked]) for key, (_, book) in self.books.items()}
+        asked = {key: book for key, (_, book) in self.books.items() if book.asked > int(indices[0])}
+        found = {key: book.known(indices[indices < book.asked]) for key, book in asked.items()}
         rows = {key: value[0] for key, value in found.items() if value is not None}
         return (rows, max(value[1] for value in found.values() if value)) if rows and len(rows) == len(found) else None
 

@@ -85,7 +85,8 @@ def give_images(recipe: Source, metrics: Collection[Metric], first_seed: int, ke
         images, nfe = recipe((indices + first_seed).tolist(), cond) if known is None else known
         calls.append(nfe)
         for metric in metrics:
-            own = int((indices < metric.n).sum())
+            if not (own := int((indices < metric.n).sum())):
+                continue
             batch: Any = images[id(metric.store)] if isinstance(images, dict) else images
             metric.update(batch[:own], None if cond is None else cond[:own])
         if not isinstance(images, dict):
@@ -97,5 +98,5 @@ def give_images(recipe: Source, metrics: Collection[Metric], first_seed: int, ke
 def shares(n: int, size: int) -> Iterator[Tensor]:
     """This rank's share of the numbers of n images, in batches of at most `size`."""
     rank, world = rank_and_world()
-    parts = torch.arange(n)[rank::world].split(size)
+    parts = [part for part in torch.arange(n)[rank::world].split(size) if len(part)]
     yield from bar(parts, f"measuring {n:,} images", len(parts))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffusion.published import NOTHING, Published
+from diffusion.published import NOTHING, Published, scale_of
 
 FLOOR = "the data set itself"
 
@@ -61,10 +61,8 @@ def layout(lines: list[dict], beside: Mapping[str, Published] = {}) -> list[dict
 
 def place_of(line: Mapping[str, Any]) -> tuple[int, float | None]:
     """(steps, guidance's scale) of a line, by its passport: the scale of the outermost stage that has one, None without."""
-    stage = line["passport"].get("guidance")
-    while isinstance(stage, Mapping) and "scale" not in stage:
-        stage = stage.get("denoiser")
-    return line["passport"]["sampler"].get("grid", {}).get("steps", 0), stage["scale"] if isinstance(stage, Mapping) else None
+    passport = line["passport"]
+    return passport["sampler"].get("grid", {}).get("steps", 0), scale_of(passport.get("guidance"))
 
 
 def axis(places: Iterable[tuple[int, float | None]]) -> str:

@@ -48,6 +48,7 @@ class Subject(NamedTuple):
     data: RealImages
     facts: dict[str, Any]
     published: Published = NOTHING
+    made_of: str = ""  # the sha256 of the data that the model's images are made of: of an exact denoiser, and of reconstructions
 
 
 def data_set(dataset: Mapping[str, Any]) -> ImageSet:
@@ -60,11 +61,12 @@ def trained(model: Model, dataset: Mapping[str, Any], device: torch.device, real
     trusted."""
     run = model.config
     vet({"metric": run["metric"]}, where=f"config.yaml of {model.path}")
-    data = data_set(dataset) if real is None else real
+    data, made_of = data_set(dataset) if real is None else real, ""
     if asks_for(run["conditions"], "dataset"):  # its images are reconstructions, of these data now
         model = replace(model, conditions=build(run["conditions"], "conditions", {"dataset": dataset}))
+        made_of = data_set(dataset).sha256
     facts = {"step": model.step, "images": model.step * run["batch_size"] * run["accumulate"], "trained": words_of(model)}
-    return Subject(model, device, data, facts)
+    return Subject(model, device, data, facts, made_of=made_of)
 
 
 def words_of(model: Model) -> dict[str, str]:
@@ -88,7 +90,8 @@ def exact(config: Mapping[str, Any], device: torch.device) -> Subject:
     null = {} if labels is None else {"null": conditions.null(labels[:1])[0]}
     denoiser = EmpiricalDistribution(images, build(config["schedule"], "schedule"), labels, **null)
     plain = PLAIN if codec.range else {**PLAIN, "guidance": {}}  # without a range there is nothing to clip to
-    return Subject(Model(denoiser, codec, conditions, {**plain, "dataset": config["dataset"]}), device, data, {"step": 0, "images": 0})
+    model = Model(denoiser, codec, conditions, {**plain, "dataset": config["dataset"]})
+    return Subject(model, device, data, {"step": 0, "images": 0}, made_of=data.sha256)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from copy import copy
+from itertools import count
 from typing import Any, ClassVar, Self
 
 import torch
@@ -17,6 +18,7 @@ from diffusion.typing import Codec, Conditions, Denoise
 
 Numbers = Tensor | dict[str, Tensor]  # [], float64
 UNCONDITIONAL = Unconditional()
+NUMBERS = count()
 
 
 class Metric(torchmetrics.Metric):
@@ -30,7 +32,8 @@ class Metric(torchmetrics.Metric):
 
     Images are dealt to the ranks like cards: image i is on rank i mod world, in order. States are lists of rows, an image each, in
     torchmetrics' sense (`keep`), and are brought together by `gather`. They keep their types whatever the module that they are in is
-    cast to, so that what is summed in float64 stays so."""
+    cast to, so that what is summed in float64 stays so. The state `apart` is a number of the metric's own: a `MetricCollection` has those
+    whose states are equal, as they are before the first image, updated as one."""
 
     moves: ClassVar[tuple[str, ...]] = ()  # tensors that go where the states go
     full_state_update: bool | None = False
@@ -41,6 +44,7 @@ class Metric(torchmetrics.Metric):
     def __init__(self) -> None:
         super().__init__()
         self.row_kinds: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+        self.add_state("apart", torch.tensor(next(NUMBERS)), dist_reduce_fx="max")
 
     @abstractmethod
     def setup(self, imageset: RealImages, device: torch.device | str, conditions: Conditions = UNCONDITIONAL) -> None:
@@ -123,6 +127,7 @@ class Metric(torchmetrics.Metric):
         if self.n == 0:
             return None
         other = copy(self)
+        other._defaults = {**self._defaults, "apart": torch.tensor(next(NUMBERS))}
         for state in self.row_kinds:  # a shallow copy's lists are the same, and would be emptied together
             setattr(other, state, [])
         other.name_by(n)

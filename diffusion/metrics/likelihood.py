@@ -54,9 +54,11 @@ class BitsPerDimension(Metric):
         self.to(device)
         self.imageset, self.chosen = imageset, torch.arange(count) * total // count
         self.name, self.reference_facts = f"{self.word}@{abbreviated(count)}", facts(imageset, count)
+        self.reset()
 
     def model(self, denoiser: Denoise, codec: Codec, conditions: Conditions = UNCONDITIONAL) -> None:
         """Take the denoiser inside the guidance, and its codec and conditions."""
+        self.reset()  # what was computed was of another
         self.denoiser, self.codec, self.conditions = getattr(denoiser, "unguided", denoiser), codec, conditions
 
     def update(self, images: Tensor, labels: Tensor | None = None) -> None:

@@ -41,6 +41,7 @@ class PairMetric(Metric):
         self.name_by(min(self.n, len(imageset.images)))
         self.to(device)
         self.reference = facts(imageset, self.n)
+        self.reset()
 
     @abstractmethod
     def each(self, images: Tensor, originals: Tensor) -> Tensor:

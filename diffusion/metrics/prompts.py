@@ -76,6 +76,7 @@ class PromptAccuracy(Metric):
         )
         seen, heldout = (facts(data, min(REAL, len(data))) for data in splits)
         self.reference = seen | {"heldout": heldout}
+        self.reset()
 
     def asks(self, conditions: Conditions) -> Conditions:
         """By the captions of both splits in turn."""

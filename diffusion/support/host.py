@@ -30,5 +30,5 @@ def gpus() -> list[str]:
     said = os.environ.get("CUDA_VISIBLE_DEVICES")
     if said is not None:
         return [gpu.strip() for gpu in said.split(",") if gpu.strip() not in ("", "-1")]
-    numbers = [found[1] for path in Path("/dev").glob("nvidia*") if (found := re.fullmatch(r"nvidia(\d+)", path.name))]
-    return sorted(numbers, key=int)
+    there = [path for path in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]
+    return [str(number) for number in range(len(there))]  # CUDA counts those that it can reach, whatever their names are

@@ -159,11 +159,14 @@ def of_ones_own() -> list[str]:
 
 
 def objective(row: Mapping[str, Any]) -> float:
-    """The last value of the run's first metric; NaN without one."""
+    """The last value of the run's first metric, by the name under which it is recorded, which n and the data may settle; NaN without."""
     from diffusion.checkpoint import read_config
 
-    metric = first_metric(read_config(Path(row["folder"]))["metric"])
-    return math.nan if metric is None else float(row["numbers"].get(metric.name, math.nan))
+    if (metric := first_metric(read_config(Path(row["folder"]))["metric"])) is None:
+        return math.nan
+    word = getattr(metric, "word", None) or metric.name.partition("@")[0]
+    named = [value for key, value in row.get("numbers", {}).items() if key.partition("@")[0] == word and "/" not in key]
+    return float(named[0]) if named else math.nan
 
 
 def first_metric(stages: Mapping[str, Any]) -> Any:
@@ -196,6 +199,8 @@ def recorded(row: dict[str, Any]) -> Iterator[None]:
         row |= results(row["folder"])
         log.error("job %s failed: %s", row["job"], row["why"])
     say(row)
+    if row["state"] == "failed" and int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun's other ranks would wait in this job for ever
+        raise SystemExit(1) from None
 
 
 @contextmanager

@@ -66,10 +66,10 @@ class Trials(Sweeper):
         if not space:
             raise UserError("sweeper=optuna has nothing to search: say optimizer.lr=interval(1e-5,1e-3), or schedule=linear,cosine.")
         metric = self.metric(space)
-        study = self.study(metric.higher, space)
+        study = self.study(bool(metric.higher_is_better), space)
         while (left := self.n_trials - len(tried(study))) > 0:
             self.batch(study, space, fixed, min(left, self.n_jobs))
-        return report(study, metric.name)
+        return report(study)
 
     def metric(self, space: dict[str, Any]) -> Any:
         """The metric that is searched by. Raises UserError if there is none."""
@@ -147,13 +147,13 @@ def tried(study: "Study") -> list[Any]:
     return [trial for trial in study.trials if trial.state.is_finished() and trial.number not in again]
 
 
-def report(study: "Study", name: str) -> dict[str, Any]:
+def report(study: "Study") -> dict[str, Any]:
     """Say which trial was the best, and its words; of a search in which all failed, nothing."""
     valued = [trial for trial in tried(study) if trial.value is not None]
     if not valued:
-        log.info("no trial came to a value of %s", name)
+        log.info("no trial came to a value")
         return {}
     best = study.best_trial
     said = " ".join(f"{key}={value}" for key, value in best.params.items())
-    log.info("best of %d: job %s, %s %.4g, with %s", len(valued), best.user_attrs["row"]["job"], name, best.value, said)
+    log.info("best of %d: job %s, %.4g, with %s", len(valued), best.user_attrs["row"]["job"], best.value, said)
     return {"name": "optuna", "best_evaluated_params": best.params, "best_evaluated_result": best.value}

@@ -7,8 +7,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from diffusion.shards import local
 from diffusion.support.ranges import Decay, require
-from diffusion.training.sharding import local
 
 
 class EMA:

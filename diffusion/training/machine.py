@@ -12,7 +12,10 @@ from diffusion.support.errors import UserError
 from diffusion.training.base import TrainingModule
 
 TRAINED_IN = ("32-true", "bf16-mixed", "16-mixed")
-LAUNCHERS = (("GROUP_WORLD_SIZE", "LOCAL_WORLD_SIZE"), ("SLURM_NNODES", "SLURM_NTASKS_PER_NODE"))  # torchrun's, also inside SLURM; srun's
+LAUNCHERS = (
+    ("GROUP_WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    ("SLURM_STEP_NUM_NODES", "SLURM_NTASKS_PER_NODE"),
+)  # torchrun's, also inside SLURM; srun's
 FOLLOWS = {"max_steps": "steps", "accumulate_grad_batches": "accumulate", "precision": "precision", "deterministic": "deterministic"}
 
 
@@ -40,7 +43,9 @@ def trainer_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def machines() -> dict[str, int]:
     """The settings of the trainer that torchrun or srun, which started this process and the others, has settled: how many machines, and
-    processes on each. Raises UserError where neither did, or SLURM was told only how many there are in all."""
+    processes on each. A script of sbatch without srun has only what is the job's.
+
+    Raises UserError where neither did, or SLURM was told only how many there are in all."""
     for nodes, each in LAUNCHERS:
         if nodes in os.environ:
             if each not in os.environ:

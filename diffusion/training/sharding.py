@@ -3,7 +3,7 @@
 A block's weights are gathered when it is called, and given back after it, so that a device never holds all of them, but in an evaluation.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from diffusion.checkpoint import read_checkpoint, write_together
-from diffusion.shards import Parts, Shard, mapped
+from diffusion.shards import Parts, mapped, shard_of
 from diffusion.support.errors import UserError
 
 WORD = "sharded"  # trainer.strategy of trainer=fsdp
@@ -131,16 +131,15 @@ def gathered(module: nn.Module) -> Iterator[None]:
             group.set_reshard_after_forward(group is not groups[0], recurse=False)
             group.set_reshard_after_backward(True, recurse=False)
             group.set_requires_gradient_sync(True, recurse=False)
+        forget_order(groups)
 
 
-def local(tensor: Tensor) -> Tensor:
-    """This device's rows of a tensor, in its memory; all of one that is not sharded."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def shard_of(leaf: Any) -> Any:
-    """A sharded tensor as the `Shard` of a checkpoint, anything else as it is."""
-    return Shard(leaf.to_local(), tuple(leaf.shape)) if isinstance(leaf, DTensor) else leaf
+def forget_order(groups: Sequence[FSDPModule]) -> None:
+    """torch notes the order of all calls until the next backward, an evaluation's too, which may be millions; no call needs it."""
+    for group in groups:
+        for part in getattr(group._get_fsdp_state(), "_fsdp_param_groups", ()):
+            part._post_forward_indices.clear()
+            part.comm_ctx.post_forward_order.clear()
 
 
 def rows_of(weight: Tensor | None, value: Any) -> Any:

@@ -116,6 +116,7 @@ def test_a_table_against_guidance_and_p_uncond(tmp_path):
     assert [round(float(scale) - 1, 9) for scale in printed.split(",")] == [*(w / 10 for w in range(11)), 2, 3, 4]  # CFG table 1
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("evaluate")
 def test_published_numbers_stand_beside(run, tmp_path):
     """Of a word that is typed, with what forbids the comparison and what would mend it, when a cell is measured and when it is there

@@ -154,6 +154,7 @@ def test_a_recipe_that_says_something_else_is_none(place, tmp_path, recipe):
     assert line["passport"]["sampler"] == {"name": "given images"} and line["passport"]["nfe"] == 0
 
 
+@pytest.mark.slow
 def test_the_command_on_two_processes(place, tmp_path):
     """As a user types it, a data set's word as the reference; two processes give the number of one, and a second call measures nothing."""
     words = [f"images={place / 'made.npz'}", "reference=digits", METRIC, f"paths.cache={place / 'cache'}", "device=cpu"]

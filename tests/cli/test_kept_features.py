@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from commands import command, succeeded
 from inside import lines, measured
 
+from diffusion.evaluation.cells import ours
 from diffusion.generate import Recipe
 from diffusion.metrics import DigitsClassifier
+from diffusion.part import Part
 
 HOW = ["dataset=digits", "sampler=ddim", "grid.steps=3", "sample_batch_size=16"]
 FD = ["metric=fd_digits", "metric.n=40", "metric.groups=0"]
@@ -86,12 +89,38 @@ def test_fewer_images_are_there_and_of_more_the_rest_is_made(evaluate, calls):
     assert fresh(calls) == {"made": 0, "seen": 0}
 
 
-@pytest.mark.parametrize("changed", ["seed=5", "grid.steps=4", "sampler=ddpm", "floor=true"])
+@pytest.mark.parametrize("changed", ["seed=5", "grid.steps=4", "sampler=ddpm", "floor=true", "dataset.split=test", "schedule=linear"])
 def test_other_images_are_made(evaluate, calls, changed):
+    evaluate("first", *KD, changed, "keep_features=0")
     evaluate("kept", *FD)
     fresh(calls)
     evaluate("kept", *KD, changed)
     assert fresh(calls)["seen"] == 40
+
+
+def test_metrics_of_a_model_and_of_fewer_images_go_beside(evaluate, calls):
+    """What is kept serves the one, and the other has what it needs."""
+    evaluate("kept", *FD, "metric.n=60")
+    fresh(calls)
+    evaluate("kept", "metric=[kid,nll_vlb]", *KD[1:], "metric.nll_vlb.images=4", "metric.kid.n=60")
+    assert fresh(calls) == {"made": 0, "seen": 0}
+    evaluate("kept", "metric=[kid,sliced_wasserstein]", *KD[1:], "metric.kid.n=60", "metric.sliced_wasserstein.n=16", "metric.kid.seed=3")
+    assert fresh(calls)["made"] == 16  # the first batch; the others are there
+
+
+def test_a_book_only_grows(tmp_path):
+    """Two commands of one cell, of different numbers of images, at the same time."""
+    rows = torch.arange(24.0).reshape(12, 2)
+    small, large = Part(tmp_path, 4), Part(tmp_path, 12)
+    large.put(torch.arange(4, 12), rows[4:], 1)
+    small.put(torch.arange(4), rows[:4], 1)
+    assert (Part(tmp_path, 12).made() == 2).all() and torch.equal(Part(tmp_path, 12).images(), rows)
+
+
+def test_of_classes_of_ones_own_nothing_is_kept():
+    """Nobody knows whether their code has changed."""
+    assert ours({"sampler": {"_target_": "diffusion.samplers.DDIM"}, "guidance": [{"_target_": "diffusion.guidance.Clip"}], "grid": None})
+    assert not ours({"guidance": {"mine": {"_target_": "mine.Guidance"}}}) and not ours([{"_target_": "torch.nn.Linear"}])
 
 
 def test_a_metric_that_looks_at_the_pictures_has_them_made(evaluate, calls):

@@ -33,6 +33,7 @@ def slurm(port: int, rank: int) -> dict[str, str]:
         "NTASKS": 2,
         "NTASKS_PER_NODE": 1,
         "NNODES": 2,
+        "STEP_NUM_NODES": 2,
         "PROCID": rank,
         "NODEID": rank,
         "LOCALID": 0,
@@ -88,6 +89,7 @@ def test_machines_that_share_no_folder(tmp_path):
     assert not any((folder / "run").exists() for folder in folders)
 
 
+@pytest.mark.slow
 def test_machines_that_parts_are_written_by(tmp_path):
     """trainer=fsdp on several machines."""
     outcomes = two_machines([tmp_path, tmp_path], "trainer=fsdp", "trainer.num_nodes=auto", environment=slurm)
@@ -106,7 +108,7 @@ def alone(monkeypatch):
 
 def test_what_torchrun_and_slurm_say(alone):
     """Torchrun inside of SLURM is torchrun's."""
-    alone.setenv("SLURM_NNODES", "4")
+    alone.setenv("SLURM_STEP_NUM_NODES", "4")
     with pytest.raises(UserError, match="--ntasks-per-node=N"):
         machines()
     alone.setenv("SLURM_NTASKS_PER_NODE", "8")

@@ -89,6 +89,7 @@ def test_each_process_wrote_its_half(folders):
     assert (folders["parts"] / "last.ckpt").stat().st_size < 200_000 < sum(f.stat().st_size for f in folders["parts"].glob("shards/*/*"))
 
 
+@pytest.mark.xdist_group("sharded")
 def test_rows_are_those_of_the_whole(folders):
     """Read by pieces, across the parts' borders."""
     for parts in read_checkpoint(folders["parts"] / "last.ckpt", whole=False)["state_dict"].values():

@@ -76,6 +76,26 @@ def test_in_a_collection_they_give_the_numbers_that_they_give_alone(make, made):
     assert found == pytest.approx(expected, rel=1e-6)
 
 
+def test_metrics_of_two_networks_are_apart_from_an_empty_batch_on(cache, made):
+    """A collection takes metrics with equal states for one, and before the first image all are equal."""
+    other = DigitsClassifier(cache=cache)
+    other.network = copy.deepcopy(other.network)
+    for weights in other.network.parameters():
+        weights.data.mul_(1.1)
+    other.weights_hash, expected = "1" * 16, {}
+    collection = torchmetrics.MetricCollection({})
+    for name, extractor in (("one", DigitsClassifier(cache=cache)), ("two", other)):
+        metric = FrechetDistance(extractor, 120, cache)
+        metric.setup(Images(), "cpu")
+        expected[name] = alone(copy.copy(metric), made)["fd-digits@120"]
+        metric.reset()
+        collection.add_metrics({name: metric})
+    for chunk in (made[:0], made):
+        collection.update(chunk)
+    assert {key: value.item() for key, value in collection.compute().items()} == pytest.approx(expected, rel=1e-6)
+    assert expected["one"] != pytest.approx(expected["two"], rel=0.01)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_summed_stays_in_its_type(make, made, kind):
     """Whatever the module that a metric is in is cast to."""

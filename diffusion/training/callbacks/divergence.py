@@ -6,9 +6,9 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from diffusion.checkpoint import LAST
+from diffusion.shards import local
 from diffusion.support.errors import UserError
 from diffusion.training.callbacks.periodic import record
-from diffusion.training.sharding import local
 
 
 class Divergence(Callback):

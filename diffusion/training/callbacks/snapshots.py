@@ -5,9 +5,9 @@ from pathlib import Path
 from pytorch_lightning import LightningModule, Trainer
 
 from diffusion.checkpoint import write_together
+from diffusion.shards import shard_of
 from diffusion.training.callbacks.divergence import require_finite
 from diffusion.training.callbacks.periodic import Periodic
-from diffusion.training.sharding import shard_of
 
 
 class Snapshots(Periodic):
