@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from pixel_folders import CIFAR
 
 from diffusion.networks import UNet
 from diffusion.networks.embedding import sinusoidal
@@ -13,19 +14,8 @@ diffusers = pytest.importorskip("diffusers")
 
 def reference(channels: int):
     """The configuration published with google/ddpm-cifar10-32 (its config.json), at any width."""
-    return diffusers.UNet2DModel(
-        sample_size=32,
-        block_out_channels=(channels, 2 * channels, 2 * channels, 2 * channels),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=2,
-        attention_head_dim=None,
-        downsample_padding=0,
-        flip_sin_to_cos=False,
-        freq_shift=1,
-        norm_eps=1e-6,
-        norm_num_groups=32,
-    )
+    widths = {"block_out_channels": (channels, 2 * channels, 2 * channels, 2 * channels), "norm_num_groups": 32}
+    return diffusers.UNet2DModel(**{**CIFAR, **widths})
 
 
 def ours(channels: int) -> UNet:

@@ -13,11 +13,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import MissingConfigException
 
 from diffusion.config import plain, training_hash
+from diffusion.metrics import PSNR, SlicedWasserstein
 from diffusion.mistyped import plainly
 from diffusion.support.host import gpus
 from diffusion.sweeps.jobs import left_in_peace
-from diffusion.sweeps.ledger import Ledger, as_csv, as_markdown
+from diffusion.sweeps.ledger import HIDDEN, Ledger, as_csv, as_markdown
 from diffusion.sweeps.share import share_of
+from diffusion.sweeps.trials import Trials
 
 ROOT = Path(__file__).parents[2]
 TAKE = """
@@ -161,3 +163,24 @@ def test_a_launcher_is_hydra_s(word, hydra_s):
     assert composition(f"launcher={word}").launcher.keys() == file["launcher"].keys()
     missing = MissingConfigException(missing_cfg_file=f"hydra/launcher/{hydra_s}", message="")
     assert plainly(missing) == f"launcher/{hydra_s} is not installed: pip install -e .[sweep]."
+
+
+@pytest.mark.parametrize("metric, best", [(SlicedWasserstein(4, groups=0), min), (PSNR(4), max)])
+def test_a_search_looks_for_the_better_value(metric, best, tmp_path, monkeypatch):
+    """By the metric's own word for it, and it goes on: the second call makes what the first has left."""
+    values = []
+
+    def batch(self, study, space, fixed, size):
+        trial = study.ask(space)
+        trial.set_user_attr("row", {"job": trial.number})
+        values.append(trial.params["optimizer.lr"])
+        study.tell(trial, values[-1])
+
+    monkeypatch.setattr(Trials, "metric", lambda self, space: metric)
+    monkeypatch.setattr(Trials, "batch", batch)
+    (tmp_path / HIDDEN).mkdir()
+    for trials in (2, 5):
+        search = Trials(trials, 1, 0)
+        search.parser, search.runs, search.name = OverridesParser.create(), tmp_path, "search"
+        found = search.sweep(["optimizer.lr=interval(0.1,0.9)", "steps=7"])
+    assert len(values) == 5 and found["best_evaluated_result"] == best(values)
