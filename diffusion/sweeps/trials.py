@@ -114,12 +114,14 @@ class Trials(Sweeper):
             for trial in trials:
                 study.tell(trial, state=TrialState.FAIL)
             raise
-        first = 1 + max((trial.user_attrs["row"]["job"] for trial in study.trials if "row" in trial.user_attrs), default=-1)
+        first = 1 + max((trial.user_attrs["job"] for trial in study.trials if "job" in trial.user_attrs), default=-1)
         results = self.launcher.launch(jobs, initial_job_idx=first)
         ledger = Ledger.current()
         rows = {row["job"]: row for row in ledger.rows()} if ledger else {}
         for number, trial, result in zip(range(first, first + size), trials, results, strict=True):
-            trial.set_user_attr("row", rows.get(number, {"job": number}))
+            trial.set_user_attr("job", number)
+            if number in rows:
+                trial.set_user_attr("row", rows[number])
             value = result.return_value
             failed = value is None or not math.isfinite(value)
             study.tell(trial, **({"state": TrialState.FAIL} if failed else {"values": value}))
@@ -155,5 +157,5 @@ def report(study: "Study") -> dict[str, Any]:
         return {}
     best = study.best_trial
     said = " ".join(f"{key}={value}" for key, value in best.params.items())
-    log.info("best of %d: job %s, %.4g, with %s", len(valued), best.user_attrs["row"]["job"], best.value, said)
+    log.info("best of %d: job %s, %.4g, with %s", len(valued), best.user_attrs["job"], best.value, said)
     return {"name": "optuna", "best_evaluated_params": best.params, "best_evaluated_result": best.value}

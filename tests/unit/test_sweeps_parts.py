@@ -17,7 +17,7 @@ from diffusion.metrics import PSNR, SlicedWasserstein
 from diffusion.mistyped import plainly
 from diffusion.support.host import gpus
 from diffusion.sweeps.jobs import left_in_peace
-from diffusion.sweeps.ledger import HIDDEN, Ledger, as_csv, as_markdown
+from diffusion.sweeps.ledger import HERE, HIDDEN, Ledger, as_csv, as_markdown
 from diffusion.sweeps.share import share_of
 from diffusion.sweeps.trials import Trials
 
@@ -31,6 +31,12 @@ take_share(int(sys.argv[1]), Path(sys.argv[2]))  # a second job of the same proc
 print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
 sys.stdin.read()
 """
+
+
+@pytest.fixture(autouse=True)
+def no_sweep(monkeypatch):
+    """Ledger.begin tells the processes that this one starts of the sweep; the next test is of another."""
+    monkeypatch.setenv(HERE, "")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +121,6 @@ def test_a_job_is_left_in_peace_before_it_is_queued_again():
 
 def test_the_rows(tmp_path, monkeypatch):
     """The last of each job, in order; the words that differ; numbers with their errors; a | in a word does not end a cell."""
-    monkeypatch.delenv("DIFFUSION_SWEEP", raising=False)
     assert Ledger.current() is None
     Ledger(tmp_path, "x").begin("python train.py -m")
     ledger = Ledger.current()
@@ -172,7 +177,7 @@ def test_a_search_looks_for_the_better_value(metric, best, tmp_path, monkeypatch
 
     def batch(self, study, space, fixed, size):
         trial = study.ask(space)
-        trial.set_user_attr("row", {"job": trial.number})
+        trial.set_user_attr("job", trial.number)
         values.append(trial.params["optimizer.lr"])
         study.tell(trial, values[-1])
 
