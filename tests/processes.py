@@ -2,9 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
+
+from forks import FORKS
 
 HERE = Path(__file__).parent
 
@@ -19,20 +19,20 @@ def two_ranks(worker: str, folder: Path, *words: str, timeout: int = 120, world:
     path = os.pathsep.join(map(str, (HERE.parent, HERE, HERE / "distributed")))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     outputs = [folder / f"{rank}.json" for rank in range(world)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", worker, str(rank), str(folder / "rendezvous"), *words, str(output)],
-            env=environment | {"LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
+    said = [[folder / f"{rank}.{name}" for name in ("out", "err")] for rank in range(world)]
+    ranks = [
+        FORKS.start(
+            ["-c", worker, str(rank), str(folder / "rendezvous"), *words, str(output)],
+            Path.cwd(),
+            environment | {"LOCAL_RANK": str(rank)},
+            told,
         )
-        for rank, output in enumerate(outputs)
+        for rank, (output, told) in enumerate(zip(outputs, said, strict=True))
     ]
-    try:
-        for process in processes:
-            errors = process.communicate(timeout=timeout)[1]
-            assert process.returncode == 0, errors
-    finally:
-        for process in processes:
-            process.kill()
+    codes = [FORKS.wait(rank, timeout) for rank in ranks]
+    errors = [err.read_text() for _, err in said]
+    for pair in said:
+        for file in pair:
+            file.unlink()
+    assert codes == [0] * world, (codes, *errors)
     return [json.loads(output.read_text()) for output in outputs]

@@ -126,7 +126,7 @@ def run_to_be(identity: str, made: Path, steps: int) -> tuple[Path, int | None, 
 
 @contextmanager
 def alone_with(identity: str, runs: Path) -> Iterator[None]:
-    """Wait until no other process has a job of this identity; under torchrun the first rank does."""
+    """Wait until no other process has a job of this identity. Under torchrun, whose other ranks would not wait, UserError if one has."""
     if int(os.environ.get("RANK", 0)):
         yield
         return
@@ -135,7 +135,10 @@ def alone_with(identity: str, runs: Path) -> Iterator[None]:
         with lock(file, wait=False):
             pass
     except BlockingIOError:
-        log.info("another process trains what job %s would: it is waited for", HydraConfig.get().job.num)
+        said = f"another process trains what job {HydraConfig.get().job.num} would"
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise UserError(f"{said}, and torchrun's ranks do not wait for it: say this again when it has ended.") from None
+        log.info("%s: it is waited for", said)
     with lock(file):
         yield
 

@@ -4,8 +4,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-ROOT = Path(__file__).parents[2]
+from forks import FORKS, ROOT
+
 SMALL = [
     "dataset=synthetic",
     "dataset.image_size=8",
@@ -26,10 +28,19 @@ SMALL = [
 def command(
     *words: str, launcher: tuple[str, ...] = (), timeout: float = 300, env: dict | None = None, cwd: Path = ROOT
 ) -> subprocess.CompletedProcess:
-    """Run `python [launcher] WORDS` in the repository's root, or elsewhere; never raises, the caller looks at returncode."""
-    line = [sys.executable, *launcher, *map(str, words)]
+    """Run `python [launcher] WORDS` in the repository's root, or elsewhere; never raises, the caller looks at returncode. With a launcher
+    or an environment of its own it is a new process, otherwise the child of one that has imported all."""
+    line = [*launcher, *map(str, words)]
     environment = {k: v for k, v in os.environ.items() if k not in ("HYDRA_FULL_ERROR",)} | (env or {})
-    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=environment)
+    if launcher or env:
+        return subprocess.run([sys.executable, *line], cwd=cwd, capture_output=True, text=True, timeout=timeout, env=environment)
+    with TemporaryDirectory() as folder:
+        output = [Path(folder) / name for name in ("stdout", "stderr")]
+        code = FORKS.wait(FORKS.start(line, cwd, environment, output), timeout)
+        said = [path.read_text() if path.exists() else "" for path in output]
+    if code is None:
+        raise subprocess.TimeoutExpired(line, timeout, *said)
+    return subprocess.CompletedProcess(line, code, *said)
 
 
 def succeeded(result: subprocess.CompletedProcess) -> str:

@@ -75,7 +75,6 @@ def test_a_failure_and_the_same_jobs_in_another_order(tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-@pytest.mark.slow  # each a new Python
 def test_bad_input(tmp_path, words, said):
     result = command("train.py", *[word for word in words if word == "-m"], *WORDS, *place(tmp_path), *[w for w in words if w != "-m"])
     assert result.returncode == 1 and said in result.stderr and "Traceback" not in result.stderr

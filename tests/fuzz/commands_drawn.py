@@ -1,14 +1,12 @@
 """The command of a number, drawn by a seed and run; and what all of them share: imports that are made once, and a run."""
 
-import importlib
 import random
 from pathlib import Path
 
 from drawing import COMMANDS, OFTEN, drawn
+from forks import imports
 from judging import Outcome, outcome
 from PIL import Image
-
-IMPORTED = ("diffusion.training.run", "diffusion.evaluation.cells", "diffusion.editing", "diffusion.pictures", "hydra.main")
 
 
 def numbered(index: int, seed: int, at: Path, train: bool = True) -> Outcome:
@@ -20,8 +18,7 @@ def numbered(index: int, seed: int, at: Path, train: bool = True) -> Outcome:
 
 def prepared(at: Path) -> Path:
     """A folder in which the commands run, with the run that some of them read."""
-    for module in IMPORTED:
-        importlib.import_module(module)
+    imports()
     words = [word.format(here=at / "first", cache=at / "cache") for word in COMMANDS["train"].base.split()]
     words = [*(word for word in words if not word.startswith(("name=", "paths.runs="))), "name=run", f"paths.runs={at}"]
     first = outcome(COMMANDS["train"], words, at / "first", None)

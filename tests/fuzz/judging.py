@@ -3,18 +3,16 @@
 import os
 import re
 import resource
-import runpy
 import shlex
 import shutil
 import signal
-import sys
 import time
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
-from composing import ROOT
 from drawing import Command
+from forks import ROOT, program, waited
 
 OUTPUT = ("said", "err")
 MEMORY, SECONDS = 4 * 2**30, 25  # of a command: of private memory, and of the processor
@@ -48,7 +46,9 @@ def outcome(command: Command, words: list[str], here: Path, run: Path | None, tr
     child = os.fork()
     if child == 0:
         _run(command, words, here, train)
-    code = _waited(child, began + 8 * SECONDS)
+    code = waited(child, began + 8 * SECONDS)
+    if code in (-signal.SIGXCPU, -signal.SIGKILL):
+        code = None
     seconds = time.monotonic() - began
     said, err = ((here / name).read_text(errors="replace") if (here / name).exists() else "" for name in OUTPUT)
     after = contents(here)
@@ -84,46 +84,17 @@ def judged(code: int | None, said: str, err: str, changed: list[str]) -> str:
     return f"half-written: {', '.join(changed[:5])}" if changed and not began else ""
 
 
-def _run(command: Command, words: list[str], here: Path, train: bool) -> None:
-    """The child: never returns."""
-    code = 70
-    try:
-        os.setsid()
-        os.chdir(here)
-        for number, name in enumerate(OUTPUT, 1):
-            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-        os.environ |= {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}  # no downloads
-        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
-        if not train:
-            from pytorch_lightning import Trainer
+def _run(command: Command, words: list[str], here: Path, train: bool) -> NoReturn:
+    """The child."""
+    os.setsid()
+    os.chdir(here)
+    os.environ |= {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}  # no downloads
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
+    if not train:
+        from pytorch_lightning import Trainer
 
-            Trainer.fit = lambda *given, **named: None
-        module = command.program.removeprefix("-m ")
-        sys.argv = [str(ROOT / module), *words]
-        if module == command.program:
-            runpy.run_path(sys.argv[0], run_name="__main__")
-        else:
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _waited(child: int, until: float) -> int | None:
-    """The exit code of the child, or None for one that took more than its time."""
-    while time.monotonic() < until:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            code = os.waitstatus_to_exitcode(status)
-            return None if code in (-signal.SIGXCPU, -signal.SIGKILL) else code
-        time.sleep(0.02)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
+        Trainer.fit = lambda *given, **named: None
+    module = command.program.removeprefix("-m ")
+    begun = [str(ROOT / module)] if module == command.program else ["-m", module]
+    program([*begun, *words], [here / name for name in OUTPUT])

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -15,8 +16,9 @@ from hydra.errors import MissingConfigException
 from diffusion.config import plain, training_hash
 from diffusion.metrics import PSNR, SlicedWasserstein
 from diffusion.mistyped import plainly
+from diffusion.support.errors import UserError
 from diffusion.support.host import gpus
-from diffusion.sweeps.jobs import left_in_peace
+from diffusion.sweeps.jobs import alone_with, left_in_peace
 from diffusion.sweeps.ledger import HERE, HIDDEN, Ledger, as_csv, as_markdown
 from diffusion.sweeps.share import share_of
 from diffusion.sweeps.trials import Trials
@@ -189,3 +191,17 @@ def test_a_search_looks_for_the_better_value(metric, best, tmp_path, monkeypatch
         search.parser, search.runs, search.name = OverridesParser.create(), tmp_path, "search"
         found = search.sweep(["optimizer.lr=interval(0.1,0.9)", "steps=7"])
     assert len(values) == 5 and found["best_evaluated_result"] == best(values)
+
+
+def test_torchrun_s_ranks_wait_for_no_other_process(tmp_path, monkeypatch):
+    """The others would have begun; by itself, a process waits."""
+    hydra = SimpleNamespace(get=lambda: SimpleNamespace(job=SimpleNamespace(num=4)))
+    monkeypatch.setattr("diffusion.sweeps.jobs.HydraConfig", hydra)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with alone_with("a", tmp_path), alone_with("b", tmp_path):
+        with pytest.raises(UserError, match="another process trains what job 4 would, and torchrun's ranks do not wait"):
+            alone_with("a", tmp_path).__enter__()
+        monkeypatch.setenv("RANK", "1")
+        with alone_with("a", tmp_path):
+            pass
