@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -98,6 +97,6 @@ def configured(name: str, schema: type, typed: list[str]) -> dict:
     return own(configured("train", TrainSchema, []), cfg, keys)
 
 
-def python(words: list[str]) -> list[str]:
-    """A printed command for this interpreter, from any folder."""
-    return [sys.executable, *(str(ROOT / word) if word in ("train.py", "sample.py") else word for word in words[1:])]
+def fully(words: list[str]) -> list[str]:
+    """A printed command's words after `python`, for any folder."""
+    return [str(ROOT / word) if word in ("train.py", "sample.py") else word for word in words[1:]]

@@ -2,11 +2,11 @@
 
 import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
-from documents import COMMANDS, ROOT, blocks, commands, configured, house, program, python, rows, variants
+from commands import command, succeeded
+from documents import COMMANDS, ROOT, blocks, commands, configured, fully, house, program, rows, variants
 
 from diffusion.support.build import build
 
@@ -100,10 +100,7 @@ def folder(tmp_path_factory) -> Path:
 
 def did(folder: Path, words: list[str]) -> str:
     """What a command said, that succeeded in this folder."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
-    run = subprocess.run(python(words), cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
-    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
-    return run.stdout
+    return succeeded(command(*fully(words), cwd=folder, env={"PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}))
 
 
 @pytest.mark.xdist_group("readme")

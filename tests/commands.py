@@ -29,10 +29,10 @@ def command(
     *words: str, launcher: tuple[str, ...] = (), timeout: float = 300, env: dict | None = None, cwd: Path = ROOT
 ) -> subprocess.CompletedProcess:
     """Run `python [launcher] WORDS` in the repository's root, or elsewhere; never raises, the caller looks at returncode. With a launcher
-    or an environment of its own it is a new process, otherwise the child of one that has imported all."""
+    or an environment of its own, but for PYTHONPATH, it is a new process, otherwise the child of one that has imported all."""
     line = [*launcher, *map(str, words)]
     environment = {k: v for k, v in os.environ.items() if k not in ("HYDRA_FULL_ERROR",)} | (env or {})
-    if launcher or env:
+    if launcher or (env or {}).keys() - {"PYTHONPATH"}:
         return subprocess.run([sys.executable, *line], cwd=cwd, capture_output=True, text=True, timeout=timeout, env=environment)
     with TemporaryDirectory() as folder:
         output = [Path(folder) / name for name in ("stdout", "stderr")]
