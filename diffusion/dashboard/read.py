@@ -19,7 +19,7 @@ from diffusion.published import Published
 from diffusion.support.errors import UserError
 from diffusion.support.trust import parsed
 
-AXES = ("step", "images", "time")
+AXES = ("step", "images", "time", "since")
 NUMBER = (int, float, type(None))  # None is a number that was not finite
 PICTURE = re.compile(r"(?P<recipe>.+)-step=(?P<step>\d{1,15})\.png", re.ASCII)
 EXACT = 2**53  # the integers below it are floats too, in Python and in the page
@@ -125,20 +125,22 @@ def records(folder: Path, passed_over: list[bytes]) -> Iterator[dict]:
 
 
 class Clock:
-    """Seconds of training until a step. A resumed run goes back in steps, and so does its clock; pauses are not counted."""
+    """Seconds of training until a step, without pauses: a line says `since` when its process trains, and where that is new the clock goes
+    on from what it showed. If a run goes back in steps, so does its clock; of an older one, without `since`, nothing else is known."""
 
     def __init__(self) -> None:
         self.steps: list[int] = []  # in order, and the seconds of each
         self.seconds: list[float] = []
-        self.zero: float | None = None
+        self.zero = self.since = math.nan  # before the first line
 
-    def __call__(self, step: int, time: float) -> float:
-        if self.zero is None:
-            self.zero = time
-        if self.steps and step < self.steps[-1]:  # what was recorded after it is recorded again
+    def __call__(self, step: int, time: float, since: Any = None) -> float:
+        since = since if since is None else real(since, "since")
+        again = bool(self.steps) and step < self.steps[-1]
+        if again:  # what was recorded after it is recorded again
             known = bisect_right(self.steps, step)
             del self.steps[known:], self.seconds[known:]
-            self.zero = time - (self.seconds[-1] if known else 0.0)
+        if again or since != self.since:
+            self.zero, self.since = (time if since is None else since) - (self.seconds[-1] if self.seconds else 0.0), since
         self.steps.append(step)
         self.seconds.append(time - self.zero)
         return self.seconds[-1]
@@ -155,7 +157,8 @@ def read_run(folder: Path) -> Run:
     for record in records(folder, passed_over):
         step, images, time = record["step"], record.get("images"), record.get("time")
         old = axis.get(step, (math.nan, math.nan))
-        axis[step] = (old[0] if images is None else real(images, "images"), old[1] if time is None else clock(step, real(time, "time")))
+        seconds = old[1] if time is None else clock(step, real(time, "time"), record.get("since"))
+        axis[step] = (old[0] if images is None else real(images, "images"), seconds)
         passport = interned(record.get("passport"), passports)
         for key, value in record.items():
             kind = type(value)

@@ -5,7 +5,6 @@ import logging
 import os
 import shlex
 import signal
-import socket
 import sys
 import threading
 import time
@@ -20,10 +19,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from diffusion.config import run_name
+from diffusion.shell import disk_s_end
 from diffusion.support.errors import UserError, refuse
-from diffusion.support.files import lock
+from diffusion.support.files import lock, require_writable
 from diffusion.sweeps.jobs import require_settings_of_a_word
-from diffusion.sweeps.ledger import HIDDEN, Ledger
+from diffusion.sweeps.ledger import Ledger
 
 HELD = ExitStack()  # the lock of the sweep's name, until this process ends
 PATIENCE = 20.0  # seconds for jobs in other processes to save and end
@@ -31,10 +31,11 @@ log = logging.getLogger(__name__)
 
 
 class Sweep(Callback):
-    """Hydra's hooks around a sweep, in the process that was started by its command; its jobs may be in others."""
+    """Hydra's hooks around a sweep, in the process that was started by its command; its jobs may be in others, which live longer than it
+    does where it is `outlived`."""
 
-    def __init__(self) -> None:
-        self.ended = False
+    def __init__(self, outlived: bool = False) -> None:
+        self.outlived, self.ended = outlived, False
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """No rows yet. Refuses a sweep whose name another one has that is at work."""
@@ -42,27 +43,34 @@ class Sweep(Callback):
             return
         setup_globals()
         HydraConfig.instance().set_config(config)
-        runs = Path(config.hydra.sweep.dir)
         try:
-            require_settings_of_a_word(config)
-            ledger = Ledger(runs, run_name(config.name))
-            HELD.enter_context(lock(runs / HIDDEN / f"{run_name(config.name)}.sweep", wait=False))
+            with disk_s_end():
+                self.begin(config, Path(config.hydra.sweep.dir))
         except UserError as error:
             refuse(str(error))
-        except BlockingIOError:
-            refuse(f"Another sweep of name={config.name} is at work: wait for its end, or give another name=NAME.")
-        ledger.begin(shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]))
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(signum, stop)
         atexit.register(self.end, os.getpid())
 
+    def begin(self, config: DictConfig, runs: Path) -> None:
+        """The ledger. Raises UserError where there cannot be one."""
+        require_settings_of_a_word(config)
+        require_writable(runs, "paths.runs")
+        ledger = Ledger(runs, run_name(config.name))
+        try:
+            HELD.enter_context(lock(ledger.holder, wait=False))
+        except BlockingIOError:
+            raise UserError(f"Another sweep of name={config.name} is at work: wait for its end, or give another name=NAME.") from None
+        ledger.begin(shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]), self.outlived)
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """The table and, if a job failed, exit code 1."""
-        self.end(os.getpid())
         ledger = Ledger.current()
         if ledger is None:
             return
+        self.settle(ledger)
+        self.end(os.getpid())
         rows = ledger.rows()
         if failed := [str(row["job"]) for row in rows if row["state"] != "done" and row["state"] != "skipped"]:
             refuse(f"Of {len(rows)} jobs {len(failed)} failed, job {', '.join(failed)}; why is said in {ledger.table}.")
@@ -73,11 +81,16 @@ class Sweep(Callback):
         if self.ended or ledger is None or os.getpid() != pid:
             return
         self.ended = True
-        for row in ledger.running():
-            ledger.record(row | {"state": "stopped", "why": "its process ended without a word"})
+        if not ledger.outlived():
+            self.settle(ledger)
         if ledger.rows():
             print(ledger.table.read_text(), ledger.table, sep="\n", flush=True)
             draw_runs(ledger.table.parent)
+
+    def settle(self, ledger: Ledger) -> None:
+        """None is running any more."""
+        for row in ledger.running():
+            ledger.record(row | {"state": "stopped", "why": "its process ended without a word"})
 
 
 def draw_runs(runs: Path) -> None:
@@ -92,15 +105,13 @@ def draw_runs(runs: Path) -> None:
 
 
 def stop(signum: int, _: object) -> None:
-    """The handler of SIGTERM and SIGINT where no training of this process has its own: jobs in other processes on this machine are asked to
+    """The handler of SIGTERM and SIGINT where no training of this process has its own: jobs in other processes on this machine are told to
     save and end, and waited for; then this one ends."""
     signal.signal(signum, signal.SIG_IGN)
-    ledger, here, until = Ledger.current(), (socket.gethostname(), os.getpid()), time.monotonic() + PATIENCE
-    others = [row["pid"] for row in ledger.running() if row["host"] == here[0] and row["pid"] != here[1]] if ledger else []
-    for pid in others:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-    while ledger and time.monotonic() < until and any(row["pid"] in others for row in ledger.running()):
-        time.sleep(0.1)
+    ledger, until = Ledger.current(), time.monotonic() + PATIENCE
+    if ledger and not ledger.outlived():
+        ledger.stop()
+        while time.monotonic() < until and any(row["pid"] != os.getpid() for row in ledger.running()):
+            time.sleep(0.1)
     signal.signal(signum, stop)
     sys.exit(128 + signum)

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,9 +72,9 @@ def one_job(cfg: DictConfig, train: Train) -> float:
     made = Path(hydra.runtime.output_dir)
     if at_once := cfg.get("launcher", {}).get("n_jobs"):
         take_share(at_once, made.parent / HIDDEN)
-        end_with_the_parent()
     row: dict[str, Any] = {"job": hydra.job.num, "words": words(), "folder": "", "why": ""}
     with recorded(row), begin(made, cfg.trust), left_in_peace():
+        end_with_the_sweep()
         row["state"] = attempt(cfg, made, train, row)
         row |= results(row["folder"])
         number = row["value"] = objective(row)
@@ -234,9 +235,19 @@ def left_in_peace() -> Iterator[None]:
         signal.signal(signal.SIGUSR2, again)
 
 
-def end_with_the_parent() -> None:
-    """Where several processes work for a sweep, end this one, as by SIGTERM, when the one that started it has ended, however it did."""
-    from diffusion.training.launch import follow
+def end_with_the_sweep() -> None:
+    """In another process than the sweep's own: end this one, as by SIGTERM, when the sweep was stopped or has ended, however it did. Raises
+    SystemExit where it has already, as for a job that was still loading."""
+    ledger = Ledger.current()
+    if ledger is None or ledger.at_home():
+        return
+    if ledger.over():
+        raise SystemExit(128 + signal.SIGTERM)
+
+    def watch() -> None:
+        while not ledger.over():
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     if not any(thread.name == FOLLOWING for thread in threading.enumerate()):
-        follow(lambda: os.kill(os.getpid(), signal.SIGTERM), FOLLOWING)
+        threading.Thread(target=watch, name=FOLLOWING, daemon=True).start()

@@ -5,42 +5,68 @@ import io
 import json
 import math
 import os
+import secrets
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from diffusion.dashboard.files import locked
 from diffusion.dashboard.read import read_run
 from diffusion.support.files import atomic, lock
 
-HERE = "DIFFUSION_SWEEP"  # the environment's name for the file, by which the processes of a sweep find it
+HERE = "DIFFUSION_SWEEP"  # the environment's name for SWEEP@FILE, by which the processes of a sweep find its rows
 HIDDEN = ".sweeps"  # in the folder of a sweep's runs: its lines, and the locks of its jobs
 NAMED = ("loss", "loss/accuracy", "heldout")  # numbers of a run beside those of its metrics, which have an @
 
 
 class Ledger:
     """The rows of one sweep, at RUNS/.sweeps/NAME.jsonl, and its table, at RUNS/NAME.md and .csv, which are new after each row: what was
-    done before a sweep was killed can be read."""
+    done before a sweep was killed can be read.
 
-    def __init__(self, runs: Path, name: str) -> None:
-        self.file, self.table = runs / HIDDEN / f"{name}.jsonl", runs / f"{name}.md"
+    `sweep` says which one of this name it is: what works for an earlier one writes nothing. `holder` is a lock that the sweep's own process
+    has for as long as it lives, by which those of its jobs see when it has ended, however it did."""
+
+    def __init__(self, runs: Path, name: str, sweep: str = "") -> None:
+        self.file, self.table, self.sweep = runs / HIDDEN / f"{name}.jsonl", runs / f"{name}.md", sweep
+        self.holder = self.file.with_suffix(".sweep")
 
     @classmethod
     def current(cls) -> Self | None:
         """That of the sweep which this process works for; None for another rank of torchrun, whose first one speaks for all."""
-        place = os.environ.get(HERE)
-        return cls(Path(place).parents[1], Path(place).stem) if place else None
+        sweep, _, place = os.environ.get(HERE, "").partition("@")
+        return cls(Path(place).parents[1], Path(place).stem, sweep) if place else None
 
-    def begin(self, command: str) -> None:
-        """No rows yet, and the processes that this one starts find it."""
-        with self.alone():
-            self.file.write_text(json.dumps({"command": command}) + "\n")
-        os.environ[HERE] = str(self.file.resolve())
+    def begin(self, command: str, outlived: bool = False) -> None:
+        """No rows yet, and the processes that this one starts find it; they may live longer than it does where it is `outlived`."""
+        self.sweep = secrets.token_hex(8)
+        with self.alone(), atomic(self.file) as temporary:
+            first = {"command": command, "sweep": self.sweep, "outlived": outlived, "pid": os.getpid()}
+            temporary.write_text(json.dumps(first) + "\n")
+        os.environ[HERE] = f"{self.sweep}@{self.file.resolve()}"
+
+    def stop(self) -> None:
+        """Say to the jobs that they are to save and end. No lock is waited for: a signal's handler may have interrupted who has it."""
+        with self.file.open("a") as file:
+            file.write("\n" + json.dumps({"stopped": True}) + "\n")
+
+    def over(self) -> bool:
+        """Whether the sweep was stopped or has ended, or another one of its name has begun; its jobs have to end then. Never where it is
+        outlived, and not where it cannot be seen."""
+        try:
+            first, *said = self.lines()
+        except OSError:
+            return False
+        if first["outlived"]:
+            return False
+        return first["sweep"] != self.sweep or any("stopped" in line for line in said) or locked(self.holder) is False
 
     def record(self, row: Mapping[str, Any]) -> None:
-        """Append a row, which replaces that of the same job, and write the table."""
+        """Append a row, which replaces that of the same job, and write the table; not in those of another sweep of this name."""
         place = {"pid": os.getpid(), "host": socket.gethostname()}
         with self.alone():
+            if self.lines()[0]["sweep"] != self.sweep:
+                return
             torn = not self.file.read_bytes().endswith(b"\n")  # by a process that was killed as it wrote
             with self.file.open("a") as file:
                 file.write("\n" * torn + json.dumps({**row, **place}) + "\n")
@@ -53,27 +79,39 @@ class Ledger:
         """The lock of the rows."""
         return lock(self.file.with_suffix(".lock"))
 
+    def lines(self) -> list[dict[str, Any]]:
+        """What is known of the sweep, then rows, and perhaps that it was stopped; without parts of lines, which are being written or were
+        left by a process that was killed."""
+        return [said for line in self.file.read_text().splitlines() if (said := said_by(line))]
+
     def command(self) -> str:
         """The sweep's command."""
-        return str(json.loads(self.file.read_text().splitlines()[0])["command"])
+        return str(self.lines()[0]["command"])
+
+    def outlived(self) -> bool:
+        """Whether jobs go on when the sweep's own process has ended, as those of a cluster do."""
+        return bool(self.lines()[0]["outlived"])
+
+    def at_home(self) -> bool:
+        """Whether this is the sweep's own process."""
+        return bool(self.lines()[0]["pid"] == os.getpid())
 
     def rows(self) -> list[dict[str, Any]]:
         """The last row of each job, in the order of their numbers."""
-        found = [row for line in self.file.read_text().splitlines()[1:] if (row := row_of(line))]
-        return [row for _, row in sorted({row["job"]: row for row in found}.items())]
+        return [row for _, row in sorted({line["job"]: line for line in self.lines() if "job" in line}.items())]
 
     def running(self) -> list[dict[str, Any]]:
         """The rows of jobs that have begun and not ended."""
         return [row for row in self.rows() if row["state"] == "running"]
 
 
-def row_of(line: str) -> dict[str, Any] | None:
-    """The row of a line; None for a part of one, which is being written or was left by a process that was killed."""
+def said_by(line: str) -> dict[str, Any] | None:
+    """What a line says; None for a part of one."""
     try:
-        row: dict[str, Any] = json.loads(line)
+        said: dict[str, Any] = json.loads(line)
     except ValueError:
         return None
-    return row
+    return said
 
 
 def results(place: str) -> dict[str, Any]:

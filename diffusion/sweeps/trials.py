@@ -3,11 +3,12 @@
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from hydra.core.plugins import Plugins
@@ -65,21 +66,26 @@ class Trials(Sweeper):
         fixed = [f"{word.get_key_element()}={word.get_value_element_as_str()}" for word in parsed if not word.is_sweep_override()]
         if not space:
             raise UserError("sweeper=optuna has nothing to search: say optimizer.lr=interval(1e-5,1e-3), or schedule=linear,cosine.")
-        metric = self.metric(space)
-        study = self.study(bool(metric.higher_is_better), space)
+        config, said = configuration(self.task, self.runs)
+        metric = self.metric(config, space)
+        apart = sorted(f"{key}={value}" for key, value in self.params.items())  # which are not in the command's configuration
+        study = self.study(bool(metric.higher_is_better), space, [yaml.safe_load(said["words.yaml"])["hash"], *apart])
         while (left := self.n_trials - len(tried(study))) > 0:
             self.batch(study, space, fixed, min(left, self.n_jobs))
         return report(study)
 
-    def metric(self, space: dict[str, Any]) -> Any:
+    def metric(self, config: Mapping[str, Any], space: dict[str, Any]) -> Any:
         """The metric that is searched by. Raises UserError if there is none."""
-        metric = first_metric(configuration(self.task, self.runs)[0]["metric"])
+        metric = first_metric(config["metric"])
         if metric is None or "metric" in space:
             raise UserError("sweeper=optuna searches by the first metric of all the runs: say metric=fd_digits, fid or another, and one.")
         return metric
 
-    def study(self, higher: bool, space: dict[str, Any]) -> "Study":
-        """That of this sweep's name, with what it knows already. Raises UserError for another space under the same name."""
+    def study(self, higher: bool, space: dict[str, Any], fixed: list[str]) -> "Study":
+        """That of this sweep's name, with what it knows already. It says what it is a search of: the words that are searched, and all that
+        is the same in its trials, `fixed`, since a number of another metric or data set says nothing of these.
+
+        Raises UserError for another search under the same name, and for one of an older version, which did not say."""
         import optuna
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
@@ -88,10 +94,12 @@ class Trials(Sweeper):
         storage = JournalStorage(JournalFileBackend(str(self.runs / HIDDEN / f"{self.name}.study")))
         direction = optuna.study.StudyDirection.MAXIMIZE if higher else optuna.study.StudyDirection.MINIMIZE
         study = optuna.create_study(storage=storage, study_name="sweep", direction=direction, load_if_exists=True)
-        searched = {key: optuna.distributions.distribution_to_json(kind) for key, kind in space.items()}
-        if study.user_attrs.get("space", searched) != searched or study.direction != direction:
-            raise UserError(f"name={self.name} is a search of other words, or by another metric: give another name=NAME.")
-        study.set_user_attr("space", searched)
+        search = {"space": {key: optuna.distributions.distribution_to_json(kind) for key, kind in space.items()}, "fixed": fixed}
+        if study.direction != direction or (study.user_attrs or {"search": search}).get("search") != search:
+            raise UserError(
+                f"name={self.name} is a search of other words, by another metric, or of an older version: give another name=NAME."
+            )
+        study.set_user_attr("search", search)
         ledger = Ledger.current()
         for trial in study.trials:
             if trial.state == optuna.trial.TrialState.RUNNING:  # when the sweep was stopped

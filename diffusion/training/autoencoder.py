@@ -84,6 +84,7 @@ class AutoencoderModule(TrainingModule):
 
     def on_fit_start(self) -> None:
         """The discriminator is nobody's submodule, so it is moved by itself."""
+        super().on_fit_start()
         if self.opponent is not None:
             self.opponent.to(self.device)
 

@@ -1,5 +1,6 @@
 """What every training has: the optimizer and its learning rate, an average of the weights, meters, ways to sample, checkpoints."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -44,6 +45,11 @@ class TrainingModule(LightningModule):
         self.latest: dict[str, float] = {}  # the last value of each recorded number
         self.latest_step: dict[str, int] = {}  # and of which step it is
         self.evaluation_seconds = 0.0
+        self.since = time.time()  # when this process began to train, in seconds since 1970
+
+    def on_fit_start(self) -> None:
+        """See since."""
+        self.since = time.time()
 
     def configure_model(self) -> None:
         """A strategy that shards leaves this device its part of the weights, and of their average."""

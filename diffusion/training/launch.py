@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,7 +40,7 @@ def job(config: Mapping[str, Any], folder: Path, trust: Sequence[str] = ()) -> I
     with TemporaryDirectory() as handed:
         file = Path(handed) / "config.yaml"
         file.write_text(yaml.safe_dump(dict(config), sort_keys=False))
-        command = [sys.executable, "-m", "diffusion.training.run", str(file), str(folder), *trust]
+        command = [sys.executable, "-m", "diffusion.training.run", str(file), str(folder), str(os.getpid()), *trust]
         hooks._hydra_subprocess_cmd = lambda rank: (command, os.getcwd())
         try:
             yield
@@ -124,17 +124,16 @@ def end_ranks(trainer: Trainer) -> None:
         time.sleep(0.1)
 
 
-def follow(leave: Callable[[], object] = lambda: os._exit(1), name: str | None = None) -> None:
-    """End this rank when the process that started it has ended, however it did: a rank that waits for another would wait for ever. A job of
-    a sweep leaves in another way."""
-    parent = os.getppid()
+def follow(parent: int) -> None:
+    """End this rank when the process that started it has ended, however it did, be it while this one was loading: a rank that waits for
+    another would wait for ever."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        leave()
+        os._exit(1)
 
-    threading.Thread(target=watch, name=name, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

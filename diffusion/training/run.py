@@ -1,6 +1,7 @@
 """One training run: from a resolved configuration, plain data, to a folder with checkpoints, samples and metrics.jsonl.
 
-`python -m diffusion.training.run CONFIG.yaml FOLDER [PACKAGE ...]` runs a rank of the run in FOLDER; Lightning starts the other ranks so.
+`python -m diffusion.training.run CONFIG.yaml FOLDER PARENT [PACKAGE ...]` runs a rank of the run in FOLDER, for as long as the process of
+the number PARENT lives; Lightning starts the other ranks so.
 """
 
 import logging
@@ -231,10 +232,10 @@ def measured(metrics: Mapping[str, Metric], n: int | None = None) -> list[Metric
     return [other for metric in metrics.values() if (other := metric.resized(n)) is not None]
 
 
-def main(config: str, folder: str, *trust: str) -> None:
+def main(config: str, folder: str, parent: str, *trust: str) -> None:
     """The command line of a rank."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    follow()
+    follow(int(parent))
     with one_sentence(), parting():
         train(yaml.safe_load(Path(config).read_text()), Path(folder), trust=trust)
 

@@ -183,14 +183,28 @@ def test_a_search_looks_for_the_better_value(metric, best, tmp_path, monkeypatch
         values.append(trial.params["optimizer.lr"])
         study.tell(trial, values[-1])
 
-    monkeypatch.setattr(Trials, "metric", lambda self, space: metric)
+    said = ["steps=7", "metric=sliced_wasserstein"]
+
+    def searched(trials, *words, space="interval(0.1,0.9)"):
+        search = Trials(trials, 1, 0)
+        search.parser, search.runs, search.name, search.task = OverridesParser.create(), tmp_path, "search", [*said, *words]
+        return search.sweep([f"optimizer.lr={space}", *words])
+
+    monkeypatch.setattr(
+        "diffusion.sweeps.trials.configuration", lambda words, _: ({"metric": {}}, {"words.yaml": f"hash: {hashed(*words)}"})
+    )
+    monkeypatch.setattr("diffusion.sweeps.trials.first_metric", lambda stages: metric)
     monkeypatch.setattr(Trials, "batch", batch)
     (tmp_path / HIDDEN).mkdir()
     for trials in (2, 5):
-        search = Trials(trials, 1, 0)
-        search.parser, search.runs, search.name = OverridesParser.create(), tmp_path, "search"
-        found = search.sweep(["optimizer.lr=interval(0.1,0.9)", "steps=7"])
+        found = searched(trials, "name=x", "paths.runs=elsewhere")
     assert len(values) == 5 and found["best_evaluated_result"] == best(values)
+    for others in (["steps=4"], ["metric=fd_digits"], ["metric.n=16"], ["dataset.flip=true"]):
+        with pytest.raises(UserError, match="name=search is a search of other words, by another metric"):
+            searched(9, *others)
+    with pytest.raises(UserError, match="name=search is a search of other words"):
+        searched(9, space="interval(0.1,0.8)")
+    assert len(values) == 5
 
 
 def test_torchrun_s_ranks_wait_for_no_other_process(tmp_path, monkeypatch):

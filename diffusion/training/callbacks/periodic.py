@@ -51,7 +51,7 @@ class Periodic(Callback, ABC):
 
 def record(trainer: Trainer, values: dict[str, float], step: int | None = None, **facts: Any) -> None:
     """Write numbers, of this step if it is not another, to every logger and, with the facts about them, as one line of the run's
-    metrics.jsonl; on the first rank."""
+    metrics.jsonl, which says when it is and since when this process trains; on the first rank."""
     step = trainer.global_step if step is None else step
     trainer.lightning_module.latest.update(values)
     trainer.lightning_module.latest_step.update(dict.fromkeys(values, step))
@@ -60,5 +60,5 @@ def record(trainer: Trainer, values: dict[str, float], step: int | None = None, 
     for logger in trainer.loggers:
         logger.log_metrics(values, step=step)
     images = step * trainer.datamodule.per_step
-    line = {"step": step, "images": images, "time": time.time(), **values, **facts}
+    line = {"step": step, "images": images, "time": time.time(), "since": trainer.lightning_module.since, **values, **facts}
     write_metrics(Path(trainer.default_root_dir) / "metrics.jsonl", line)
