@@ -45,7 +45,9 @@ HYDRA = {"hydra", "omegaconf"}
 LIGHTNING = {"pytorch_lightning", "lightning"}
 MAY_USE_LIGHTNING = ("training/", "data/module.py")
 FILES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "diffusion").rglob("*.py"))}
-SCRIPTS = {name: ROOT / name for name in ("train.py", "sample.py", "hydra_plugins/diffusion_optuna.py")}
+SCRIPTS = {
+    name: ROOT / name for name in ("train.py", "sample.py", "hydra_plugins/diffusion_optuna.py", "hydra_plugins/diffusion_submitit.py")
+}
 
 
 def is_type_checking(node: ast.AST) -> bool:

@@ -18,12 +18,11 @@ from hydra.core.utils import setup_globals
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from diffusion.config import run_name
-from diffusion.shell import disk_s_end
+from diffusion.shell import disk_s_end, sentence
 from diffusion.support.errors import UserError, refuse
 from diffusion.support.files import lock, require_writable
 from diffusion.sweeps.jobs import require_settings_of_a_word
-from diffusion.sweeps.ledger import Ledger
+from diffusion.sweeps.ledger import Ledger, sweep_name
 
 HELD = ExitStack()  # the lock of the sweep's name, until this process ends
 PATIENCE = 20.0  # seconds for jobs in other processes to save and end
@@ -46,8 +45,10 @@ class Sweep(Callback):
         try:
             with disk_s_end():
                 self.begin(config, Path(config.hydra.sweep.dir))
-        except UserError as error:
-            refuse(str(error))
+        except Exception as error:  # of which Hydra makes a warning, and goes on
+            if said := sentence(error):
+                refuse(said)
+            raise
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(signum, stop)
@@ -57,11 +58,11 @@ class Sweep(Callback):
         """The ledger. Raises UserError where there cannot be one."""
         require_settings_of_a_word(config)
         require_writable(runs, "paths.runs")
-        ledger = Ledger(runs, run_name(config.name))
+        ledger = Ledger(runs, name := sweep_name(config))
         try:
             HELD.enter_context(lock(ledger.holder, wait=False))
         except BlockingIOError:
-            raise UserError(f"Another sweep of name={config.name} is at work: wait for its end, or give another name=NAME.") from None
+            raise UserError(f"Another sweep of name={name} is at work: wait for its end, or give another name=NAME.") from None
         ledger.begin(shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]), self.outlived)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

@@ -11,6 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+
+from diffusion.config import run_name
 from diffusion.dashboard.files import locked
 from diffusion.dashboard.read import read_run
 from diffusion.support.files import atomic, lock
@@ -103,6 +107,13 @@ class Ledger:
     def running(self) -> list[dict[str, Any]]:
         """The rows of jobs that have begun and not ended."""
         return [row for row in self.rows() if row["state"] == "running"]
+
+
+def sweep_name(config: DictConfig) -> str:
+    """The name of a sweep: NAME or, where that is swept, what was typed of it, as w7,w8. Raises UserError for none of a file."""
+    typed = [word for word in config.hydra.overrides.task if word.startswith("name=")]
+    swept = [word.get_value_string() for word in OverridesParser.create().parse_overrides(typed) if word.is_sweep_override()]
+    return run_name(swept[-1] if swept else config.name)
 
 
 def said_by(line: str) -> dict[str, Any] | None:

@@ -17,11 +17,11 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.config import configuration, run_name
+from diffusion.config import configuration
 from diffusion.support.errors import UserError
 from diffusion.support.ranges import Count, Seed, refused
 from diffusion.sweeps.jobs import first_metric
-from diffusion.sweeps.ledger import HIDDEN, Ledger
+from diffusion.sweeps.ledger import HIDDEN, Ledger, sweep_name
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -46,7 +46,7 @@ class Trials(Sweeper):
         self.parser = OverridesParser.create(config_loader=hydra_context.config_loader)
         self.task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         self.task.resume = None
-        self.runs, self.name = Path(config.hydra.sweep.dir), run_name(config.name)
+        self.runs, self.name = Path(config.hydra.sweep.dir), sweep_name(config)
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )

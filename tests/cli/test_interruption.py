@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from types import SimpleNamespace
@@ -14,10 +15,12 @@ import pytest
 import torch
 from commands import ROOT, SMALL
 
+from diffusion.dashboard.read import read_run
 from diffusion.denoiser import Denoiser
 from diffusion.support.signals import SIGNALS, heed_the_parent_alone
 from diffusion.training.callbacks.checkpoints import Checkpoints
 from diffusion.training.callbacks.interruption import Interrupted, Interruption
+from diffusion.training.launch import follow
 from diffusion.training.module import DiffusionModule
 from diffusion.training.run import train
 
@@ -83,8 +86,20 @@ def test_between_two_batches_of_one_step(tiny, tmp_path, monkeypatch, whole, cap
         assert stopped(monkeypatch, config, parts, DiffusionModule, "training_step", 5, signal.SIGUSR1) == (128 + signal.SIGUSR1, 6)
     assert f"go on with: python train.py resume={parts}" in caplog.text
     assert content(parts)["global_step"] == 3
-    train(config | {"resume": str(parts)}, parts)
+    later = time.time
+    with monkeypatch.context() as patched:  # eleven days
+        patched.setattr(time, "time", lambda: later() + 1e6)
+        train(config | {"resume": str(parts)}, parts)
     assert_the_same(whole[0], parts)
+    seconds = read_run(parts).seconds
+    assert 0 < seconds[0] < seconds[-1] < 1e4  # of training, and none of the pause
+
+
+def test_a_rank_whose_starter_ended_while_it_was_loading_leaves(monkeypatch):
+    left = threading.Event()
+    monkeypatch.setattr("diffusion.training.launch.os._exit", lambda code: left.set())
+    follow(-1)
+    assert left.wait(10)
 
 
 @pytest.mark.parametrize("evaluation", [0, 1], ids=["of step 2", "of the last step"])

@@ -14,7 +14,7 @@ from diffusion.support import files
 from diffusion.training.module import DiffusionModule
 from diffusion.training.run import train
 
-CLOCK = {"time", "images_per_second", "evaluation_seconds"}  # what a clock says is another each time
+CLOCK = {"time", "since", "images_per_second", "evaluation_seconds"}  # what a clock says is another each time
 CUT = -1  # in place of a step
 WORDS = ["log_every=5", "checkpoint_every=4", "eval_every=8", "metric=[memorization]", "metric.n=8", "metric.groups=0"]
 

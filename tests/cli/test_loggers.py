@@ -37,7 +37,7 @@ def recorded(folder):
 
 
 def number(name, value):
-    return isinstance(value, float | int) and name not in ("step", "images", "time")
+    return isinstance(value, float | int) and name not in ("step", "images", "time", "since")
 
 
 def pictures(folder):

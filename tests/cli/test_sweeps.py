@@ -81,9 +81,19 @@ def test_bad_input(tmp_path, words, said):
     assert runs(tmp_path) == set()
 
 
+def test_a_folder_that_cannot_be_made(tmp_path):
+    """One sentence, and no job."""
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file/runs", "/proc/none"):
+        result = command("train.py", "-m", *WORDS, f"paths.runs={folder}", "seed=1,2")
+        assert result.returncode == 1 and result.stderr.startswith(f"error: paths.runs={folder} cannot be written to")
+        assert len(result.stderr.splitlines()) == 1 and "Launching" not in result.stdout
+
+
 def begun(words: list[str], until, patience: float = 240) -> subprocess.Popen:
     """A command that has come so far."""
-    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, start_new_session=True, **quiet)
     end = time.monotonic() + patience
     while not until():
         assert process.poll() is None and time.monotonic() < end
@@ -130,12 +140,10 @@ def test_jobs_at_once(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_jobs_at_once_that_are_stopped(tmp_path, signum, launcher):
-    """All have saved when the sweep's process has ended; if it was killed outright they see it themselves, under joblib, and goes on."""
-    if (launcher, signum) == ("submitit_local", signal.SIGKILL):
-        pytest.skip("its jobs are processes that go on by themselves")
+    """All have saved when the sweep's process has ended; if it was killed outright they see it themselves."""
     long = ["steps=100000", "eval_every=100000", "checkpoint_every=100000"]
     words = ["train.py", "-m", *WORDS, *long, *place(tmp_path), "name=s", f"launcher={launcher}", "seed=1,2"]
 
@@ -144,7 +152,10 @@ def test_jobs_at_once_that_are_stopped(tmp_path, signum, launcher):
 
     process = begun(words, both)
     time.sleep(2)
-    process.send_signal(signum)
+    if signum == signal.SIGINT:  # as a terminal sends it
+        os.killpg(process.pid, signum)
+    else:
+        process.send_signal(signum)
     process.wait(120)
     until = time.monotonic() + 60
     while not all(checkpoint(tmp_path, name)() for name in ("s-0", "s-1")) and time.monotonic() < until:
@@ -153,6 +164,29 @@ def test_jobs_at_once_that_are_stopped(tmp_path, signum, launcher):
     assert states(tmp_path, "s") == ["stopped", "stopped"]
     steps = [torch.load(tmp_path / "runs" / name / "checkpoints/last.ckpt", weights_only=True)["global_step"] for name in ("s-0", "s-1")]
     assert all(0 < step < 100000 for step in steps)
+
+
+def alive(session: int) -> list[str]:
+    """The processes of a session."""
+    found = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in os.listdir("/proc") if pid.isdigit())
+    return [fields for fields in found if int(fields[3]) == session and fields[0] != "Z"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are listed in /proc")
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_jobs_that_are_still_loading_when_the_sweep_is_stopped(tmp_path, signum):
+    """They never train, and no process is left; the table says running of none."""
+    words = ["train.py", "-m", *WORDS, "steps=100000", *place(tmp_path), "name=e", "launcher=submitit_local", "seed=1,2"]
+    process = begun(words, lambda: len(list((tmp_path / "runs/.submitit").glob("*/*_log.out"))) == 2)
+    process.send_signal(signum)
+    assert process.wait(60) == (-signum if signum == signal.SIGKILL else 128 + signum)
+    until = time.monotonic() + 60
+    while alive(process.pid) and time.monotonic() < until:
+        assert signum == signal.SIGKILL  # else the sweep has waited for them
+        time.sleep(0.2)
+    assert not alive(process.pid) and runs(tmp_path) == set()
+    assert set(states(tmp_path, "e") if (tmp_path / "runs/e.csv").exists() else []) <= {"stopped"}
 
 
 @pytest.mark.slow
@@ -181,8 +215,11 @@ def test_a_search_that_was_stopped_goes_on(tmp_path):
     assert f"{best:.4g}" in said.stdout.split("best of")[1].splitlines()[0]
     again = command(*words, *space, "sweeper.n_trials=4")
     assert len(rows(tmp_path, "o")) == 4 and "Launching" not in again.stdout
-    other = command(*words, "optimizer.lr=interval(1e-5,1e-2)")
-    assert other.returncode == 1 and "name=o is a search of other words" in other.stderr
+    for others in (["optimizer.lr=interval(1e-5,1e-2)"], [*space, "metric.n=12"], [*space, "steps=20"], [*space, "+metric.groups=4"]):
+        other = command(*words, *others)
+        assert other.returncode == 1 and "name=o is a search of other words" in other.stderr, other.stderr
+    turned = command(words[0], words[1], *reversed([*words[2:], *space]), "sweeper.n_trials=4", "logger=csv", "name=o")
+    assert "is a search of" not in turned.stderr and "Launching" not in turned.stdout
 
 
 @pytest.mark.slow

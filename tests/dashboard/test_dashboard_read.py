@@ -56,6 +56,15 @@ def test_the_pause_before_a_resumed_run_is_not_wall_time(tmp_path):
     assert read_run(write_run(tmp_path / "a", [*records[:2], losses(10, 1) | {"time": 2e9 - 10}, *records[2:]])).seconds == [0, 10, 17]
 
 
+def test_a_run_that_goes_on_where_it_was_saved_says_so(tmp_path):
+    """By `since`, the time at which its process began to train: no step is made again, and the pause is none of the seconds."""
+    first, then = [losses(step, 1) | {"since": 1e9 + 5} for step in (10, 20)], [losses(step, 1) | {"time": 2e9 + step} for step in (30, 40)]
+    again = [line | {"since": 2e9 + 23} for line in then]
+    assert read_run(write_run(tmp_path / "a", [*first, *again])).seconds == [5, 15, 15 + 7, 15 + 17]
+    assert read_run(write_run(tmp_path / "b", [losses(10, 1), losses(20, 1), *again])).seconds == [0, 10, 10 + 7, 10 + 17]  # an older one
+    assert "since" not in read_run(tmp_path / "a").series
+
+
 def test_numbers_that_were_not_finite_are_gaps(tmp_path):
     run = read_run(write_run(tmp_path / "a", [losses(10, None)], tail='{"step": 20, "loss": NaN}\n{"step": 30, "loss": 1}\n'))
     assert [value == value for value in run.series["loss"].values] == [False, False, True]

@@ -87,7 +87,7 @@ def kept(folder: Path) -> dict[str, torch.Tensor]:
 def log(folder: Path) -> list[dict[str, float]]:
     """What was recorded, without what the clock says."""
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [{key: value for key, value in line.items() if key not in ("time", "images_per_second")} for line in lines]
+    return [{key: value for key, value in line.items() if key not in ("time", "since", "images_per_second")} for line in lines]
 
 
 def as_rank(rank: int, world: int, rendezvous: str, config: dict[str, Any], jobs: list[tuple[str, dict[str, int]]]) -> None:

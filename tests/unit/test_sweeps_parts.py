@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,14 +13,15 @@ import yaml
 from composing import composition, typed
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import MissingConfigException
+from omegaconf import OmegaConf
 
 from diffusion.config import plain, training_hash
 from diffusion.metrics import PSNR, SlicedWasserstein
 from diffusion.mistyped import plainly
 from diffusion.support.errors import UserError
 from diffusion.support.host import gpus
-from diffusion.sweeps.jobs import alone_with, left_in_peace
-from diffusion.sweeps.ledger import HERE, HIDDEN, Ledger, as_csv, as_markdown
+from diffusion.sweeps.jobs import alone_with, end_with_the_sweep, left_in_peace
+from diffusion.sweeps.ledger import HERE, HIDDEN, Ledger, as_csv, as_markdown, sweep_name
 from diffusion.sweeps.share import share_of
 from diffusion.sweeps.trials import Trials
 
@@ -76,6 +78,7 @@ def test_processes_take_gpus_of_their_own(tmp_path):
         process.communicate()
 
 
+@cache
 def hashed(*words: str) -> str:
     return training_hash(plain(composition(*words), typed(*words)))
 
@@ -144,6 +147,58 @@ def test_the_rows(tmp_path, monkeypatch):
     assert as_markdown([], "c").startswith("```\nc\n```")
 
 
+@pytest.fixture
+def holder(tmp_path):
+    """A process that has a sweep's lock, and then none."""
+    (place := Ledger(tmp_path, "x").holder).parent.mkdir()
+    code = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+    process = subprocess.Popen([sys.executable, "-c", code, str(place)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_job_sees_that_its_sweep_is_over(tmp_path, holder):
+    """Stopped, killed, or followed by another of its name, to whose rows it adds none; that jobs outlive is said of a cluster's."""
+    ledger, row = Ledger(tmp_path, "x"), {"job": 0, "words": {}, "folder": "", "why": "", "state": "running"}
+    ledger.begin("a")
+    early = Ledger.current()
+    assert early.at_home() and not early.over()
+    early.record(row)
+    early.stop()
+    assert early.over() and early.rows() == [early.rows()[0]] == early.running()
+    ledger.begin("b")
+    later = Ledger.current()
+    early.record(row)
+    assert early.over() and not later.over() and later.rows() == []
+    holder.kill()
+    holder.wait()
+    assert later.over()
+    ledger.begin("c", outlived=True)
+    assert not Ledger.current().over() and later.over() is False and not Ledger(tmp_path, "y", "1").over()
+
+
+def test_a_job_whose_sweep_is_over_is_not_begun(tmp_path, monkeypatch):
+    ledger = Ledger(tmp_path, "x")
+    ledger.begin("a")
+    end_with_the_sweep()  # the sweep's own process
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    ledger.stop()
+    with pytest.raises(SystemExit) as left:
+        end_with_the_sweep()
+    assert left.value.code == 128 + signal.SIGTERM
+
+
+def test_the_name_of_a_sweep():
+    """Of one over names, all of them: its table and its lock are the same when it is typed again."""
+    for word, name in {"name=w7,w8": "w7,w8", "name=choice(a,b)": "choice(a,b)", "name=x": "made", "seed=1,2": "made"}.items():
+        config = OmegaConf.create({"name": "made", "hydra": {"overrides": {"task": [word, "steps=3"]}}})
+        assert sweep_name(config) == name
+    with pytest.raises(UserError, match="cannot be the name of a folder"):
+        sweep_name(OmegaConf.create({"name": "made", "hydra": {"overrides": {"task": ["name=a/b,c"]}}}))
+
+
 def test_what_may_be_searched():
     optuna = pytest.importorskip("optuna")
     from diffusion.sweeps.trials import distribution
@@ -197,9 +252,9 @@ def test_a_search_looks_for_the_better_value(metric, best, tmp_path, monkeypatch
     monkeypatch.setattr(Trials, "batch", batch)
     (tmp_path / HIDDEN).mkdir()
     for trials in (2, 5):
-        found = searched(trials, "name=x", "paths.runs=elsewhere")
+        found = searched(trials, f"name={trials}", "paths.runs=elsewhere")
     assert len(values) == 5 and found["best_evaluated_result"] == best(values)
-    for others in (["steps=4"], ["metric=fd_digits"], ["metric.n=16"], ["dataset.flip=true"]):
+    for others in (["steps=4"], ["metric.n=16"], ["dataset.flip=true"]):
         with pytest.raises(UserError, match="name=search is a search of other words, by another metric"):
             searched(9, *others)
     with pytest.raises(UserError, match="name=search is a search of other words"):
