@@ -103,7 +103,7 @@ class FeatureMetric(Metric, Generic[Part]):
     def setup(self, imageset: RealImages, device: torch.device | str, conditions: Conditions = UNCONDITIONAL) -> None:
         """Move to `device` and get the reference statistics; all ranks must call it. Raises UserError as `row_width`."""
         self.to(device)
-        self.width, self.conditions = self.row_width(imageset), conditions
+        self.width, self.conditions, self.shape = self.row_width(imageset), conditions, list(imageset.images.shape[1:])
         self.reference_facts = facts(imageset, self.refer(imageset))
         self.reset()
 
@@ -143,10 +143,10 @@ class FeatureMetric(Metric, Generic[Part]):
             raise ValueError(f"{self.name} has nothing to compare with yet: call setup(real images, device) first.")
         if len(images) == 0:
             return
-        layers = self.store(images)
-        if layers[self.layer].shape[1] != self.width:
-            data, shape = self.reference_facts["name"], list(getattr(images, "shape", layers[self.layer].shape)[1:])
-            raise UserError(f"{self.name} compares pictures of one shape: these are {shape}, and those of {data} are not.")
+        layers, shape = self.store(images), list(getattr(images, "shape", [0, *self.shape])[1:])
+        if layers[self.layer].shape[1] != self.width or (self.extractor.rigid and shape != self.shape):
+            data = self.reference_facts["name"]
+            raise UserError(f"{self.name} compares pictures of one shape: these are {shape}, and those of {data} are {self.shape}.")
         self.add(layers, labels)
 
     def parts_of(self, rows: Tensor) -> list[Tensor]:
