@@ -215,10 +215,10 @@ def test_a_search_that_was_stopped_goes_on(tmp_path):
     assert f"{best:.4g}" in said.stdout.split("best of")[1].splitlines()[0]
     again = command(*words, *space, "sweeper.n_trials=4")
     assert len(rows(tmp_path, "o")) == 4 and "Launching" not in again.stdout
-    for others in (["optimizer.lr=interval(1e-5,1e-2)"], [*space, "metric.n=12"], [*space, "steps=20"], [*space, "+metric.groups=4"]):
+    for others in (["optimizer.lr=interval(1e-5,1e-2)"], [*space, "metric.n=12"], [*space, "steps=20"], [*space, "metric.groups=4"]):
         other = command(*words, *others)
         assert other.returncode == 1 and "name=o is a search of other words" in other.stderr, other.stderr
-    turned = command(words[0], words[1], *reversed([*words[2:], *space]), "sweeper.n_trials=4", "logger=csv", "name=o")
+    turned = command(*words[:2], "sweeper.n_trials=4", "sweeper=optuna", *METRIC, *space, *words[2:], "launcher=joblib", "logger=csv")
     assert "is a search of" not in turned.stderr and "Launching" not in turned.stdout
 
 

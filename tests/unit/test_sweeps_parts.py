@@ -20,6 +20,7 @@ from diffusion.metrics import PSNR, SlicedWasserstein
 from diffusion.mistyped import plainly
 from diffusion.support.errors import UserError
 from diffusion.support.host import gpus
+from diffusion.sweeps.end import Sweep, stop
 from diffusion.sweeps.jobs import alone_with, end_with_the_sweep, left_in_peace
 from diffusion.sweeps.ledger import HERE, HIDDEN, Ledger, as_csv, as_markdown, sweep_name
 from diffusion.sweeps.share import share_of
@@ -190,6 +191,24 @@ def test_a_job_whose_sweep_is_over_is_not_begun(tmp_path, monkeypatch):
     assert left.value.code == 128 + signal.SIGTERM
 
 
+@pytest.mark.parametrize("outlived, state", [(True, "running"), (False, "stopped")])
+def test_what_a_stopped_sweep_says_of_a_job(outlived, state, tmp_path, monkeypatch, capsys):
+    """One of a cluster goes on, and is neither told to end nor said to have ended."""
+    before = signal.getsignal(signal.SIGTERM)
+    ledger = Ledger(tmp_path, "x")
+    ledger.begin("a", outlived)
+    ledger.record({"job": 0, "words": {}, "folder": "", "why": "", "state": "running"})
+    monkeypatch.setattr("diffusion.sweeps.end.draw_runs", lambda runs: None)
+    try:
+        with pytest.raises(SystemExit):
+            stop(signal.SIGTERM, None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ledger.over() is not outlived
+    Sweep(outlived).end(os.getpid())
+    assert [row["state"] for row in ledger.rows()] == [state] and state in capsys.readouterr().out
+
+
 def test_the_name_of_a_sweep():
     """Of one over names, all of them: its table and its lock are the same when it is typed again."""
     for word, name in {"name=w7,w8": "w7,w8", "name=choice(a,b)": "choice(a,b)", "name=x": "made", "seed=1,2": "made"}.items():
@@ -223,6 +242,7 @@ def test_a_launcher_is_hydra_s(word, hydra_s):
     for key in file["launcher"].keys() - {"program"}:
         assert file["hydra"]["launcher"][key] == f"${{launcher.{key}}}"
     assert composition(f"launcher={word}").launcher.keys() == file["launcher"].keys()
+    assert file["hydra"].get("callbacks", {}).get("sweep", {}).get("outlived", False) == (word == "slurm")
     missing = MissingConfigException(missing_cfg_file=f"hydra/launcher/{hydra_s}", message="")
     assert plainly(missing) == f"launcher/{hydra_s} is not installed: pip install -e .[sweep]."
 
