@@ -130,7 +130,8 @@ def test_a_sweep_that_was_stopped_goes_on(tmp_path, signum, state):
 def test_jobs_at_once(tmp_path):
     """Each in a process of its own, with its share of the cores; of two that are the same one is trained, and the other waits for it."""
     words = ["train.py", "-m", *WORDS, *METRIC, *place(tmp_path), "name=j", "launcher=joblib", "launcher.n_jobs=2"]
-    result = command(*words, "seed=1,1,7", "network.channels=8,7")
+    alone = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}  # a new process: joblib does not end in a forked one
+    result = command(*words, "seed=1,1,7", "network.channels=8,7", env=alone)
     assert result.returncode == 1 and sorted(states(tmp_path, "j")) == ["done", "done", "failed", "failed", "failed", "skipped"]
     assert len(runs(tmp_path)) == 2
     lines = [json.loads(line) for line in (tmp_path / "runs/.sweeps/j.jsonl").read_text().splitlines()[1:]]
