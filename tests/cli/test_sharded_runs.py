@@ -60,6 +60,11 @@ def test_what_it_measured_is_what_one_process_measures(run, tmp_path):
     measured_again(shutil.copytree(run, tmp_path / "run"), {"fd-digits@21": 1e-6, "nll-vlb@7": 1e-6}, [3, 6])
 
 
+def passport(line: dict) -> list[str]:
+    """What two numbers of the same weights have in common."""
+    return [line["passport"][key] for key in ("id", "weights")]
+
+
 def measured_again(run: Path, numbers: dict[str, float], steps: list[int]) -> None:
     """One process measures the last checkpoint: the numbers that were measured at these steps, up to these relative tolerances, and with
     the same passport."""
@@ -68,14 +73,15 @@ def measured_again(run: Path, numbers: dict[str, float], steps: list[int]) -> No
     for key, tolerance in numbers.items():
         assert list(before[key]) == steps
         then, now = before[key][steps[-1]], lines(run, key)[steps[-1]]
-        assert then["passport"] == now["passport"] and "trained" in now
+        assert passport(then) == passport(now) and "trained" in now
         assert then[key] != before[key][steps[0]][key] and now[key] == pytest.approx(then[key], rel=tolerance)
 
 
+LOOSE = ["metric.nll_ode.rtol=0.001", "metric.nll_ode.atol=0.001"]
 ALONE = {
     "images": (["metric=memorization", "metric.n=21", "metric.groups=0", "callbacks.samples=null"], {"memorized-pixels@21/distance": 1e-6}),
     "no classes": (["metric=fd_digits", "metric.n=21", "metric.groups=0", "conditions=none", "guidance=none"], {"fd-digits@21": 1e-6}),
-    "gradients": (["metric=nll_ode", "metric.nll_ode.images=7", "callbacks.samples=null"], {"nll-ode@7": 1e-4}),
+    "gradients": (["metric=nll_ode", "metric.nll_ode.images=5", *LOOSE, "callbacks.samples=null"], {"nll-ode@5": 2e-3}),
     "classifier": (["metric=fd_digits", "metric.n=21", "metric.groups=0", "guidance=[classifier,clip]"], {"fd-digits@21": 1e-6}),
 }
 
@@ -84,7 +90,8 @@ ALONE = {
 @pytest.mark.parametrize("case", ALONE)
 def test_each_way_to_measure(case, tmp_path):
     """At the start, between, at the end and after a resumption: the numbers of the run of one process, up to what six steps make of the
-    rounding, and those that one process measures of the weights; `nll_ode`, which differentiates the network, up to its solver's tolerance."""
+    rounding, and those that one process measures of the weights; `nll_ode`, which differentiates the network, up to its solver's
+    tolerance."""
     words, numbers = ALONE[case]
     words = [*SMALL, *LEARNING, "logger=none", *words, f"paths.runs={tmp_path}", f"paths.cache={tmp_path / 'cache'}"]
     if case == "classifier":
@@ -96,7 +103,7 @@ def test_each_way_to_measure(case, tmp_path):
     succeeded(command("train.py", *words, "eval_at_start=true", "name=run", *two, launcher=launcher))
     for key in numbers:
         alone, parts = (lines(tmp_path / name, key) for name in ("alone", "run"))
-        assert list(alone) == list(parts) == [0, 3, 6] and alone[0]["passport"] == parts[0]["passport"]
+        assert list(alone) == list(parts) == [0, 3, 6] and passport(alone[0]) == passport(parts[0])
         for step, line in alone.items():
             assert parts[step][key] == pytest.approx(line[key], rel=2e-3 if step else 1e-6)
     succeeded(command("train.py", f"resume={tmp_path / 'run'}", "steps=9", "trainer.devices=2"))
