@@ -77,11 +77,11 @@ def measured_again(run: Path, numbers: dict[str, float], steps: list[int]) -> No
         assert then[key] != before[key][steps[0]][key] and now[key] == pytest.approx(then[key], rel=tolerance)
 
 
-LOOSE = ["metric.nll_ode.rtol=0.001", "metric.nll_ode.atol=0.001"]
+LATE = ["metric.nll_ode.t_min=0.2"]  # the rest takes the longest
 ALONE = {
     "images": (["metric=memorization", "metric.n=21", "metric.groups=0", "callbacks.samples=null"], {"memorized-pixels@21/distance": 1e-6}),
     "no classes": (["metric=fd_digits", "metric.n=21", "metric.groups=0", "conditions=none", "guidance=none"], {"fd-digits@21": 1e-6}),
-    "gradients": (["metric=nll_ode", "metric.nll_ode.images=5", *LOOSE, "callbacks.samples=null"], {"nll-ode@5": 2e-3}),
+    "gradients": (["metric=nll_ode", "metric.nll_ode.images=5", *LATE, "callbacks.samples=null"], {"nll-ode@5": 1e-3}),
     "classifier": (["metric=fd_digits", "metric.n=21", "metric.groups=0", "guidance=[classifier,clip]"], {"fd-digits@21": 1e-6}),
 }
 
@@ -90,8 +90,8 @@ ALONE = {
 @pytest.mark.parametrize("case", ALONE)
 def test_each_way_to_measure(case, tmp_path):
     """At the start, between, at the end and after a resumption: the numbers of the run of one process, up to what six steps make of the
-    rounding, and those that one process measures of the weights; `nll_ode`, which differentiates the network, up to its solver's
-    tolerance."""
+    rounding, and those that one process measures of the weights; `nll_ode`, which differentiates the network, up to what its
+    solver makes of it, which is 2e-4 between batches of one process too."""
     words, numbers = ALONE[case]
     words = [*SMALL, *LEARNING, "logger=none", *words, f"paths.runs={tmp_path}", f"paths.cache={tmp_path / 'cache'}"]
     if case == "classifier":
