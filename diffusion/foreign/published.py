@@ -9,7 +9,7 @@ from diffusion.foreign.converted import Converted
 from diffusion.foreign.dit import DIT
 from diffusion.foreign.edm import EDM_LAYOUTS, refuse_pickle
 from diffusion.foreign.files import read_json
-from diffusion.foreign.layouts import SUFFIXES, Layout, Weights, found_among, tensors_in
+from diffusion.foreign.layouts import SUFFIXES, Layout, Weights, found_among, require_numbers, tensors_in
 from diffusion.foreign.openai import OPENAI
 from diffusion.foreign.pipelines import IN_A_FOLDER, INDEX, is_unet, pixel_model
 from diffusion.foreign.stable_diffusion import is_pipeline, stable_diffusion
@@ -61,6 +61,7 @@ def converted(path: Path, flags: Mapping[str, str]) -> Converted:
         raise UserError(f"{path} is no run, no folder in diffusers' format, and no file of weights ({', '.join(SUFFIXES)}).")
     published = Weights(path, tensors_in(path), flags)
     layout = found_among(LAYOUTS, published)
+    require_numbers(path, published.tensors)
     try:
         return layout.read(published)
     except KeyError as error:
