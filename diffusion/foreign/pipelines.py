@@ -103,7 +103,7 @@ def pipeline_of(folder: Path) -> str:
     """The class of a folder's pipeline. Raises UserError for one that is not read."""
     index = read_json(folder / INDEX)
     name, unet = index.get("_class_name"), index.get("unet")
-    if name not in PIPELINES or not isinstance(unet, list) or unet[-1] != NAME:
+    if name not in PIPELINES or not isinstance(unet, list) or unet[-1:] != [NAME]:
         what = unet[-1] if isinstance(unet, list) and unet else unet
         raise UserError(
             f"{folder} holds a {brief(name)} of a {brief(what)}, and of models in diffusers' format {', '.join(PIPELINES)} of a {NAME}, "

@@ -106,7 +106,6 @@ def ways_of(folder: Path) -> dict[str, Any]:
     if not isinstance(name, str) or name not in KNOWN:
         raise UserError(f"{folder / FILE} names the scheduler {brief(name)}, and those that can be read are {', '.join(KNOWN)}.")
     config, usual = filled_in(folder / FILE, said, getattr(imported("diffusers"), name))
-    required(folder / FILE, config, WORDS)
     meant = next((known for known in KNOWN[name] if all(config[key] in values for key, values in known.where.items())), None)
     if meant is None:
         keys = sorted({key for known in KNOWN[name] for key in known.where})
@@ -129,11 +128,16 @@ def ways_of(folder: Path) -> dict[str, Any]:
 def require_ways(file: Path, found: Mapping[str, Any]) -> None:
     """Raises UserError for groups of a configuration that nothing can be made of, or whose grid leaves the schedule."""
     try:
-        for group in ("parameterization", "sampler", "guidance"):
+        for group in ("sampler", "guidance"):
             review(found[group], group)
-        build({**found["grid"], "steps": 1}, "grid")(build(found["schedule"], "schedule"))
+        schedule, meant = build(found["schedule"], "schedule"), build(found["parameterization"], "parameterization")
+        build({**found["grid"], "steps": 1}, "grid")(schedule)
     except ValueError as error:
         raise UserError(f"{file} says how to sample, and nothing can be made of it: {error}") from error
+    if meant.needs_signal and schedule.reaches_noise:
+        raise UserError(
+            f"{file} has rescale_betas_zero_snr=True and prediction_type=epsilon: of pure noise, at its end, that says nothing."
+        )
 
 
 def filled_in(file: Path, said: Mapping[str, Any], scheduler: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -143,13 +147,27 @@ def filled_in(file: Path, said: Mapping[str, Any], scheduler: Any) -> tuple[dict
     of, which is asked only of values that are sound."""
     usual = defaults_of(scheduler)
     require_known(file, said, usual, scheduler)
-    typed(file, said, {key: KINDS.get(key, kind_of(default)) for key, default in usual.items()})
-    try:
-        config = dict(scheduler.from_config(dict(said)).config)
-    except Exception as error:  # of values that diffusers refuses
-        reason = str(error).splitlines()[0] if str(error) else "nothing more"
-        raise UserError(f"{file} is none that diffusers can read ({type(error).__name__}: {reason}).") from error
+    given = {key: said.get(key, default) for key, default in usual.items()}
+    typed(file, given, {key: KINDS.get(key, kind_of(default)) for key, default in usual.items()})
+    required(file, given, WORDS, "schedulers that are read")
+    listed, total = given["trained_betas"], given["num_train_timesteps"]
+    if listed is not None and len(listed) != total:
+        raise UserError(f"{file} has {len(listed)} trained_betas for num_train_timesteps={total}; it is damaged.")
+    sound = {key: value for key, value in said.items() if not (value is None and usual.get(key) is False)}
+    config, reason = made_of(scheduler, sound)
+    if config is None:
+        key = next((key for key in sound if made_of(scheduler, {k: v for k, v in sound.items() if k != key})[0] is not None), None)
+        wrong = "settings" if key is None else f"{key}={brief(said[key])},"
+        raise UserError(f"{file} has {wrong} of which diffusers makes no {scheduler.__name__} ({brief(reason, 200)}).")
     return {key: config[key] for key in usual}, usual
+
+
+def made_of(scheduler: Any, said: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """(the settings of a scheduler that diffusers makes of a configuration, or None if it makes none; why not)."""
+    try:
+        return dict(scheduler.from_config(dict(said)).config), ""
+    except Exception as error:  # of many kinds
+        return None, str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def defaults_of(scheduler: Any) -> dict[str, Any]:
@@ -164,8 +182,8 @@ def kind_of(default: Any) -> Any:
 
 
 def require_known(file: Path, said: Mapping[str, Any], usual: Mapping[str, Any], scheduler: Any) -> None:
-    """Raises UserError for a key that is no setting of this scheduler nor one that earlier versions wrote. It may be one of a scheduler that
-    this one can be made from in diffusers, which writes the settings of both and does not look at them."""
+    """Raises UserError for a key that is no setting of this scheduler nor one that earlier versions wrote. It may be one of a scheduler
+    that this one can be made from in diffusers, which writes the settings of both and does not look at those of the other."""
     unknown = [key for key in said if not key.startswith("_") and key not in usual]
     others = {key for name in scheduler._compatibles for key in defaults_of(getattr(imported("diffusers"), name))} if unknown else set()
     for key in unknown:
@@ -180,8 +198,7 @@ def schedule(config: Mapping[str, Any], linear_in_sigma: bool) -> dict[str, Any]
     kind, total = SCHEDULES[config["beta_schedule"]], config["num_train_timesteps"]
     zero = bool(config.get("rescale_betas_zero_snr"))
     if config.get("trained_betas") is not None:
-        if len(values := list(config["trained_betas"])) != total:
-            raise UserError(f"{FILE} has {len(values)} trained_betas for num_train_timesteps={total}; it is damaged.")
+        values = list(config["trained_betas"])
         listed = {"_target_": "diffusion.foreign.scheduler.Listed", "num_timesteps": total, "values": values}
         return listed | {"zero_terminal_snr": zero, "linear_in_sigma": linear_in_sigma}
     ends = {} if kind == "Cosine" else {key: config[key] * total / 1000 for key in ("beta_start", "beta_end")}

@@ -41,6 +41,7 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "class_embed_type": (None,),
     "resnet_time_scale_shift": ("default", "scale_shift"),
     "downsample_padding": (0, 1),
+    **dict.fromkeys(("downsample_type", "upsample_type"), ("conv", "resnet")),
 }
 # What says nothing of the network: the steps of an embedding that is learned, which ONLY refuses, and what diffusers' EMA writes beside it.
 IDLE = {"num_train_timesteps", "decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"}
@@ -64,12 +65,10 @@ def settings_of(file: Path, said: Mapping[str, Any], usual: Mapping[str, Any]) -
     middle_groups = config["attn_norm_num_groups"] or (None if shifted else groups)
     if config["add_attention"] and middle_groups != groups:
         raise UserError(f"{file} has attn_norm_num_groups={config['attn_norm_num_groups']}, and only norm_num_groups={groups} can be read.")
-    if config["sample_size"] is None:
-        raise UserError(f"{file} has sample_size=null, and the size of its pictures is needed: write it there.")
     widths = config["block_out_channels"]
     whole = all(width % widths[0] == 0 for width in widths)
     channels = widths[0] if whole else reduce(gcd, widths)
-    embed, sides = config["time_embedding_dim"] or 4 * widths[0], height_and_width(config["sample_size"])
+    embed, sides = config["time_embedding_dim"] or 4 * widths[0], size_of(file, config)
     head = config["attention_head_dim"]
     return {
         "_target_": "diffusion.networks.UNet",
@@ -93,6 +92,17 @@ def settings_of(file: Path, said: Mapping[str, Any], usual: Mapping[str, Any]) -
             "symmetric": config["downsample_padding"] == 1,
         },
     }
+
+
+def size_of(file: Path, config: Mapping[str, Any]) -> tuple[int, int]:
+    """The (height, width) of a configuration's pictures. Raises UserError for none, and for sides that do not halve as often as they are
+    halved."""
+    if config["sample_size"] is None:
+        raise UserError(f"{file} has sample_size=null, and the size of its pictures is needed: write it there.")
+    sides, levels = height_and_width(config["sample_size"]), len(config["block_out_channels"])
+    if any(side % 2 ** (levels - 1) for side in sides):
+        raise UserError(f"{file} has sample_size={config['sample_size']}, which {levels} block_out_channels do not halve to whole sides.")
+    return sides
 
 
 def blocks_of(file: Path, config: Mapping[str, Any]) -> tuple[str, list[int]]:
