@@ -7,6 +7,7 @@ hub:OWNER/NAME. TO is a folder, FILE.safetensors for the network's tensors alone
 import argparse
 import json
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -136,10 +137,11 @@ def require_replaceable(target: Path, kind: str, source: Path) -> None:
     anything but what this command wrote: it would be lost."""
     if target.is_symlink():
         raise UserError(f"{target} is a link to {target.readlink()}, and only the link would be replaced: name the place itself.")
-    if source.resolve().is_relative_to(target.resolve()):
+    there, read = (Path(os.path.realpath(path)) for path in (target, run_of(source) or source))
+    if source.resolve().is_relative_to(there):
         raise UserError(f"{target} is what is read, or holds it, and would be replaced: give another name.")
-    if target.resolve().is_relative_to((run_of(source) or source).resolve()):
-        raise UserError(f"{target} lies in what is read, which stays as it is: give a place outside of {run_of(source) or source}.")
+    if there.is_relative_to(read):
+        raise UserError(f"{target} lies in what is read, which stays as it is: give a place outside of {read}.")
     require_writable(target.parent, "TO")
     if target.exists() and (kind == TENSORS or not target.is_dir() or not untouched(target)):
         raise UserError(f"{target} is there already, and holds more than what this command wrote: give another name, or remove it.")

@@ -79,7 +79,8 @@ def typed(file: Path, config: Mapping[str, Any], kinds: Mapping[str, Any]) -> No
             raise UserError(f"{file} has {key}={brief(config[key])}, which should be of type {spelled(kind)}; it is damaged.")
         if (found := outside(config[key], kind)) is not None:
             place, number, limits = found
-            raise UserError(f"{file} has {key}{place}={brief(number)}, which must be {limits}.")
+            null = ", or null" if fits(None, kind) else ""
+            raise UserError(f"{file} has {key}{place}={brief(number)}, which must be {limits}{null}.")
 
 
 def required(folder: Path, config: Mapping[str, Any], usual: Mapping[str, tuple[Any, ...]], models: str = SD) -> None:
@@ -110,4 +111,7 @@ def pretrained(library: str, name: str, folder: Path) -> nn.Module:
         raise UserError(f"The weights in {folder} do not fit its config.json or are damaged ({type(error).__name__}: {reason}).") from error
     if missing := found["missing_keys"]:
         raise UserError(f"The weights in {folder} lack {sorted(missing)[0]}, which its config.json describes; the folder is not complete.")
-    return model.float().eval().requires_grad_(False)
+    model = model.float().eval().requires_grad_(False)
+    if bad := [name for name, tensor in model.state_dict().items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
+        raise UserError(f"The weights in {folder} have numbers that are none, NaN or infinite, in {bad[0]}; they are damaged.")
+    return model

@@ -135,9 +135,7 @@ def require_ways(file: Path, found: Mapping[str, Any]) -> None:
     except ValueError as error:
         raise UserError(f"{file} says how to sample, and nothing can be made of it: {error}") from error
     if meant.needs_signal and schedule.reaches_noise:
-        raise UserError(
-            f"{file} has rescale_betas_zero_snr=True and prediction_type=epsilon: of pure noise, at its end, that says nothing."
-        )
+        raise UserError(f"{file} has rescale_betas_zero_snr=True and prediction_type=epsilon, which says nothing of its pure noise.")
 
 
 def filled_in(file: Path, said: Mapping[str, Any], scheduler: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -167,7 +165,7 @@ def made_of(scheduler: Any, said: Mapping[str, Any]) -> tuple[dict[str, Any] | N
     try:
         return dict(scheduler.from_config(dict(said)).config), ""
     except Exception as error:  # of many kinds
-        return None, str(error).splitlines()[0] if str(error) else type(error).__name__
+        return None, str(error).partition("\n")[0].partition(" for <class")[0].strip() or type(error).__name__
 
 
 def defaults_of(scheduler: Any) -> dict[str, Any]:
