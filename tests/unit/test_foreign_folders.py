@@ -86,6 +86,20 @@ def test_another_part(folder):
     refused(folder, "names CLIPTextModelWithProjection as its text_encoder, and CLIPTextModel can be read")
 
 
+def test_a_part_that_is_more_or_of_another_library(folder):
+    said(folder / "model_index.json", safety=["x", "y"])
+    refused(folder, "names the part safety=.'x', 'y'., which is not read; the parts that are read are unet, vae, text_encoder")
+    said(folder / "model_index.json", safety=[None, None], tokenizer=["../x", "CLIPTokenizer"])
+    refused(folder, r"has tokenizer=.'../x', 'CLIPTokenizer'., which should be \[transformers, the name of a class of it\]")
+
+
+@pytest.mark.parametrize("file", [UNET, VAE, CLIP])
+def test_weights_that_are_no_numbers(folder, file):
+    name = next(iter(load_file(folder / file)))
+    weights(folder / file, lambda tensors: tensors[name].fill_(float("nan")))
+    refused(folder, rf"The weights in .*{file.partition('/')[0]} have numbers that are none, NaN or infinite, in .*; they are damaged")
+
+
 def test_a_unet_that_is_told_more_than_a_text(folder):
     said(folder / "unet/config.json", time_cond_proj_dim=8)
     weights(folder / UNET, lambda tensors: tensors.update({"time_embedding.cond_proj.weight": torch.zeros(16, 8)}))
