@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion.generate import Asked, Between, Recipe, Seed, SeededNoise, trajectories
+from diffusion.generate import Asked, Between, Recipe, Seed, SeededNoise, finished, trajectories
 from diffusion.part import Part, part_of, share, together
-from diffusion.pictures import Bounds, levels, limits, save_gif, save_png, show, tile
+from diffusion.pictures import CLASSES, Bounds, levels, limits, save_gif, save_png, show, tile
 from diffusion.samplers import State
 from diffusion.support.errors import UserError
 from diffusion.support.files import atomic, sweep
@@ -33,7 +33,7 @@ OURS = re.compile(r"\d{6,}\.png|grid\.png|samples\.npz|trajectory\.gif|recipe\.j
 RECORD = "recipe.json"
 FILES = {  # what is not a folder, by its suffix, and what a file of ours holds: this first, and of these others
     ".npz": ("recipe.npy", re.compile(r"(arr_0|arr_1|prompts|seeds)\.npy")),
-    ".zip": (RECORD, re.compile(r"\d{6,}\.png")),
+    ".zip": (RECORD, re.compile(r"\d{6,}\.png|dataset\.json")),
 }
 PICTURES, POINTS = 256, 10_000  # the first images, which grid.png shows
 FILMED, FRAMES = 64, 60  # those that trajectory.gif shows, and at how many states
@@ -123,7 +123,7 @@ def write(
             if suffix_of(target) == ".npz":
                 pack(place, part.array, "arr_0", arr_1=beside.pop("labels"), **beside)
             elif suffix_of(target) == ".zip":
-                zipped(place, part.images(), record)
+                zipped(place, part.images(), record, beside["labels"])
             else:
                 place.mkdir()
                 draw(part.images(), place, columns, names)
@@ -157,19 +157,16 @@ def make(recipe: Recipe, seeds: Sequence[Seed], cond: Rows | None, part: Part, f
             state, seen = watched(recipe, states, filmed)
             film = [a + b for a, b in zip(film, seen, strict=True)] if film and seen else film or seen
             filmed = max(0, filmed - len(numbers))
-            part.put(numbers, recipe.codec.decode(state.x).cpu(), round((asked.images - before) / len(numbers)))
+            part.put(numbers, finished(recipe.codec, state), round((asked.images - before) / len(numbers)))
     return [torch.cat(frames) for frames in film]
 
 
 def watched(recipe: Recipe, states: Iterator[State], rows: int) -> tuple[State, list[list[Tensor]]]:
-    """The last of a batch's states, and up to FRAMES of them, evenly chosen, as the codec shows the first `rows` images. A warning says
-    if the last one holds what is no number, which a picture of 8 bits would hide."""
+    """The last of a batch's states, and up to FRAMES of them, evenly chosen, as the codec shows the first `rows` images."""
     every, seen = -(-len(recipe.grid(recipe.denoiser.schedule)) // FRAMES), []
     for i, state in enumerate(states):
         if rows and (i % every == 0 or state.t == 0):
             seen.append([recipe.codec.decode(state.x[:rows]).cpu()])
-    if not state.x.isfinite().all():
-        log.warning("Some images are of numbers that are none (NaN or infinity): the weights are damaged, or precision is too low.")
     return state, seen
 
 
@@ -181,13 +178,17 @@ def as_pictures(images: Tensor) -> Iterator[tuple[str, Image.Image]]:
         yield f"{i:06d}.png", Image.fromarray(picture.numpy())
 
 
-def zipped(path: Path, images: Tensor, record: str) -> None:
-    """A zip of each picture and of recipe.json."""
+def zipped(path: Path, images: Tensor, record: str, labels: np.ndarray | None) -> None:
+    """A zip of each picture, of recipe.json, and of their classes in a dataset.json, as EDM's dataset tool writes it."""
     with ZipFile(path, "w") as archive:
         archive.writestr(RECORD, record + "\n")
+        names = []
         for name, picture in as_pictures(images):
+            names.append(name)
             with archive.open(name, "w") as file:
                 (picture.convert("L") if images.shape[-1] == 1 else picture).save(file, "PNG")
+        if labels is not None:
+            archive.writestr(CLASSES, json.dumps({"labels": [*zip(names, labels.tolist(), strict=True)]}))
 
 
 def draw(images: Tensor, folder: Path, columns: int | None, names: Sequence[str] | None = None) -> None:

@@ -1,10 +1,11 @@
 """The one place where images are made. Each image has a seed of its own: the same seed gives the same image (to the rounding of the
 network's arithmetic) whatever the batch size, the number of processes or the order, and torch's own random state is left alone."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import partial
+from functools import cache, partial
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from diffusion.samplers import State, last
 from diffusion.support.hashes import tensors_hash
 from diffusion.typing import Codec, Conditions, Denoise, Rows, device_of
 
+log = logging.getLogger(__name__)
 # Precisions that the weights are kept in, too
 HALVES = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
 
@@ -129,8 +131,22 @@ def generate(
     """One image for each seed, as the codec decodes it (uint8 [n, h, w, c] by default), on the CPU; n may be 0, as a rank's share may.
     shape is (c, h, w) in the model's space; cond [n, ...] or None."""
     batches = walks(denoiser, sampler, grid, shape, seeds, cond, batch_size)
-    images = [codec.decode(last(states).x).cpu() for states in batches]
+    images = [finished(codec, last(states)) for states in batches]
     return torch.cat(images) if images else codec.decode(torch.empty(0, *shape))
+
+
+def finished(codec: Codec, state: State) -> Tensor:
+    """A walk's end as the codec decodes it, on the CPU. A warning says, once, if it held what is no number, which a picture of 8 bits would
+    hide; that is looked at when the images have been waited for."""
+    images = codec.decode(state.x).cpu()
+    if not state.x.isfinite().all():
+        warn_of_no_numbers()
+    return images
+
+
+@cache
+def warn_of_no_numbers() -> None:
+    log.warning("Some images are of numbers that are none (NaN or infinity): the weights are damaged, or precision is too low.")
 
 
 def autocast_to(kind: torch.dtype) -> Callable[[Denoise], AbstractContextManager[None]]:

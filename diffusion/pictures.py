@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from diffusion.support.files import atomic
 
+CLASSES = "dataset.json"  # beside pictures, as EDM's dataset tool writes it: {"labels": [[name of a picture, class], ...]}
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}  # by suffix; no other decoder is asked
 MODES = {1: "L", 3: "RGB"}
 CELL = 32  # smaller images are enlarged by a whole factor to about this many pixels, so that one can see them

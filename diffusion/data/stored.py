@@ -1,14 +1,15 @@
 """Images as they lie in a folder, a zip or an npz, to be measured: none is resized."""
 
+import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
-from zipfile import BadZipFile, ZipFile
+from zipfile import BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
 from PIL import Image
@@ -17,7 +18,7 @@ from diffusion.data.base import Dataset
 from diffusion.data.cache import Chunk
 from diffusion.data.image_folder import in_chunks, listed
 from diffusion.npz import Header, header, headers, reading
-from diffusion.pictures import FORMATS, MODES, read_image
+from diffusion.pictures import CLASSES, FORMATS, MODES, read_image
 from diffusion.support.errors import UserError
 from diffusion.support.ranges import Some
 
@@ -38,10 +39,11 @@ class Source(NamedTuple):
 class StoredImages(Dataset):
     """The images that lie at `root`, as they are: a folder or a zip (png, jpg, webp, bmp; sub-folders included, in the order of their
     names), or an npz, whose `arr_0`, or `images`, is uint8 [n, h, w, c] or [n, h, w]; its `arr_1`, or `labels`, are classes if whole
-    numbers [n]. Images of which one is in colour are all in colour. A folder that sample.py wrote stands for its samples.npz.
+    numbers [n]. A dataset.json in a folder or zip, as EDM's dataset tool writes it, says the classes. Images of which one is in colour are
+    all in colour. A folder that sample.py wrote stands for its samples.npz.
 
     Raises UserError, from `load`: nothing there, no images, images of several sizes, images that cannot be read (all of them at once), an
-    npz of something else."""
+    npz of something else, classes of other images."""
 
     num_classes: Some | None = None  # type: ignore[assignment]  # as many as there are
 
@@ -63,23 +65,37 @@ class StoredImages(Dataset):
     def source(self) -> Source:
         """What reads it."""
         if self.path.is_dir():
-            return of_pictures(self.path, listed(self.path)[0], lambda name: self.path / name)
+            return of_pictures(self.path, listed(self.path)[0], lambda name: self.path / name, self.classes)
         if self.path.suffix.lower() == ".npz":
             return of_npz(self.path)
         if self.path.suffix.lower() == ".zip":
-            return of_zip(self.path)
+            return of_zip(self.path, self.classes)
         raise UserError(f"{self.path} is neither a folder, nor a .zip, nor a .npz of images.")
+
+    @cached_property
+    def classes(self) -> Mapping[str, int]:
+        """The classes that a folder or zip says of its images, by their names; none where it says none."""
+        if self.path.is_dir():
+            file = self.path / CLASSES
+            return classes_by_name(file, file.read_bytes()) if file.is_file() else {}
+        if self.path.suffix.lower() != ".zip":
+            return {}
+        with zip_of(self.path) as archive:
+            there = next((info for info in archive.infolist() if Path(PurePosixPath(info.filename)) == Path(CLASSES)), None)
+            return classes_by_name(self.path / CLASSES, unzipped(self.path, archive, there)) if there else {}
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.source.shape
 
     def facts(self) -> dict[str, Any]:
-        labels = self.source.labels if self.path.suffix.lower() == ".npz" else None
-        return {"num_classes": 0 if labels is None else int(labels.max()) + 1}
+        if self.path.suffix.lower() == ".npz":
+            return {"num_classes": 0 if self.source.labels is None else int(self.source.labels.max()) + 1}
+        return {"num_classes": 1 + max(self.classes.values(), default=-1)}
 
     def key(self) -> Any:
-        files = [self.path / name for name in listed(self.path)[0]] if self.path.is_dir() else [self.path]
+        beside = [Path(CLASSES)] * (self.path / CLASSES).is_file()
+        files = [self.path / name for name in (*listed(self.path)[0], *beside)] if self.path.is_dir() else [self.path]
         stats = [(file, file.stat()) for file in files]
         return [str(self.path), [(file.name, stat.st_size, stat.st_mtime_ns) for file, stat in stats]]
 
@@ -93,10 +109,13 @@ class StoredImages(Dataset):
             first += len(images)
 
 
-def of_pictures(place: Path, names: list[Path], opened: Callable[[Path], Path | BytesIO]) -> Source:
-    """The pictures with these names in `place`, each of which `opened` gives to be read."""
+def of_pictures(place: Path, names: list[Path], opened: Callable[[Path], Path | BytesIO], classes: Mapping[str, int]) -> Source:
+    """The pictures with these names in `place`, each of which `opened` gives to be read, and their classes."""
     if not names:
         raise UserError(f"{place} holds no image ({', '.join(sorted(FORMATS))}).")
+    if classes and (without := [name for name in names if name.as_posix() not in classes]):
+        raise UserError(f"{place / CLASSES} says the classes of {len(classes)} images, and none of {without[0]}.")
+    labels = np.array([classes[name.as_posix()] for name in names]) if classes else None
     channels = 1 if all(is_grey(opened(name)) for name in names) else 3
     try:
         width, height = read_image(opened(names[0]), channels).size
@@ -115,7 +134,19 @@ def of_pictures(place: Path, names: list[Path], opened: Callable[[Path], Path | 
             )
         return np.asarray(image).reshape(height, width, channels)
 
-    return Source((height, width, channels), None, lambda: (images for _, images in in_chunks(place, names, pixels)))
+    return Source((height, width, channels), labels, lambda: (images for _, images in in_chunks(place, names, pixels)))
+
+
+def classes_by_name(file: Path, content: bytes) -> dict[str, int]:
+    """The classes in a dataset.json, by the names of their images; none where its labels are null. Raises UserError for another file."""
+    try:
+        pairs = json.loads(content)["labels"] or ()
+        classes = {str(name): label for name, label in pairs}
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f'{file} cannot be read ({type(error).__name__}); it is to hold {{"labels": [[NAME, CLASS], ...]}}.') from error
+    if wrong := [label for label in classes.values() if type(label) is not int or label < 0]:
+        raise UserError(f"{file} has {str(wrong[0])[:40]} as a class; a class is a whole number from 0.")
+    return classes
 
 
 def is_grey(picture: Path | BytesIO) -> bool:
@@ -127,25 +158,32 @@ def is_grey(picture: Path | BytesIO) -> bool:
         return True
 
 
-def of_zip(path: Path) -> Source:
-    """The pictures of a zip."""
+def zip_of(path: Path) -> ZipFile:
+    """The zip, open. Raises UserError for what is none."""
     try:
-        archive = ZipFile(path)
+        return ZipFile(path)
     except BadZipFile as error:
         raise UserError(f"{path} cannot be read as a zip ({error}).") from error
+
+
+def unzipped(path: Path, archive: ZipFile, info: ZipInfo) -> bytes:
+    """A file in a zip. Raises UserError for one that cannot be read."""
+    try:
+        return archive.read(info)
+    except (BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:  # RuntimeError: a password
+        raise UserError(f"{info.filename} in {path} cannot be read ({error}).") from error
+
+
+def of_zip(path: Path, classes: Mapping[str, int]) -> Source:
+    """The pictures of a zip."""
+    archive = zip_of(path)
     # By what is left of their names without `.` and empty parts; of two of one name a zip holds the last.
     found = {Path(PurePosixPath(info.filename)): info for info in archive.infolist() if not info.is_dir()}
     names = [
         name for name in found if name.suffix.lower() in FORMATS and not any(part.startswith((".", "__MACOSX")) for part in name.parts)
     ]
 
-    def opened(name: Path) -> BytesIO:
-        try:
-            return BytesIO(archive.read(found[name]))
-        except (BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:  # RuntimeError: a password
-            raise UserError(f"{name} in {path} cannot be read ({error}).") from error
-
-    return of_pictures(path, sorted(names), opened)
+    return of_pictures(path, sorted(names), lambda name: BytesIO(unzipped(path, archive, found[name])), classes)
 
 
 def of_npz(path: Path) -> Source:
@@ -155,6 +193,8 @@ def of_npz(path: Path) -> Source:
     if images is None:
         raise UserError(f"{path} holds {', '.join(arrays) or 'nothing'}, and no images: those are an array {' or '.join(ARRAYS)}.")
     shape, kind, fortran = arrays[images]
+    if shape[:1] == (0,):
+        raise UserError(f"{images} of {path} holds no image.")
     if kind != np.uint8 or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in MODES) or fortran or not prod(shape):
         raise UserError(f"{images} of {path} is {kind} {list(shape)}, and images are uint8 [n, h, w, 3], [n, h, w, 1] or [n, h, w].")
     n, height, width, channels = (*shape, 1)[:4]
@@ -175,8 +215,10 @@ def of_npz(path: Path) -> Source:
 
 
 def classes_of(path: Path, name: str, n: int, arrays: dict[str, Header]) -> np.ndarray | None:
-    """The classes [n] in this array of an npz; None if there are none."""
+    """The classes [n] in this array of an npz; None if there are none. Raises UserError for another number of them."""
     shape, kind, _ = arrays.get(name, ((), np.dtype(object), False))
+    if len(shape) == 1 and shape != (n,) and kind.kind in "iu":
+        raise UserError(f"{path} holds {n} images, and {shape[0]} classes in {name}.")
     if shape != (n,) or kind.kind not in "iu":
         return None
     with reading(path), np.load(path, allow_pickle=False) as archive:

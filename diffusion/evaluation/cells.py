@@ -57,7 +57,7 @@ def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any]
             raise UserError(f"floor=true draws images from the real ones, and {subject.data.name} is known by statistics: leave it out.")
         sources["floor"] = Drawn(subject.data, recipe.conditions, recipe.batch_size)
     for kind, source in sources.items():
-        cell = finite({"seed": first, **passport, **of_exact, **source.describe()})
+        cell = finite({"seed": first, **passport, **of_exact, **model_of(model), **source.describe()})
         words = {key: value for key, value in typed.items() if key.split(".")[0] in NAMED}
         facts = {**subject.facts, "ckpt": config["images"] or config["ckpt"], "way": kind, "cell": cell, "words": words}
         # Real images cannot measure the model, and are not made for a question.
@@ -66,6 +66,15 @@ def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any]
         kept = KeptFeatures(path.parent / "features", made_by, config["keep_features"] if ours({**groups_of(model), **way}) else 0)
         measured = partial(measure, model, source, facts=passport, first_seed=first, kept=kept)
         fill(path, facts, asked, measured, subject.published if kind == "sampler" else NOTHING)
+
+
+def model_of(model: Model | GivenImages) -> dict[str, str]:
+    """What a model is beside its weights, which may lie beside another configuration the next time; not where its autoencoder lies."""
+    if isinstance(model, GivenImages):
+        return {}
+    groups = groups_of(model)
+    plain = {**groups, "codec": {key: value for key, value in (groups["codec"] or {}).items() if key != "ckpt"}}
+    return {"model": hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:12]}
 
 
 def groups_of(model: Model | GivenImages) -> dict[str, Any]:

@@ -3,23 +3,26 @@
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from diffusion.metrics import Extractor, FeatureMetric, Features, FeatureStore, Metric
-from diffusion.part import ARRAY, CALLS, Part, together
+from diffusion.part import ARRAY, CALLS, Part, together, whole, writing
 from diffusion.passport import source_hash
 from diffusion.support.ranks import rank_and_world
 
 log = logging.getLogger(__name__)
 GIGABYTE = 10**9
+SUMS = "sums"  # of the rows of a layer
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,9 @@ class KeptFeatures:
         for book in map(self.path, extractors) if rank_and_world()[0] == 0 else ():
             try:
                 for array in book.glob(f"*/{ARRAY}"):
-                    np.load(array, mmap_mode="r")
+                    rows = np.load(array, mmap_mode="r")
+                    if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.dtype != np.float32:
+                        raise ValueError(f"{array} holds something else")
             except (ValueError, OSError, EOFError):
                 log.warning("The features in %s are damaged, and made again.", book)
                 shutil.rmtree(book, ignore_errors=True)
@@ -96,17 +101,42 @@ class Books:
             self.kept.tidy()
 
 
+class Layer(Part):
+    """What one layer of a network made of images: a `Part` of rows float32 [n, d], each with a checksum of its numbers, its calls and the
+    layer's name. A row that was damaged is one that is missing."""
+
+    def made(self) -> np.ndarray:
+        """As a `Part`'s, of the rows that are whole."""
+        calls, kept = super().made(), np.zeros(self.n, CALLS)
+        if (self.place / SUMS).is_file() and self.array.is_file():
+            sums, rows = np.fromfile(self.place / SUMS, np.uint32, self.n), np.load(self.array, mmap_mode="r")
+            for i in np.flatnonzero(calls[: min(len(sums), len(rows))]):
+                kept[i] = calls[i] if sums[i] == self.sum(rows[i], calls[i]) else 0
+        return kept
+
+    def put(self, numbers: Tensor, images: Tensor, calls: int) -> None:
+        """As a `Part`."""
+        with writing(self.place / SUMS) as file:
+            for number, row in zip(numbers.tolist(), np.ascontiguousarray(images.numpy()), strict=True):
+                whole(os.pwrite(file, np.uint32(self.sum(row, calls + 1)).tobytes(), number * 4), 4)
+        super().put(numbers, images, calls)
+
+    def sum(self, row: np.ndarray, count: int) -> int:
+        """The CRC of a row that has this entry in `calls`."""
+        return crc32(row.tobytes(), crc32(f"{self.place.name} {count} {row.dtype}".encode()))
+
+
 class Book:
-    """What one network made of images 0 .. n - 1: a `Part` for each of its layers, float32 [n, d].
+    """What one network made of images 0 .. n - 1: a `Layer` for each of its layers, float32 [n, d].
 
     Of them `asked` are asked for now. Where the disk does not take it, or there is no room for it, nothing is kept, and the measuring goes
     on."""
 
     def __init__(self, kept: KeptFeatures, extractor: Extractor, asked: int) -> None:
         self.place, self.asked, self.gigabytes, self.open = kept.path(extractor), asked, kept.gigabytes, True
-        places = sorted(path.parent for path in self.place.glob("*/calls") if path.with_name(ARRAY).is_file())
-        self.n = max([asked, *((place / "calls").stat().st_size // CALLS.itemsize for place in places)])
-        self.layers = {place.name: Part(place, self.n) for place in places}
+        places = [self.place / layer for layer in extractor.layers if (self.place / layer / ARRAY).is_file()]
+        self.n = max([asked, *(len(np.load(place / ARRAY, mmap_mode="r")) for place in places)])
+        self.layers = {place.name: Layer(place, self.n) for place in places}
         made = [torch.from_numpy(part.made()) for part in self.layers.values()]
         self.made = torch.stack(made).amin(0) if len(made) == len(extractor.layers) else torch.zeros(self.n, dtype=torch.int32)
         if made:
@@ -129,7 +159,7 @@ class Book:
             for layer, rows in layers.items() if self.open else ():
                 if layer not in self.layers:
                     (self.place / layer).mkdir(parents=True, exist_ok=True)
-                    self.layers[layer] = Part(self.place / layer, self.n)
+                    self.layers[layer] = Layer(self.place / layer, self.n)
                 self.layers[layer].put(numbers, rows.float().cpu(), calls)
         except OSError as error:
             log.warning("The features of these images are not kept: %s.", error)

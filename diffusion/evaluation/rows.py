@@ -11,14 +11,15 @@ FLOOR = "the data set itself"
 
 
 def read_cells(path: Path) -> list[dict]:
-    """The lines of `path` that are cells, in order; none if there is no file. A last line that is incomplete is left out."""
+    """The lines of `path` that are cells, in order; none if there is no file. A last line that is incomplete is left out, and what is no
+    line of ours."""
     lines = []
-    for text in path.read_text().splitlines() if path.exists() else ():
+    for text in path.read_bytes().splitlines() if path.exists() else ():
         try:
             lines.append(json.loads(text))
         except ValueError:
             continue
-    return [line for line in lines if "cell" in line]
+    return [line for line in lines if isinstance(line, dict) and {"cell", "way", "passport", "words"} <= line.keys()]
 
 
 def layout(lines: list[dict], beside: Mapping[str, Published] = {}) -> list[dict]:

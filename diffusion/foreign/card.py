@@ -32,7 +32,7 @@ pipeline = {pipeline}.from_pretrained("FOLDER")  # this folder, or OWNER/NAME
 CALL = "images = pipeline(batch_size=4, num_inference_steps={steps}).images"
 CLASSES = """x = torch.randn(4, {channels}, {height}, {width})
 pipeline.scheduler.set_timesteps({steps})
-for t in pipeline.scheduler.timesteps:  # the pipeline's own call tells the network no class
+for t in pipeline.scheduler.timesteps:  # the pipeline's own call tells the network no class, and fails
     with torch.no_grad():
         out = pipeline.unet(x, t, class_labels=torch.tensor([0, 1, 2, 3]) % {classes}).sample
     x = pipeline.scheduler.step(out, t, x).prev_sample"""

@@ -82,6 +82,7 @@ class FeatureMetric(Metric, Generic[Part]):
     of_features: ClassVar[bool] = True  # whether features can stand in the place of the images
     statistics = ""  # the hash of the reference statistics; empty where there are none
     reference_facts: dict[str, Any]
+    shape: list[int] | None  # of the real images, where there are any
 
     def __init__(self, extractor: Extractor, n: Several, cache: str | Path, groups: Some = 0) -> None:
         super().__init__()
@@ -103,6 +104,7 @@ class FeatureMetric(Metric, Generic[Part]):
     def setup(self, imageset: RealImages, device: torch.device | str, conditions: Conditions = UNCONDITIONAL) -> None:
         """Move to `device` and get the reference statistics; all ranks must call it. Raises UserError as `row_width`."""
         self.to(device)
+        self.shape = None
         self.width, self.conditions = self.row_width(imageset), conditions
         self.reference_facts = facts(imageset, self.refer(imageset))
         self.reset()
@@ -120,6 +122,7 @@ class FeatureMetric(Metric, Generic[Part]):
         if len(shape) != 4:
             raise UserError(f"{self.name} looks at pictures, and {imageset.name} holds vectors; say metric=sliced_wasserstein.")
         self.extractor.check(shape)
+        self.shape = list(shape[1:])
         return self.extractor.width(self.layer, shape)
 
     @abstractmethod
@@ -144,9 +147,13 @@ class FeatureMetric(Metric, Generic[Part]):
         if len(images) == 0:
             return
         layers = self.store(images)
-        if layers[self.layer].shape[1] != self.width:
-            data, shape = self.reference_facts["name"], list(getattr(images, "shape", layers[self.layer].shape)[1:])
-            raise UserError(f"{self.name} compares pictures of one shape: these are {shape}, and those of {data} are not.")
+        shape = list(getattr(images, "shape", layers[self.layer].shape)[1:])
+        moved = self.extractor.rigid and isinstance(images, Tensor) and self.shape not in (None, shape)
+        if layers[self.layer].shape[1] != self.width or moved:
+            data = self.reference_facts["name"]
+            raise UserError(
+                f"{self.name} compares pictures of one shape: these are {shape}, and those of {data} are {self.shape or 'not'}."
+            )
         self.add(layers, labels)
 
     def parts_of(self, rows: Tensor) -> list[Tensor]:

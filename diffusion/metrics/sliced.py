@@ -55,7 +55,8 @@ class SlicedWasserstein(Metric):
         require_images(imageset)
         self.to(device)
         self.conditions = conditions
-        self.directions = directions(math.prod(imageset.images.shape[1:]), self.projections, self.seed).to(home(self.device))
+        self.shape = torch.Size(imageset.images.shape[1:])
+        self.directions = directions(math.prod(self.shape), self.projections, self.seed).to(home(self.device))
         self.quantisation = str(imageset.images.dtype)
         self.reference_facts = facts(imageset, len(imageset.images))
         mine = [self.projected(items) for items in own_batches(imageset.images, CHUNK)]
@@ -70,12 +71,12 @@ class SlicedWasserstein(Metric):
     def update(self, images: Tensor, labels: Tensor | None = None) -> None:
         """Add this rank's generated items as the data hold them, uint8 or float [b, ...] on any device; b may be 0.
 
-        Raises ValueError for items of another size than the data's."""
-        size = images[:1].numel() if len(images) else self.directions.shape[1]
-        if size != self.directions.shape[1]:
-            raise ValueError(f"{self.name} compares with items of {self.directions.shape[1]} numbers, and {size} were generated for each.")
-        if len(images):
-            self.rows.append(self.projected(images))
+        Raises ValueError for items of another shape than the data's."""
+        if not len(images):
+            return
+        if images.shape[1:] != self.shape:
+            raise ValueError(f"{self.name} compares with items of shape {list(self.shape)}, and these are {list(images.shape[1:])}.")
+        self.rows.append(self.projected(images))
 
     def compute(self) -> Numbers:
         """The distance of all ranks' items, on every rank, and its standard error; may be called again. All ranks must call it.

@@ -98,7 +98,7 @@ def read_statistics(path: Path, pictures: RealImages | None = None) -> Statistic
         arrays = {name: archive[name] for name in (*sum(KEYS.values(), ()), *SAID) if name in archive}
         there = list(archive)
     if not {"mu", "sigma"} <= arrays.keys():
-        raise UserError(f"{path} holds {', '.join(there)}, and statistics are the arrays mu and sigma.")
+        raise UserError(f"{path} holds {', '.join(there) or 'nothing'}, and statistics are the arrays mu and sigma.")
     said = {name: arrays[name].item() for name in SAID if name in arrays and arrays[name].ndim == 0}
     made_by = said if all(isinstance(said.get(name), kind) for name, kind in SAID.items()) and said["n"] > 1 else {}
     gaussians = {

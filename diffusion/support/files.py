@@ -6,7 +6,7 @@ import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -175,9 +175,11 @@ def lines(path: str | Path) -> int:
     return Path(path).read_bytes().count(b"\n") if Path(path).exists() else 0
 
 
-def cut(path: str | Path, count: int) -> None:
-    """Leave the first `count` lines of a file, or all that are whole if there are fewer; with none the file goes."""
-    kept = b"".join(line for line in Path(path).read_bytes().splitlines(keepends=True)[:count] if line.endswith(b"\n"))
+def cut(path: str | Path, count: int, stays: Callable[[bytes], bool] = lambda line: False) -> None:
+    """Leave the first `count` lines of a file, or all that are whole if there are fewer, and those after them that `stays` says; with none
+    the file goes."""
+    whole = [line for line in Path(path).read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    kept = b"".join([*whole[:count], *filter(stays, whole[count:])])
     if not kept:
         Path(path).unlink()
     elif len(kept) != Path(path).stat().st_size:

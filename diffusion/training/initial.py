@@ -38,6 +38,9 @@ def begin_from(module: nn.Module, config: Mapping[str, Any], trust: Sequence[str
         getattr(module, "network", None), "details", None
     ):
         log.warning("The network of %s computes otherwise where weights fit: it has %s; say so by network.details.", init["ckpt"], other)
+    was, now = (str(c.get("parameterization", {}).get("_target_", "")).rpartition(".")[2] for c in (source.config, config))
+    if was and was != now:
+        log.warning("The output of %s means %s, and here %s: it is learned anew, on what the inner layers know.", init["ckpt"], was, now)
     share = sum(ours[name].numel() for name in fitting) / sum(parameter.numel() for parameter in ours.values())
     log.info("%d of %d parameters (%.1f %% of the weights) begin as in %s", len(fitting), len(ours), 100 * share, init["ckpt"])
     others = [name for name in ours if name in theirs and name not in fitting]

@@ -1,13 +1,14 @@
 """A run sampled and measured afterwards is the run that was trained: its sampler, grid, guidance and precision, unless others are typed."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, command, succeeded
+from commands import ROOT, SMALL, command, succeeded
 from composing import way
 from inside import lines, measured, sampled, trained
 
@@ -18,6 +19,7 @@ from diffusion.support.errors import UserError
 
 WORDS = ["guidance.scale=2", "sampler=ddim", "grid.steps=4", "metric=fd_digits", "metric.n=50", "metric.groups=0", "parameterization=v"]
 QUICK = ["lr_schedule=constant", "optimizer.lr=0.01"]  # so that four steps leave a network in which precision and guidance tell
+FEW = ["metric.n=20", "metric.groups=0", "grid.steps=2"]
 SHORT = ["steps=4", "eval_every=4", "checkpoint_every=4", "callbacks.distance.at_start=false", "callbacks.checkpoints.keep_every=4"]
 PRECISIONS = ["32-true", "bf16-mixed"]
 pytestmark = pytest.mark.xdist_group("afterwards")
@@ -117,6 +119,32 @@ def test_help_answers_without_torch(name):
     script = f"import runpy, sys\nsys.argv = [{name!r}, '--help']\ntry:\n    {run}\nfinally:\n    print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert result.stdout.splitlines()[-1] == "False", result.stderr[-2000:]
+
+
+def test_a_model_that_computes_otherwise_is_measured_anew(runs, tmp_path):
+    """The weights and their hash are the same, and what is said beside them is not."""
+    run = shutil.copytree(runs["32-true"], tmp_path / "run")
+    words = ["sampler=ddim", "grid.steps=3"]
+    first, again = (measured(run, tmp_path / "out.jsonl", *words) for _ in range(2))
+    assert first == again and len(lines(tmp_path / "out.jsonl")) == 1
+    said = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(said.replace("parameterization.V\n", "parameterization.X0\n"))
+    other = measured(run, tmp_path / "out.jsonl", *words)
+    assert other["fd-digits@50"] != first["fd-digits@50"] and other["passport"]["weights"] == first["passport"]["weights"]
+    (run / "config.yaml").write_text(said)
+    measured(run, tmp_path / "out.jsonl", *words)
+    assert len(lines(tmp_path / "out.jsonl")) == 2
+
+
+def test_a_resumed_run_keeps_what_was_measured(tmp_path):
+    """Beside what it records itself, from where it stood at its checkpoint; a line that was begun after it goes."""
+    run, cache = tmp_path / "run", f"paths.cache={tmp_path / 'cache'}"
+    succeeded(command("train.py", *SMALL, "metric=fd_digits", *FEW, f"paths.runs={tmp_path}", "name=run", "logger=none", cache))
+    line = measured(run, run / "metrics.jsonl", "sampler=heun", "grid.steps=3", cache)
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 7, "loss/total": 1.0}\n')
+    succeeded(command("train.py", f"resume={run}", "steps=8"))
+    assert line in lines(run / "metrics.jsonl") and {"step": 7, "loss/total": 1.0} not in lines(run / "metrics.jsonl")
 
 
 @pytest.mark.parametrize("words", [["network.channels=64"], ["optimizer.lr=-1"], ["batch_size=0"], ["trainer.devices=3"]], ids=" ".join)

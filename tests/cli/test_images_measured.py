@@ -132,12 +132,14 @@ def test_the_samples_of_a_run_give_the_number_of_the_run(tmp_path):
     cache = f"paths.cache={tmp_path / 'cache'}"
     run = trained(tmp_path / "run", "steps=2", "metric=none", "eval_every=9", "lr_schedule=constant", "grid.steps=3")
     sampled(run, tmp_path / "samples", "n=64", "seed=500", cache)
+    succeeded(command("sample.py", f"ckpt={run}", f"out={tmp_path / 'samples.zip'}", "n=64", "seed=500", "device=cpu", cache))
     by_run = measured(run, tmp_path / "a.jsonl", METRIC, "metric.n=64", "seed=500", cache)
-    by_images = measured_images(tmp_path / "b.jsonl", f"images={tmp_path / 'samples'}", METRIC, cache, *DATA)
-    assert by_images["fd-digits@64"] == pytest.approx(by_run["fd-digits@64"], rel=1e-7)
-    assert by_images["passport"]["id"] == by_run["passport"]["id"]
-    assert by_images["passport"]["weights"] == by_run["passport"]["weights"] and by_images["passport"]["nfe"] == 3
-    assert by_images["fd-digits@64/error"] == pytest.approx(by_run["fd-digits@64/error"], rel=1e-6)  # in the same groups, too
+    for images in ("samples", "samples.zip"):
+        by_images = measured_images(tmp_path / f"{images}.jsonl", f"images={tmp_path / images}", METRIC, cache, *DATA)
+        assert by_images["fd-digits@64"] == pytest.approx(by_run["fd-digits@64"], rel=1e-7)
+        assert by_images["passport"]["id"] == by_run["passport"]["id"]
+        assert by_images["passport"]["weights"] == by_run["passport"]["weights"] and by_images["passport"]["nfe"] == 3
+        assert by_images["fd-digits@64/error"] == pytest.approx(by_run["fd-digits@64/error"], rel=1e-6)  # in the same groups, too
     # What a metric would not have asked for is not the run's number, and has another id: one class, some of them, other sizes.
     others = {"one class": ["classes=[3]"], "between": ["between=[3,8]"], "some": []}
     for name, words in others.items():

@@ -155,6 +155,51 @@ def test_a_book_that_was_cut_off_is_made_again(evaluate, calls, tmp_path):
     assert fresh(calls)["made"] == 40
 
 
+def flipped(layer):
+    array = np.load(layer / "images.npy", mmap_mode="r+")
+    array.view(np.uint8)[3, 5] ^= 0x40
+
+
+def other_calls(layer):
+    np.full(40, -5, np.int32).tofile(layer / "calls")
+
+
+def zeros(layer):
+    np.save(layer / "images.npy", np.zeros_like(np.load(layer / "images.npy")))
+
+
+def fewer(layer):
+    np.save(layer / "images.npy", np.load(layer / "images.npy")[:5])
+
+
+def doubles(layer):
+    np.save(layer / "images.npy", np.load(layer / "images.npy").astype(np.float64))
+
+
+def another_kind(layer):
+    with open(layer / "images.npy", "wb") as file:
+        np.savez(file, arr_0=np.load(layer.parent / "logits" / "images.npy"))
+
+
+def swapped(layer):
+    for file in ("images.npy", "calls", "sums"):
+        (layer / file).write_bytes((layer.parent / "logits" / file).read_bytes())
+
+
+@pytest.mark.parametrize("damage", [flipped, other_calls, zeros, fewer, doubles, another_kind, swapped])
+def test_what_was_changed_is_made_again(evaluate, calls, tmp_path, damage):
+    """One image of it, or all; the number is the right one, and what was made again is kept."""
+    (alone,) = [number(line) for line in lines(tmp_path / "first" / "numbers.jsonl") if line["metric"].startswith("kd")]
+    evaluate("kept", *FD)
+    (book,) = (tmp_path / "kept" / "features").iterdir()
+    damage(book / "features")
+    fresh(calls)
+    assert number(evaluate("kept", *KD)) == alone
+    assert fresh(calls)["made"] == (16 if damage is flipped else 40)  # a batch, or all
+    evaluate("kept", *PR)
+    assert fresh(calls)["made"] == 0
+
+
 @pytest.mark.slow
 def test_two_processes_read_what_one_kept(tmp_path):
     """By the commands, as a user types them; and one reads what two kept."""

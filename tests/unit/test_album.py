@@ -21,7 +21,7 @@ from diffusion import album
 from diffusion.conditions import Classes
 from diffusion.denoiser import Estimate
 from diffusion.editing import FromImage, between
-from diffusion.generate import Recipe
+from diffusion.generate import Recipe, warn_of_no_numbers
 from diffusion.grids import Trailing
 from diffusion.part import CALLS, parts
 from diffusion.samplers import DDIM, DDPM, DPMAdaptive
@@ -323,7 +323,8 @@ def test_an_npz_and_a_zip_hold_the_same(tmp_path):
     assert np.array_equal(arrays["arr_0"], folder["images"]) and np.array_equal(arrays["arr_1"], folder["labels"])
     assert json.loads(arrays["recipe"].item()) == json.loads((tmp_path / "a/recipe.json").read_text())
     with ZipFile(tmp_path / "made.zip") as archive:
-        assert archive.namelist() == ["recipe.json", *(f"{i:06d}.png" for i in range(10))]
+        assert archive.namelist() == ["recipe.json", *(f"{i:06d}.png" for i in range(10)), "dataset.json"]
+        assert json.loads(archive.read("dataset.json")) == {"labels": [[f"{i:06d}.png", i % 3] for i in range(10)]}
         with Image.open(archive.open("000007.png")) as picture:
             assert np.array_equal(np.array(picture), folder["images"][7, ..., 0])  # grey as it is
         assert json.loads(archive.read("recipe.json"))["nfe"] == 5
@@ -379,5 +380,6 @@ class Broken(Squashed):
 @pytest.mark.parametrize("model, said", [(Broken(), True), (Squashed(), False)])
 def test_what_is_no_number_is_said(tmp_path, caplog, model, said):
     """A picture of 8 bits would hide it."""
+    warn_of_no_numbers.cache_clear()
     album.write(Recipe(model, DDIM(), Trailing(2), (1, 4, 4)), range(2), None, tmp_path / "made", {})
     assert any("NaN or infinity" in message for message in caplog.messages) == said

@@ -7,7 +7,7 @@ from torch import nn
 
 from diffusion.codecs import Pixels
 from diffusion.denoiser import Denoiser, Estimate
-from diffusion.generate import Asked, Recipe, SeededNoise, described, generate, trajectories
+from diffusion.generate import Asked, Recipe, SeededNoise, described, generate, trajectories, warn_of_no_numbers
 from diffusion.grids import Leading, Linspace, Trailing
 from diffusion.guidance import ClassifierFree, Clip
 from diffusion.parameterization import X0, Epsilon, Score, V, Velocity
@@ -113,6 +113,19 @@ def test_seeds_that_would_repeat_an_image_are_refused(seed):
     assert torch.equal(*(torch.randn(4, generator=torch.Generator().manual_seed(s)) for s in (0, 2**32)))
     with pytest.raises(ValueError, match=r"outside 0 \.\. 4294967295"):
         generate(denoiser(), DDIM(), Trailing(2), SHAPE, [0, seed])
+
+
+def test_images_of_no_numbers_are_said_once(caplog):
+    """A picture of 8 bits would hide them."""
+    warn_of_no_numbers.cache_clear()
+    broken = denoiser()
+    generate(broken, DDIM(), Trailing(3), SHAPE, range(2))
+    assert not caplog.messages
+    with torch.no_grad():
+        broken.network.weight.fill_(torch.nan)
+    for _ in range(2):
+        assert generate(broken, DDIM(), Trailing(3), SHAPE, range(2)).dtype == torch.uint8
+    assert [message.partition(":")[0] for message in caplog.messages] == ["Some images are of numbers that are none (NaN or infinity)"]
 
 
 def test_sampling_records_no_gradient():

@@ -13,9 +13,10 @@ from scipy.stats import norm, wasserstein_distance
 
 from diffusion.conditions import Classes
 from diffusion.data import TwoMoons
-from diffusion.metrics import Passport, SlicedWasserstein
+from diffusion.metrics import KernelDistance, Passport, Pixels, SlicedWasserstein
 from diffusion.metrics.sliced import directions, quantiles
 from diffusion.support.build import build_stages
+from diffusion.support.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf" / "metric" / "sliced_wasserstein.yaml"
 
@@ -167,6 +168,16 @@ def test_it_tells_moons_from_a_gaussian(tmp_path):
     assert passport.settings == {"projections": 128, "seed": 0} and passport.quantisation == "float32"
 
 
+def test_pictures_of_two_shapes_are_not_compared(tmp_path):
+    """Though they have as many numbers; by their pixels neither."""
+    wide, high, colour = (torch.zeros(12, *shape, dtype=torch.uint8) for shape in ((4, 6, 3), (6, 4, 3), (4, 18, 1)))
+    for metric in (SlicedWasserstein(4, groups=0), KernelDistance(Pixels(), 4, tmp_path, subset_size=4)):
+        metric.setup(Items(wide), "cpu")
+        for other in (high, colour):
+            with pytest.raises((ValueError, UserError), match=r"these are \[(6, 4, 3|4, 18, 1)\]"):
+                metric.update(other[:4])
+
+
 def test_the_file_builds_it():
     config = OmegaConf.to_container(OmegaConf.load(CONF))
     (metric,) = build_stages(config).values()
@@ -186,7 +197,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="has no images"):
         metric.setup(Items(torch.empty(0, 2)), "cpu")
     metric.setup(Items(normal(5, 2)), "cpu")
-    with pytest.raises(ValueError, match="compares with items of 2 numbers, and 3 were generated"):
+    with pytest.raises(ValueError, match="compares with items of shape \[2\], and these are \[3\]"):
         metric.update(normal(4, 3))
     metric.update(normal(4, 2))
     with pytest.raises(ValueError, match="a number of 10 images, and 4 were given"):

@@ -73,6 +73,16 @@ def test_the_floor_is_of_the_data_and_by_seed(subject):
     assert len(drawn(range(5)).images) == 5
 
 
+def test_what_is_no_line_of_ours_is_passed_over(evaluate, tmp_path):
+    """Whatever somebody's program wrote between; it stays there."""
+    path, words = tmp_path / "cells.jsonl", [*DIGITS, "sampler=ddim", "grid.steps=4"]
+    evaluate({}, *words)
+    before = path.read_bytes()
+    path.write_bytes(b'5\n["cell"]\n{"cell": 3}\n\xff\xfe\n"cell"\n' + before)
+    evaluate({}, *words)
+    assert path.read_bytes().endswith(before) and len(table.read_cells(path)) == 1
+
+
 def test_a_cell_is_measured_once_and_always_the_same(evaluate, tmp_path):
     path, other = tmp_path / "cells.jsonl", tmp_path / "other.jsonl"
     words = [*DIGITS, "sampler=ddim", "grid.steps=4", "floor=true"]

@@ -35,6 +35,7 @@ class Extractor(ABC):
     batch     images at a time
     layers    what the network returns, in its order; "features" is the first
     cheap     whether its features cost less than reading them from a disk, so that they are never cached
+    rigid     whether each feature has a place in the image, so that images of two shapes cannot be compared
     """
 
     name: str
@@ -46,6 +47,7 @@ class Extractor(ABC):
     batch: ClassVar[int] = 256
     layers: tuple[str, ...] = ("features", "logits")
     cheap: ClassVar[bool] = False
+    rigid: ClassVar[bool] = False
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network.eval().requires_grad_(False)

@@ -23,7 +23,7 @@ class Pixels(Extractor):
     resize = "none"
     layers = ("features",)
     batch = 1024
-    cheap = True
+    cheap = rigid = True
 
     def __init__(self, weights: str | None = None, cache: str | Path = ".cache") -> None:
         if weights is not None:

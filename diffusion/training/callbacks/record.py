@@ -1,5 +1,6 @@
 """The record of a run's configuration, written when nothing can refuse the run any more, and where its numbers stood at a checkpoint."""
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +23,8 @@ class Record(Callback):
     A refused command leaves the folder as it was.
 
     A checkpoint knows how many lines the files of numbers had. A resumed run cuts them there, and goes on as if it had never been stopped;
-    a new one begins them anew. What killed writers left behind goes too."""
+    what was measured afterwards stays, since it says itself of which weights it is. A new run begins them anew. What killed writers left
+    behind goes too."""
 
     def __init__(
         self, config: Mapping[str, Any], sources: Mapping[str, str] = {}, beside: Mapping[str, Callable[[Path], Any]] = {}
@@ -60,10 +62,18 @@ class Record(Callback):
             with atomic(folder / name) as temporary:
                 temporary.write_text(text)
         for file in files(folder) if self.stood is not None else ():
-            cut(file, self.stood.get(str(file.relative_to(folder)), 0))
+            cut(file, self.stood.get(str(file.relative_to(folder)), 0), measured_afterwards)
         for logger in trainer.loggers if self.config["resume"] else ():  # a new run's loggers were told before they wrote their files
             logger.log_hyperparams(self.config)
             purge(logger, trainer.global_step + 1)
+
+
+def measured_afterwards(line: bytes) -> bool:
+    """Whether a line of metrics.jsonl is one of `diffusion.evaluate`."""
+    try:
+        return '"cell"' in line.decode() and "cell" in json.loads(line)
+    except ValueError:
+        return False
 
 
 def files(folder: Path) -> list[Path]:

@@ -171,3 +171,39 @@ def test_what_is_no_set_of_images_is_a_sentence(tmp_path, pixels, case):
     place, sentence = case(tmp_path, pixels)
     with pytest.raises(UserError, match=sentence):
         loaded(place, tmp_path)
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_the_classes_that_edm_s_tool_writes(tmp_path, pixels, form):
+    """Of sub-folders too; in the order of the names, which is not that of the file; null is none."""
+    folder = as_folder(tmp_path / "set" / "a", pixels).parent
+    names = [f"a/{i:03}.png" for i in range(7)]
+
+    def written(labels):
+        (folder / "dataset.json").write_text(json.dumps({"labels": labels}))
+        if form == "folder":
+            return folder
+        with ZipFile(tmp_path / "set.zip", "w") as archive:
+            for file in [folder / "dataset.json", *(folder / "a").iterdir()]:
+                archive.write(file, file.relative_to(folder))
+        return tmp_path / "set.zip"
+
+    found = loaded(written([[name, (3 * i) % 5] for i, name in reversed([*enumerate(names)])]), tmp_path)
+    assert found.labels.tolist() == [0, 3, 1, 4, 2, 0, 3] and found.num_classes == 5 and (found.images == pixels).all()
+    assert loaded(written(None), tmp_path).labels is None
+    for labels, said in (
+        ([[name, 0] for name in names[:6]], "says the classes of 6 images, and none of a"),
+        ([[name, -1] for name in names], "has -1 as a class"),
+        ([[name, "dog"] for name in names], "has dog as a class"),
+        ([3], r"it is to hold \{\"labels\""),
+    ):
+        with pytest.raises(UserError, match=said):
+            loaded(written(labels), tmp_path)
+
+
+def test_an_npz_without_images_or_with_classes_of_others(tmp_path, pixels):
+    np.savez(tmp_path / "none.npz", arr_0=pixels[:0])
+    np.savez(tmp_path / "few.npz", arr_0=pixels, arr_1=np.zeros(6, np.int64))
+    for name, said in (("none", "arr_0 of .* holds no image"), ("few", "holds 7 images, and 6 classes in arr_1")):
+        with pytest.raises(UserError, match=said):
+            loaded(tmp_path / f"{name}.npz", tmp_path)
