@@ -46,6 +46,7 @@ MEANING = (
     "seed",
 )
 PLACES = ("dataset.root", "dataset.cache")
+TRAINER = "trainer"  # on what a run is trained: the one group that a resumed run may have another of, in the place of its own
 AUTO = "auto"  # resume=auto
 
 
@@ -176,8 +177,10 @@ def words_said(before: Path | None = None) -> dict[str, dict[str, str]]:
     if before is None:
         choices = HydraConfig.get().runtime.choices
         return {"typed": typed, "choices": {group: str(word) for group, word in choices.items() if word and "/" not in group}}
-    kept = _words_before(before)
-    return {"typed": {**kept["typed"], **typed}, "choices": kept["choices"]}
+    kept, choices = (_words_before(before)[part] for part in ("typed", "choices"))
+    if (word := typed.get(TRAINER)) not in (None, {**choices, **kept}.get(TRAINER)):  # another one, without what was said of the first
+        kept, choices = {key: value for key, value in kept.items() if key.partition(".")[0] != TRAINER}, {**choices, TRAINER: word}
+    return {"typed": {**kept, **typed}, "choices": choices}
 
 
 def _words_before(file: Path) -> dict[str, dict[str, str]]:
@@ -198,11 +201,12 @@ def _resumed(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     typed = {key: value for key, value in words().items() if key not in ("resume", "trust") and value != said.get(key)}
     for key in typed:
         whole, meant = (CONF / key).is_dir() or OmegaConf.is_config(OmegaConf.select(before, key)), meaning(before)
-        if not whole:
-            OmegaConf.update(before, key, OmegaConf.select(cfg, key), force_add=True)
-        if whole or "_target_" in key or meaning(before) != meant:
+        kept = whole and key != TRAINER
+        if not kept:
+            OmegaConf.update(before, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
+        if kept or "_target_" in key or meaning(before) != meant:
             raise UserError(
-                f"{key}={typed[key]} would change what the run {folder} is; a resumed run keeps its groups, start a new one instead."
+                f"{key}={typed[key]} would change what the run {folder} is; a resumed run keeps every group but {TRAINER}: start a new one."
             )
     return plain(before, typed)
 

@@ -7,9 +7,11 @@ hub:OWNER/NAME. TO is a folder, FILE.safetensors for the network's tensors alone
 import argparse
 import json
 import logging
+import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +23,7 @@ from diffusion.checkpoint import LAST, MODEL, load, weights_hash, write_checkpoi
 from diffusion.codecs import Autoencoder
 from diffusion.foreign.card import PLACE_KEYS
 from diffusion.foreign.exported import write_pipeline
-from diffusion.foreign.files import read_json
+from diffusion.foreign.files import read_json, typed
 from diffusion.foreign.hub import hub_name, pulled, push
 from diffusion.foreign.layouts import safetensors, sha256_of
 from diffusion.foreign.pipelines import MARK
@@ -30,7 +32,7 @@ from diffusion.latents import COPY
 from diffusion.model import Model
 from diffusion.passport import code_version
 from diffusion.support.errors import UserError, one_sentence
-from diffusion.support.files import atomic
+from diffusion.support.files import atomic, require_writable
 
 HEADER = "diffusion"  # of the metadata of a file of safetensors: the model's configuration and where it is from, as JSON
 RUN, PIPELINE, TENSORS = "run", "diffusers", "safetensors"
@@ -67,8 +69,11 @@ def read_source(path: Path, averaged: bool, flags: Mapping[str, str], name: str)
         raise UserError(f"--{next(iter(flags))} is for a file of others' weights, and {path} is a run, which says how it is built.")
     model = load(path, averaged)
     before = folder / MARK  # of a run that was converted itself
-    known = read_json(before).get("origin", {}) if before.is_file() else {}
-    return Taken(model, {**dict(known), "name": folder.resolve().name, "step": model.step}, True)
+    said = read_json(before) if before.is_file() else {}
+    typed(before, said, {"origin": dict})
+    known = said.get("origin", {})
+    typed(before, known, {"notes": list[str]})
+    return Taken(model, {**known, "name": folder.resolve().name, "step": model.step}, True)
 
 
 def write_run(model: Model, origin: Mapping[str, Any], folder: Path) -> None:
@@ -128,11 +133,31 @@ def untouched(folder: Path) -> bool:
 
 
 def require_replaceable(target: Path, kind: str, source: Path) -> None:
-    """Raises UserError for a place that is or holds what is read, or holds anything but what this command wrote: it would be lost."""
-    if source.resolve().is_relative_to(target.resolve()):
+    """Raises UserError for a place that is what is read, holds it or lies in it, that is a link or cannot be written, and one that holds
+    anything but what this command wrote: it would be lost."""
+    if target.is_symlink():
+        raise UserError(f"{target} is a link to {target.readlink()}, and only the link would be replaced: name the place itself.")
+    there, read = (Path(os.path.realpath(path)) for path in (target, run_of(source) or source))
+    if source.resolve().is_relative_to(there):
         raise UserError(f"{target} is what is read, or holds it, and would be replaced: give another name.")
+    if there.is_relative_to(read):
+        raise UserError(f"{target} lies in what is read, which stays as it is: give a place outside of {read}.")
+    require_writable(target.parent, "TO")
     if target.exists() and (kind == TENSORS or not target.is_dir() or not untouched(target)):
         raise UserError(f"{target} is there already, and holds more than what this command wrote: give another name, or remove it.")
+
+
+@contextmanager
+def traceless(folder: Path) -> Iterator[None]:
+    """A folder that is made inside, and those above it, go again if nothing was written after all."""
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield
+    except BaseException:
+        for place in made:
+            with suppress(OSError):  # it was not made, or another command has written there
+                place.rmdir()
+        raise
 
 
 def write_as(
@@ -166,7 +191,7 @@ def write_as(
         with TemporaryDirectory() as temporary:
             write_pipeline(read.model, origin, Path(temporary) / "model")
             return push(Path(temporary) / "model", there, private)
-    with atomic(place) as temporary_place:
+    with traceless(place.parent), atomic(place) as temporary_place:
         WRITERS[str(kind)](read.model, origin, temporary_place)
         if temporary_place.is_dir():
             sign(temporary_place)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffusion.model import Model, assemble, network_of, variance_of
-from diffusion.support.build import build
+from diffusion.support.build import build, review
 from diffusion.support.errors import UserError
 
 # What a run says of itself beside its model. Nothing is known of how others trained, and nothing of this changes an image.
@@ -50,6 +50,8 @@ class Converted:
     def model(self) -> Model:
         """The model with its weights, in evaluation mode. Raises ValueError or UserError for a configuration that makes none, and UserError
         for weights that are not those of its network, naming some."""
+        for group in ("sampler", "grid", "guidance"):  # which the model itself is made without
+            review(self.config[group], group)
         with torch.random.fork_rng(devices=[]):
             model = assemble(self.config)
         network = model.denoiser.network

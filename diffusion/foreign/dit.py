@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from diffusion.foreign.converted import USUAL, Converted, configured
-from diffusion.foreign.files import read_json
+from diffusion.foreign.files import read_json, typed
 from diffusion.foreign.flags import Flags
 from diffusion.foreign.layouts import Layout, Weights, sha256_of
 from diffusion.networks.dit import positions
 from diffusion.support.errors import UserError
+from diffusion.support.ranges import Few
 
 # The flags of their sample.py; `vae` is here the folder of the autoencoder, and `num_heads` of a width that none of their models has.
 SAMPLING: Mapping[str, Any] = {
@@ -99,6 +100,7 @@ def space_of(flags: Flags, channels: int, side: int) -> tuple[dict[str, Any], tu
         return {}, (side, side, channels)
     folder = Path(flags["vae"]).absolute()
     settings = read_json(folder / "config.json")
+    typed(folder / "config.json", settings, {"block_out_channels": list[Few], "latent_channels": Few})
     depth, there = len(settings.get("block_out_channels") or [0]), settings.get("latent_channels")
     if there != channels:
         raise UserError(f"--vae {folder} makes latents of {there} channels, and this network takes {channels}.")
@@ -111,7 +113,10 @@ def space_of(flags: Flags, channels: int, side: int) -> tuple[dict[str, Any], tu
 
 
 def ways_of_dit(flags: Flags, learned: bool, latent: bool) -> dict[str, Any]:
-    """How they sample: epsilon, linear betas, 250 of 1000 steps, classifier-free guidance, and nothing clipped in latents."""
+    """How they sample: epsilon, linear betas, 250 of 1000 steps, classifier-free guidance, and nothing clipped in latents. Raises UserError
+    for a number of steps that there are not."""
+    if not 1 <= flags["num_sampling_steps"] <= 1000:
+        raise UserError(f"--num_sampling_steps {flags['num_sampling_steps']} should be a number of steps from 1 to 1000.")
     guidance = {**USUAL["guidance"], "cfg": {**USUAL["guidance"]["cfg"], "scale": flags["cfg_scale"]}}
     return {
         "schedule": {"_target_": "diffusion.schedules.Linear", "num_timesteps": 1000},

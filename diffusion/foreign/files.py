@@ -1,6 +1,7 @@
 """The files of a folder in diffusers' format: configurations in JSON, weights in safetensors."""
 
 import json
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from diffusion.support.errors import UserError
+from diffusion.support.ranges import fits, outside, spelled
 
 # Settings that would have the libraries bring code or other weights, with the values that do not.
 PLAIN: dict[str, tuple[Any, ...]] = {
@@ -48,13 +50,46 @@ def imported(library: str) -> Any:
 SD = "Stable Diffusion 1.x and 2.x"
 
 
-def required(folder: Path, config: dict[str, Any], usual: dict[str, tuple[Any, ...]], models: str = SD) -> None:
+def require_parts(file: Path, index: Mapping[str, Any], libraries: Mapping[str, str], idle: Collection[str] = ()) -> None:
+    """Raises UserError for a part that an index names and that is not read, unless it is null or `idle`, which changes no image; and for
+    one that is read and is of another library than `libraries` says, or of no class."""
+    for part, said in index.items():
+        if not part.startswith("_") and part not in {*libraries, *idle} and said not in (None, [None, None]):
+            known = ", ".join(libraries)
+            raise UserError(f"{file} names the part {brief(part)}={brief(said)}, which is not read; the parts that are read are {known}.")
+    for part, library in libraries.items():
+        said = index.get(part)
+        if not (isinstance(said, list) and len(said) == 2 and isinstance(said[1], str) and said[0] == library):
+            raise UserError(f"{file} has {part}={brief(said)}, which should be [{library}, the name of a class of it].")
+
+
+def brief(value: object, most: int = 80) -> str:
+    """A value of a file as a sentence names it: its beginning, if it is long."""
+    said = str(value)
+    return said if len(said) <= most else f"{said[:most]}..."
+
+
+def typed(file: Path, config: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    """Raises UserError for the first setting of a file that is not of its kind: an annotation of a type, and of the range of its numbers.
+    One that is left out is not looked at."""
+    for key, kind in kinds.items():
+        if key not in config:
+            continue
+        if not fits(config[key], kind):
+            raise UserError(f"{file} has {key}={brief(config[key])}, which should be of type {spelled(kind)}; it is damaged.")
+        if (found := outside(config[key], kind)) is not None:
+            place, number, limits = found
+            null = ", or null" if fits(None, kind) else ""
+            raise UserError(f"{file} has {key}{place}={brief(number)}, which must be {limits}{null}.")
+
+
+def required(folder: Path, config: Mapping[str, Any], usual: Mapping[str, tuple[Any, ...]], models: str = SD) -> None:
     """Raises UserError for the first setting of a configuration that is none of its `usual` values; one that is left out is usual, as it is
     in all `models` that are read."""
     for key, values in usual.items():
         if key in config and config[key] not in values:
             words = " or ".join("null" if value is None else str(value) for value in values)
-            raise UserError(f"{folder} has {key}={config[key]}, and only {words} can be read; {models} have no other.")
+            raise UserError(f"{folder} has {key}={brief(config[key])}, and only {words} can be read; {models} have no other.")
 
 
 def pretrained(library: str, name: str, folder: Path) -> nn.Module:
@@ -76,4 +111,7 @@ def pretrained(library: str, name: str, folder: Path) -> nn.Module:
         raise UserError(f"The weights in {folder} do not fit its config.json or are damaged ({type(error).__name__}: {reason}).") from error
     if missing := found["missing_keys"]:
         raise UserError(f"The weights in {folder} lack {sorted(missing)[0]}, which its config.json describes; the folder is not complete.")
-    return model.float().eval().requires_grad_(False)
+    model = model.float().eval().requires_grad_(False)
+    if bad := [name for name, tensor in model.state_dict().items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
+        raise UserError(f"The weights in {folder} have numbers that are none, NaN or infinite, in {bad[0]}; they are damaged.")
+    return model

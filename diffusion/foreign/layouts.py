@@ -89,6 +89,26 @@ def tensors_in(file: Path) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in content.items()}
 
 
+def require_numbers(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raises UserError for the first tensor that is not an array of finite floats, each of them in the file, as float32 too."""
+    for name, tensor in tensors.items():
+        if (wrong := _no_weights(tensor)) is not None:
+            raise UserError(f"{file} has {name} {wrong}; weights are arrays of finite floats, so it is damaged or of another kind.")
+
+
+def _no_weights(tensor: Tensor) -> str | None:
+    """What is wrong with a tensor, as the rest of a sentence that begins with its name; None for weights. Only of one whose numbers are all
+    there is memory taken."""
+    if tensor.is_meta or tensor.layout != torch.strided or tensor.is_nested:
+        return f"as a tensor without an array ({'meta' if tensor.is_meta else str(tensor.layout).removeprefix('torch.')})"
+    if not tensor.is_floating_point():
+        return f"of {str(tensor.dtype).removeprefix('torch.')}"
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return f"of shape {list(tensor.shape)}, of which it holds {tensor.untyped_storage().nbytes()} bytes"
+    finite = (whole := tensor.detach().float()).isfinite()
+    return None if finite.all() else f"with a weight of {whole[~finite][0].item()} in float32"
+
+
 def safetensors() -> Any:
     """safetensors for torch. Raises UserError where it is not installed."""
     try:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.foreign.converted import Converted, configured, empty_network
-from diffusion.foreign.files import STEMS, WEIGHTS, imported, read_json
-from diffusion.foreign.layouts import NAMED, Layout, Weights, sha256_of, tensors_in
+from diffusion.foreign.files import STEMS, WEIGHTS, brief, imported, read_json, require_parts
+from diffusion.foreign.layouts import NAMED, Layout, Weights, require_numbers, sha256_of, tensors_in
 from diffusion.foreign.scheduler import FILE, ways_of
 from diffusion.foreign.unet2d import NAME, names_of, settings_of
 from diffusion.networks import UNet
@@ -63,10 +63,11 @@ def pixel_model(folder: str | Path) -> Converted:
     file, notes, place = unet / CONFIG, [], folder.resolve().name  # no more of its path, since the origin is given away
     said = read_json(file)
     if said.get("_class_name") != NAME:
-        raise UserError(f"{file} is of a {said.get('_class_name')}, and of networks of pixels diffusers' {NAME} can be read.")
+        raise UserError(f"{file} is of a {brief(said.get('_class_name'))}, and of networks of pixels diffusers' {NAME} can be read.")
     ways = dict(ASSUMED)
     if kind is not None or (scheduler / FILE).is_file():
         ways = pixel_ways(scheduler, kind)
+        notes += other_scheduler(folder, scheduler) if kind is not None else []
     else:
         notes.append(f"{place} has no scheduler: betas linear from 0.0001 to 0.02 in 1000 steps and noise as the output are assumed.")
     usual = {key: p.default for key, p in signature(getattr(imported("diffusers"), NAME).__init__).parameters.items() if key != "self"}
@@ -75,16 +76,17 @@ def pixel_model(folder: str | Path) -> Converted:
         notes.append(f"Its weights are of half precision, since {weights.name} is the only file of them.")
     name = (Path(place) / weights.relative_to(folder)).as_posix()
     origin = {"file": name, "sha256": sha256_of(weights), "layout": f"diffusers' {NAME}", "notes": notes}
-    try:
-        network, config = settings_of(file, said, usual), {**usual, **said}
-        described = description(folder, file, config, network, ways)
-    except (TypeError, ValueError, KeyError, AttributeError, IndexError, ZeroDivisionError) as error:  # of a damaged file
-        raise UserError(f"{file} describes no network ({type(error).__name__}: {error}); it is damaged.") from error
+    described = description(folder, file, {**usual, **said}, settings_of(file, said, usual), ways)
     if described["conditions"].get("null_class") is False:
         notes.append("It has learned no class that stands for none, so it is guided by none.")
-    empty = empty_network(described)
+    try:
+        empty = empty_network(described)
+    except ValueError as error:  # of settings that do not go together
+        raise UserError(f"{file} describes no network: {error}") from error
     described["network"] = plainest(described["network"], empty)
-    return Converted(described, ours_of(empty, tensors_in(weights), weights, marked(folder)), origin)
+    tensors = tensors_in(weights)
+    require_numbers(weights, tensors)
+    return Converted(described, ours_of(empty, tensors, weights, marked(folder)), origin)
 
 
 def plainest(settings: Mapping[str, Any], network: UNet) -> dict[str, Any]:
@@ -101,13 +103,20 @@ def pipeline_of(folder: Path) -> str:
     """The class of a folder's pipeline. Raises UserError for one that is not read."""
     index = read_json(folder / INDEX)
     name, unet = index.get("_class_name"), index.get("unet")
-    if name not in PIPELINES or not isinstance(unet, list) or unet[-1] != NAME:
+    if name not in PIPELINES or not isinstance(unet, list) or unet[-1:] != [NAME]:
         what = unet[-1] if isinstance(unet, list) and unet else unet
         raise UserError(
-            f"{folder} holds a {name} of a {what}, and of models in diffusers' format {', '.join(PIPELINES)} of a {NAME}, and Stable "
-            "Diffusion 1.x and 2.x, can be read."
+            f"{folder} holds a {brief(name)} of a {brief(what)}, and of models in diffusers' format {', '.join(PIPELINES)} of a {NAME}, "
+            "and Stable Diffusion 1.x and 2.x, can be read."
         )
+    require_parts(folder / INDEX, index, dict.fromkeys(("unet", "scheduler"), "diffusers"))
     return str(name)
+
+
+def other_scheduler(folder: Path, scheduler: Path) -> list[str]:
+    """A sentence if a folder's index names another scheduler than the file of its settings, which is the one that is taken."""
+    named, settled = read_json(folder / INDEX)["scheduler"][1], read_json(scheduler / FILE)["_class_name"]
+    return [] if named == settled else [f"{INDEX} names a {brief(named)}, and {FILE} a {settled}, which is what is taken."]
 
 
 def pixel_ways(folder: Path, kind: str | None) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from diffusion.foreign.converted import Converted
 from diffusion.foreign.dit import DIT
 from diffusion.foreign.edm import EDM_LAYOUTS, refuse_pickle
 from diffusion.foreign.files import read_json
-from diffusion.foreign.layouts import SUFFIXES, Layout, Weights, found_among, tensors_in
+from diffusion.foreign.layouts import SUFFIXES, Layout, Weights, found_among, require_numbers, tensors_in
 from diffusion.foreign.openai import OPENAI
 from diffusion.foreign.pipelines import IN_A_FOLDER, INDEX, is_unet, pixel_model
+from diffusion.foreign.pipelines import PIPELINES as PIXEL_PIPELINES
 from diffusion.foreign.stable_diffusion import is_pipeline, stable_diffusion
 from diffusion.foreign.unet2d import NAME
 from diffusion.model import Model
@@ -40,8 +41,9 @@ def is_pixel(path: str | Path) -> bool:
     """Whether there is a folder of a UNet2DModel, in a pipeline or alone."""
     if not is_pipeline(path):
         return is_unet(path)
-    unet = read_json(Path(path) / INDEX).get("unet")
-    return isinstance(unet, list) and unet[-1:] == [NAME]
+    index = read_json(Path(path) / INDEX)
+    unet = index.get("unet")
+    return index.get("_class_name") in PIXEL_PIPELINES or (isinstance(unet, list) and unet[-1:] == [NAME])
 
 
 def converted(path: Path, flags: Mapping[str, str]) -> Converted:
@@ -61,6 +63,7 @@ def converted(path: Path, flags: Mapping[str, str]) -> Converted:
         raise UserError(f"{path} is no run, no folder in diffusers' format, and no file of weights ({', '.join(SUFFIXES)}).")
     published = Weights(path, tensors_in(path), flags)
     layout = found_among(LAYOUTS, published)
+    require_numbers(path, published.tensors)
     try:
         return layout.read(published)
     except KeyError as error:

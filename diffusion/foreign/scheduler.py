@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.foreign.files import imported, read_json, required
+from diffusion.foreign.files import brief, imported, read_json, required, typed
 from diffusion.grids import Leading, Linspace
 from diffusion.schedules import Schedule
-from diffusion.schedules.discrete import Betas
-from diffusion.support.errors import UserError
-from diffusion.support.ranges import Probability
+from diffusion.schedules.discrete import Betas, Linear
+from diffusion.support.build import build, review
+from diffusion.support.errors import UserError, did_you_mean
+from diffusion.support.ranges import Order, Positive, Probability, Some
 
 FILE = "scheduler_config.json"
 SCHEDULES = {"linear": "Linear", "scaled_linear": "ScaledLinear", "sigmoid": "Sigmoid", "squaredcos_cap_v2": "Cosine"}
@@ -29,7 +30,23 @@ WORDS: dict[str, tuple[Any, ...]] = {
 # The other settings that are read, and those that change nothing where the rest is as it is here; all that remain have no counterpart.
 READ = {"num_train_timesteps", "beta_start", "beta_end", "steps_offset", "clip_sample", "clip_sample_range", "rescale_betas_zero_snr"}
 READ |= {*LADDERS, "sigma_min", "sigma_max", "trained_betas"}
-OTHERS = {float: (int,), bool: (type(None),)}  # types that a value may have where its default has this one
+# The kinds of settings whose default does not say them; of the others it is the default's type.
+KINDS: dict[str, Any] = {
+    "num_train_timesteps": signature(Linear).parameters["num_timesteps"].annotation,
+    **dict.fromkeys(("beta_start", "beta_end"), Probability),
+    **dict.fromkeys(("sigma_min", "sigma_max"), Positive | None),
+    "trained_betas": list[Probability] | None,
+    "clip_sample_range": Positive,
+    "steps_offset": Some,
+    "solver_order": Order,
+}
+# What earlier versions of diffusers wrote beside the settings of today, and what changed nothing of it.
+EARLIER: dict[str, tuple[Any, ...]] = {
+    "tensor_format": ("pt", "np", None),
+    "timestep_values": (None,),
+    "predict_epsilon": (True, None),
+    "noise_sampler_seed": (None,),
+}
 IDLE = {"set_alpha_to_one", "dynamic_thresholding_ratio", "sample_max_value"}
 
 
@@ -87,41 +104,91 @@ def ways_of(folder: Path) -> dict[str, Any]:
     said = read_json(folder / FILE)
     name = said.get("_class_name")
     if not isinstance(name, str) or name not in KNOWN:
-        raise UserError(f"{folder / FILE} names the scheduler {name}, and those that can be read are {', '.join(KNOWN)}.")
+        raise UserError(f"{folder / FILE} names the scheduler {brief(name)}, and those that can be read are {', '.join(KNOWN)}.")
     config, usual = filled_in(folder / FILE, said, getattr(imported("diffusers"), name))
-    required(folder / FILE, config, WORDS)
     meant = next((known for known in KNOWN[name] if all(config[key] in values for key, values in known.where.items())), None)
     if meant is None:
         keys = sorted({key for known in KNOWN[name] for key in known.where})
-        asked = ", ".join(f"{key}={config[key]}" for key in keys)
+        asked = ", ".join(f"{key}={brief(config[key])}" for key in keys)
         raise UserError(f"{folder / FILE} asks for {name} with {asked}, which has no counterpart here; name another scheduler in it.")
     used = {*READ, *IDLE, *WORDS, *meant.settings.values(), *meant.where}
     required(folder / FILE, config, {key: (value, None) if value is False else (value,) for key, value in usual.items() if key not in used})
     ladder = next((word for key, word in LADDERS.items() if config.get(key)), None)
-    return {
+    found = {
         "schedule": schedule(config, linear_in_sigma=meant.between and ladder is None and config["timestep_spacing"] == "linspace"),
         "parameterization": {"_target_": f"diffusion.parameterization.{PARAMETERIZATIONS[config['prediction_type']]}"},
         "sampler": {"_target_": f"diffusion.samplers.{meant.sampler}"} | {ours: config[key] for ours, key in meant.settings.items()},
         "grid": grid(config, meant, ladder),
         "guidance": guidance(config),
     }
+    require_ways(folder / FILE, found)
+    return found
+
+
+def require_ways(file: Path, found: Mapping[str, Any]) -> None:
+    """Raises UserError for groups of a configuration that nothing can be made of, or whose grid leaves the schedule."""
+    try:
+        for group in ("sampler", "guidance"):
+            review(found[group], group)
+        schedule, meant = build(found["schedule"], "schedule"), build(found["parameterization"], "parameterization")
+        build({**found["grid"], "steps": 1}, "grid")(schedule)
+    except ValueError as error:
+        raise UserError(f"{file} says how to sample, and nothing can be made of it: {error}") from error
+    if meant.needs_signal and schedule.reaches_noise:
+        raise UserError(f"{file} has rescale_betas_zero_snr=True and prediction_type=epsilon, which says nothing of its pure noise.")
 
 
 def filled_in(file: Path, said: Mapping[str, Any], scheduler: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the settings of a scheduler of diffusers, what a file leaves out being their defaults; these defaults).
 
-    Raises UserError for a value of another type than the default's, and what diffusers cannot make a scheduler of."""
-    usual = {key: parameter.default for key, parameter in signature(scheduler.__init__).parameters.items() if key != "self"}
-    for key, default in usual.items():
-        value, kind = said.get(key, default), type(default)
-        if default is not None and type(value) not in (kind, *OTHERS.get(kind, ())):
-            raise UserError(f"{file} has {key}={value}, where diffusers has a value such as {default}; it is damaged.")
-    try:
-        config = dict(scheduler.from_config(dict(said)).config)
-    except Exception as error:  # of values that diffusers refuses
-        reason = str(error).splitlines()[0] if str(error) else "nothing more"
-        raise UserError(f"{file} is none that diffusers can read ({type(error).__name__}: {reason}).") from error
+    Raises UserError for a key that no scheduler has, a value of another kind than the setting's, and what diffusers cannot make a scheduler
+    of, which is asked only of values that are sound."""
+    usual = defaults_of(scheduler)
+    require_known(file, said, usual, scheduler)
+    given = {key: said.get(key, default) for key, default in usual.items()}
+    typed(file, given, {key: KINDS.get(key, kind_of(default)) for key, default in usual.items()})
+    required(file, given, WORDS, "schedulers that are read")
+    listed, total = given["trained_betas"], given["num_train_timesteps"]
+    if listed is not None and len(listed) != total:
+        raise UserError(f"{file} has {len(listed)} trained_betas for num_train_timesteps={total}; it is damaged.")
+    sound = {key: value for key, value in said.items() if not (value is None and usual.get(key) is False)}
+    config, reason = made_of(scheduler, sound)
+    if config is None:
+        key = next((key for key in sound if made_of(scheduler, {k: v for k, v in sound.items() if k != key})[0] is not None), None)
+        wrong = "settings" if key is None else f"{key}={brief(said[key])},"
+        raise UserError(f"{file} has {wrong} of which diffusers makes no {scheduler.__name__} ({brief(reason, 200)}).")
     return {key: config[key] for key in usual}, usual
+
+
+def made_of(scheduler: Any, said: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """(the settings of a scheduler that diffusers makes of a configuration, or None if it makes none; why not)."""
+    try:
+        return dict(scheduler.from_config(dict(said)).config), ""
+    except Exception as error:  # of many kinds
+        return None, str(error).partition("\n")[0].partition(" for <class")[0].strip() or type(error).__name__
+
+
+def defaults_of(scheduler: Any) -> dict[str, Any]:
+    """The settings of a class of diffusers, and their defaults."""
+    settings = list(signature(scheduler.__init__).parameters.values())[1:]
+    return {setting.name: setting.default for setting in settings if setting.kind not in (setting.VAR_POSITIONAL, setting.VAR_KEYWORD)}
+
+
+def kind_of(default: Any) -> Any:
+    """What a setting of this default may be: null too where it is false, as diffusers reads that, and anything where it is null."""
+    return object if default is None else bool | None if default is False else type(default)
+
+
+def require_known(file: Path, said: Mapping[str, Any], usual: Mapping[str, Any], scheduler: Any) -> None:
+    """Raises UserError for a key that is no setting of this scheduler nor one that earlier versions wrote. It may be one of a scheduler
+    that this one can be made from in diffusers, which writes the settings of both and does not look at those of the other."""
+    unknown = [key for key in said if not key.startswith("_") and key not in usual]
+    others = {key for name in scheduler._compatibles for key in defaults_of(getattr(imported("diffusers"), name))} if unknown else set()
+    for key in unknown:
+        if key not in others | EARLIER.keys():
+            hint = did_you_mean(key, usual)
+            raise UserError(f"{file} has {key}={brief(said[key])}, which is no setting of a {said['_class_name']}{hint}.")
+    required(file, {key: said[key] for key in unknown if key not in others}, EARLIER, "schedulers that are read")
 
 
 def schedule(config: Mapping[str, Any], linear_in_sigma: bool) -> dict[str, Any]:
@@ -129,8 +196,7 @@ def schedule(config: Mapping[str, Any], linear_in_sigma: bool) -> dict[str, Any]
     kind, total = SCHEDULES[config["beta_schedule"]], config["num_train_timesteps"]
     zero = bool(config.get("rescale_betas_zero_snr"))
     if config.get("trained_betas") is not None:
-        if len(values := list(config["trained_betas"])) != total:
-            raise UserError(f"{FILE} has {len(values)} trained_betas for num_train_timesteps={total}; it is damaged.")
+        values = list(config["trained_betas"])
         listed = {"_target_": "diffusion.foreign.scheduler.Listed", "num_timesteps": total, "values": values}
         return listed | {"zero_terminal_snr": zero, "linear_in_sigma": linear_in_sigma}
     ends = {} if kind == "Cosine" else {key: config[key] * total / 1000 for key in ("beta_start", "beta_end")}

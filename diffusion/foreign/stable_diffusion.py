@@ -6,7 +6,7 @@ from typing import Any
 from diffusion.codecs import Autoencoder, Pixels
 from diffusion.conditions import Text
 from diffusion.denoiser import Denoiser
-from diffusion.foreign.files import read_json
+from diffusion.foreign.files import read_json, require_parts
 from diffusion.foreign.networks import ConditionalUNet, ForeignAutoencoder
 from diffusion.foreign.scheduler import ways_of
 from diffusion.foreign.text import CLIP
@@ -23,6 +23,9 @@ PARTS = {
     "text_encoder": ("CLIPTextModel",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
 }
+LIBRARIES = {part: "transformers" if part in ("text_encoder", "tokenizer") else "diffusers" for part in (*PARTS, "scheduler")}
+# What a pipeline has beside them, that changes nothing of the pictures that are made here.
+IDLE = ("safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker")
 SAMPLE_BATCH = 4  # pictures of 512 x 512 at a time
 
 
@@ -63,6 +66,7 @@ def indexed(folder: Path) -> None:
         found = said[1] if isinstance(said, list) and len(said) == 2 else None
         if found not in classes:
             raise UserError(f"{folder / INDEX} names {found} as its {part}, and {classes[0]} can be read.")
+    require_parts(folder / INDEX, index, LIBRARIES, IDLE)
 
 
 def fitting(folder: Path, unet: Any, vae: ForeignAutoencoder, width: int) -> None:

@@ -4,16 +4,33 @@ from collections.abc import Iterator, Mapping
 from functools import reduce
 from math import gcd
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from diffusion.foreign.files import required
+from diffusion.foreign.files import brief, required, typed
 from diffusion.networks import UNet
 from diffusion.networks.attention import SelfAttention
 from diffusion.networks.blocks import Chain, ResidualBlock
 from diffusion.support.errors import UserError
+from diffusion.support.ranges import Few, Finite, Positive, Range, Share
 from diffusion.support.sizes import height_and_width
 
 NAME = "UNet2DModel"
+# What each setting is; a number that memory is taken for has a range, since the file may come from anywhere.
+SETTINGS: dict[str, Any] = {
+    "sample_size": Few | tuple[Few, Few] | None,
+    **dict.fromkeys(("in_channels", "out_channels", "norm_num_groups"), Few),
+    **dict.fromkeys(("time_embedding_dim", "attention_head_dim", "attn_norm_num_groups", "num_class_embeds"), Few | None),
+    **dict.fromkeys(("center_input_sample", "flip_sin_to_cos", "add_attention"), bool),
+    **dict.fromkeys(("down_block_types", "up_block_types"), list[str]),
+    **dict.fromkeys(("time_embedding_type", "downsample_type", "upsample_type", "act_fn", "resnet_time_scale_shift"), str),
+    **dict.fromkeys(("mid_block_type", "class_embed_type"), str | None),
+    "block_out_channels": list[Few],
+    "layers_per_block": Annotated[int, Range(least=1, most=100)],
+    "mid_block_scale_factor": Finite,
+    "downsample_padding": int,
+    **dict.fromkeys(("freq_shift", "dropout"), Share),
+    "norm_eps": Positive,
+}
 # The values that our U-Net computes, of settings that it does not have.
 ONLY: dict[str, tuple[Any, ...]] = {
     "center_input_sample": (False,),
@@ -24,6 +41,7 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "class_embed_type": (None,),
     "resnet_time_scale_shift": ("default", "scale_shift"),
     "downsample_padding": (0, 1),
+    **dict.fromkeys(("downsample_type", "upsample_type"), ("conv", "resnet")),
 }
 # What says nothing of the network: the steps of an embedding that is learned, which ONLY refuses, and what diffusers' EMA writes beside it.
 IDLE = {"num_train_timesteps", "decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"}
@@ -38,20 +56,19 @@ def settings_of(file: Path, said: Mapping[str, Any], usual: Mapping[str, Any]) -
 
     Raises UserError for a setting that has no counterpart here, by its name."""
     if unknown := sorted(key for key in said if not key.startswith("_") and key not in usual and key not in IDLE):
-        raise UserError(f"{file} has {unknown[0]}={said[unknown[0]]}, which is no setting of {NAME} that can be read.")
+        raise UserError(f"{file} has {unknown[0]}={brief(said[unknown[0]])}, which is no setting of {NAME} that can be read.")
     config = {key: said.get(key, value) for key, value in usual.items()}
+    typed(file, config, SETTINGS)
     required(file, config, ONLY, "models of pixels that are read")
     resampling, attended = blocks_of(file, config)
     shifted, groups = config["resnet_time_scale_shift"] == "scale_shift", config["norm_num_groups"]
     middle_groups = config["attn_norm_num_groups"] or (None if shifted else groups)
     if config["add_attention"] and middle_groups != groups:
         raise UserError(f"{file} has attn_norm_num_groups={config['attn_norm_num_groups']}, and only norm_num_groups={groups} can be read.")
-    if config["sample_size"] is None:
-        raise UserError(f"{file} has sample_size=null, and the size of its pictures is needed: write it there.")
     widths = config["block_out_channels"]
     whole = all(width % widths[0] == 0 for width in widths)
     channels = widths[0] if whole else reduce(gcd, widths)
-    embed, sides = config["time_embedding_dim"] or 4 * widths[0], height_and_width(config["sample_size"])
+    embed, sides = config["time_embedding_dim"] or 4 * widths[0], size_of(file, config)
     head = config["attention_head_dim"]
     return {
         "_target_": "diffusion.networks.UNet",
@@ -77,18 +94,32 @@ def settings_of(file: Path, said: Mapping[str, Any], usual: Mapping[str, Any]) -
     }
 
 
+def size_of(file: Path, config: Mapping[str, Any]) -> tuple[int, int]:
+    """The (height, width) of a configuration's pictures. Raises UserError for none, and for sides that do not halve as often as they are
+    halved."""
+    if config["sample_size"] is None:
+        raise UserError(f"{file} has sample_size=null, and the size of its pictures is needed: write it there.")
+    sides, levels = height_and_width(config["sample_size"]), len(config["block_out_channels"])
+    if any(side % 2 ** (levels - 1) for side in sides):
+        raise UserError(f"{file} has sample_size={config['sample_size']}, which {levels} block_out_channels do not halve to whole sides.")
+    return sides
+
+
 def blocks_of(file: Path, config: Mapping[str, Any]) -> tuple[str, list[int]]:
     """(how it resamples, by "conv" or by "resnet"; the levels that have attention) by a configuration's types of blocks.
 
     Raises UserError for types that are not known, and for ways down and up that are not alike."""
     ways, found = {"down_block_types": (DOWN, "downsample_type"), "up_block_types": (UP, "upsample_type")}, {}
+    levels = len(config["block_out_channels"])
     for key, (types, otherwise) in ways.items():
+        if not len(config[key]) == levels > 0:
+            raise UserError(f"{file} has {len(config[key])} {key} for {levels} block_out_channels: as many are needed, and at least one.")
         names = [str(name).removeprefix("UNetRes") for name in config[key]]
         if unknown := [name for name in names if name not in types]:
-            raise UserError(f"{file} has {unknown[0]} among its {key}, and only {', '.join(types)} can be read.")
+            raise UserError(f"{file} has {brief(unknown[0])} among its {key}, and only {', '.join(types)} can be read.")
         kinds = {types[name] or config[otherwise] for name in names[:-1]}  # the last block of a way does not resample
-        levels = [level for level, name in enumerate(names if types is DOWN else names[::-1]) if types[name] is None]
-        found[key] = kinds, levels
+        looking = [level for level, name in enumerate(names if types is DOWN else names[::-1]) if types[name] is None]
+        found[key] = kinds, looking
     (down, attended), (up, above) = found.values()
     kinds = down | up or {"conv"}
     if len(kinds) > 1 or not kinds <= set(PLAIN_BLOCKS):

@@ -222,7 +222,8 @@ def require_writable(folder: str | Path, key: str) -> None:
     leaves nothing behind."""
     folder = Path(folder).absolute()
     try:
-        with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=next(p for p in (folder, *folder.parents) if p.exists())):
+        there = next(p for p in (folder, *folder.parents) if p.is_symlink() or p.exists())
+        with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=there):
             pass
     except OSError as error:
         raise UserError(f"{key}={folder} cannot be written to ({error.strerror}); say another place.") from None

@@ -14,5 +14,6 @@ def tensors_hash(tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any
     digest = hashlib.sha256() if settings is None else hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        own = tensor.detach().to("cpu", copy=True)  # memory that numpy has looked at cannot be freed, as FSDP does with gathered weights
+        digest.update(own.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

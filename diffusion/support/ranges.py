@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from inspect import Parameter, isclass, signature
-from math import inf, isfinite
+from math import inf, isfinite, nan
 from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -117,7 +117,15 @@ def outside(value: object, annotation: Any) -> tuple[str, object, Range] | None:
         return None
     declared = [said for said in getattr(annotation, "__metadata__", ()) if isinstance(said, Range)]
     limits = declared or ([Range(endless=True)] if annotation is float else [])
-    return next((("", value, limit) for limit in limits if float(value) not in limit), None)
+    return next((("", value, limit) for limit in limits if _number(value) not in limit), None)
+
+
+def _number(value: Real) -> float:
+    """As a float; a whole number beyond all of them is none."""
+    try:
+        return float(value)
+    except OverflowError:
+        return nan
 
 
 def fits(value: object, annotation: Any) -> bool:

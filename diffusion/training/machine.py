@@ -1,7 +1,7 @@
 """What a run asks of the machine that it is on: device, precision, compilation, determinism. What cannot be is refused at the start."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -24,7 +24,7 @@ def trainer_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     which may be others the next time.
 
     Raises UserError for a setting that contradicts the plain key that it follows from, for a precision that is not trained in, for
-    16-mixed on a CPU, for Apple's GPU, and as `machines`."""
+    16-mixed on a CPU, for Apple's GPU, for one device where torchrun has started several processes, and as `machines` and `processes`."""
     settings = dict(config["trainer"])
     if settings.get("num_nodes") == "auto":
         settings |= machines()
@@ -33,6 +33,11 @@ def trainer_settings(config: Mapping[str, Any]) -> dict[str, Any]:
             said, follows = settings[key], f"{plain}={config[plain]}"
             raise UserError(f"trainer.{key}={said} contradicts {follows}, which it follows; say {plain}={said}.")
     settings["accelerator"] = accelerator(settings["accelerator"])
+    if settings["accelerator"] == "cpu":
+        settings["devices"] = processes(settings["devices"])
+    begun = int(os.environ["WORLD_SIZE"]) if "GROUP_WORLD_SIZE" in os.environ else 1
+    if begun > 1 and settings["devices"] == settings["num_nodes"] == 1:  # each would train alone, in one folder
+        raise UserError(f"torchrun has started {begun} processes, and trainer.devices=1 is one: say trainer=ddp, or trainer=multinode.")
     settings["benchmark"] = settings["benchmark"] and not settings["deterministic"]
     if settings["precision"] not in TRAINED_IN:
         raise UserError(f"precision={settings['precision']} is not one that is trained in: use {', '.join(TRAINED_IN)}.")
@@ -42,19 +47,44 @@ def trainer_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def machines() -> dict[str, int]:
-    """The settings of the trainer that torchrun or srun, which started this process and the others, has settled: how many machines, and
-    processes on each. A script of sbatch without srun has only what is the job's.
+    """The settings of the trainer for all machines that `launched` tells of.
 
-    Raises UserError where neither did, or SLURM was told only how many there are in all."""
+    Raises UserError where nobody does, and as that."""
+    if (said := launched()) is None:
+        raise UserError(
+            "trainer.num_nodes=auto means the machines on which torchrun or srun has started this, and neither has: say trainer=ddp for "
+            "the devices of this one, or see docs/clusters.md."
+        )
+    return said
+
+
+def processes(devices: int | str | Sequence[int]) -> int | str:
+    """`devices` of a CPU, on which any number of processes may train: -1, all there are, are those that torchrun or srun has started.
+
+    Raises UserError where neither has, for what is no number of processes, and as `launched`."""
+    if str(devices) == "-1":
+        if (said := launched()) is None:
+            raise UserError(
+                "trainer.devices=-1 means all GPUs, and this trains on the CPU: say trainer.devices=N for N processes, or start them by "
+                "torchrun --standalone --nproc_per_node=N."
+            )
+        return said["devices"]
+    if isinstance(devices, int | str) and (devices == "auto" or (str(devices).isdecimal() and int(devices) > 0)):
+        return devices
+    raise UserError(f"trainer.devices={devices} is no number of processes on a CPU: say trainer.devices=1, or more.")
+
+
+def launched() -> dict[str, int] | None:
+    """The settings of the trainer that torchrun or srun, which started this process and the others, has settled: how many machines, and
+    processes on each; None where neither did. A script of sbatch without srun has only what is the job's.
+
+    Raises UserError where SLURM was told only how many there are in all."""
     for nodes, each in LAUNCHERS:
         if nodes in os.environ:
             if each not in os.environ:
                 raise UserError("SLURM does not say how many processes there are on each machine: say #SBATCH --ntasks-per-node=N.")
             return {"num_nodes": int(os.environ[nodes]), "devices": int(os.environ[each])}
-    raise UserError(
-        "trainer.num_nodes=auto means the machines on which torchrun or srun has started this, and neither has: say trainer=ddp for the "
-        "devices of this one, or see docs/clusters.md."
-    )
+    return None
 
 
 def compiled(module: TrainingModule) -> None:

@@ -96,8 +96,10 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     ],
 )
 def test_two_processes(tmp_path, launcher, sweep):
-    """One folder for each job and no other; exactly n images over the ranks, and the number is that of one process."""
-    words = [*SMALL, "metric=fd_digits", "metric.n=33", "trainer.devices=2", f"paths.runs={tmp_path}", "logger=none"]
+    """One folder for each job and no other; exactly n images over the ranks, and the number is that of one process. How many processes
+    there are is known where torchrun has started them."""
+    words = [*SMALL, "metric=fd_digits", "metric.n=33", f"paths.runs={tmp_path}", "logger=none"]
+    words += ["trainer=ddp"] if launcher else ["trainer.devices=2"]
     words = ["-m", *words, "seed=1,2"] if sweep else [*words, "seed=1"]
     succeeded(command("train.py", *words, launcher=launcher))
     runs = sorted(p for p in tmp_path.iterdir() if p.is_dir() and not p.name.startswith("."))

@@ -186,6 +186,18 @@ def test_what_is_not_known(tmp_path, make, said):
     assert not (tmp_path / "run").exists()
 
 
+def test_weights_that_are_no_numbers(place, tmp_path):
+    """As a user sees it; each kind is in unit/test_foreign_values.py."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(place / "pipe", tmp_path / "pipe")
+    file = tmp_path / "pipe" / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(file) | {"conv_in.bias": torch.full((16,), float("nan"))}, file)
+    result = command("-m", "diffusion.convert", tmp_path / "pipe", tmp_path / "new" / "run")
+    assert result.returncode == 1 and result.stdout == "" and not (tmp_path / "new").exists()
+    assert result.stderr.startswith(f"error: {file} has conv_in.bias with a weight of nan") and result.stderr.count("\n") == 1
+
+
 def test_what_is_there_stays(place, trained, tmp_path):
     """What is not ours is not replaced, nor a run that has been used since; what the command wrote itself is."""
     (tmp_path / "mine").mkdir()

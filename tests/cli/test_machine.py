@@ -25,6 +25,10 @@ REFUSED = [
     (["trainer.max_steps=5"], "say steps=5"),
     (["trainer.deterministic=true"], "say deterministic=True"),
     (["trainer.accelerator=mps"], "no float64.*say trainer.accelerator=cpu"),
+    (["trainer=ddp"], "trainer.devices=-1 means all GPUs.*say trainer.devices=N for N processes"),
+    (["trainer.devices=0"], "trainer.devices=0 is no number of processes on a CPU"),
+    (["trainer.devices=two"], "trainer.devices=two is no number of processes on a CPU"),
+    (["trainer.devices=[0,1]"], "is no number of processes on a CPU: say trainer.devices=1, or more"),
     (["compile=true", "objective=ssm"], "objective SSM.*say compile=false"),
 ]
 

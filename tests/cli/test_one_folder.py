@@ -175,6 +175,17 @@ def test_another_command_changes_what_may_change(kept):
             kept(word, "resume=auto")
 
 
+def test_another_trainer_changes_what_it_is_trained_on(kept):
+    """And nothing else: what the words of the first command said of another group stays."""
+    before = kept("resume=auto", *SAID)[0]
+    config = kept("trainer=ddp", "trainer.accelerator=cpu", "steps=40", "resume=auto")[0]
+    told = {"strategy": "ddp", "devices": -1, "accelerator": "cpu", "max_steps": 40}
+    assert config["trainer"] == {**before["trainer"], **told} and config["optimizer"] == before["optimizer"]
+    for word in ("trainer._target_=os.system", "optimizer=adam"):
+        with pytest.raises(UserError, match=f"{word} would change.*keeps every group but trainer"):
+            kept(word, "resume=auto")
+
+
 def test_a_resumed_run_keeps_its_name(kept, tmp_path):
     assert kept(f"resume={tmp_path / 'run'}")[0]["name"] == "run"
     with pytest.raises(UserError, match="name=zzz would change"):

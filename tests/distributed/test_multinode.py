@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 
 import pytest
-from composing import ROOT, TINY
+from composing import ROOT, TINY, composed
 
 from diffusion.checkpoint import read_checkpoint
 from diffusion.support.errors import UserError
-from diffusion.training.machine import LAUNCHERS, machines
+from diffusion.training.machine import LAUNCHERS, machines, processes, trainer_settings
 
 WORDS = [*TINY, "network.channels=4", "steps=4", "eval_every=4", "logger=none", "name=run", "trainer=multinode", "trainer.accelerator=cpu"]
 TORCHRUN = [
@@ -121,3 +121,24 @@ def test_what_torchrun_and_slurm_say(alone):
 def test_nobody_started_it(alone):
     with pytest.raises(UserError, match="say trainer=ddp"):
         machines()
+    with pytest.raises(UserError, match="start them by torchrun --standalone --nproc_per_node=N"):
+        processes(-1)
+
+
+def test_one_device_of_several_processes(alone):
+    """Which would train alone, each in the same folder."""
+    for name in ("GROUP_WORLD_SIZE", "LOCAL_WORLD_SIZE", "WORLD_SIZE"):
+        alone.setenv(name, "1")
+    words = [*TINY, "trainer=cpu"]
+    assert trainer_settings(composed(*words))["devices"] == 1
+    alone.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"torchrun has started 2 processes, and trainer\.devices=1 is one: say trainer=ddp"):
+        trainer_settings(composed(*words))
+
+
+def test_all_there_are_of_a_cpu_are_those_that_were_started(alone):
+    """On each machine; and a number that was said stays."""
+    assert processes(3) == 3 and processes("2") == "2" and processes("auto") == "auto"
+    alone.setenv("GROUP_WORLD_SIZE", "2")
+    alone.setenv("LOCAL_WORLD_SIZE", "4")
+    assert processes(-1) == processes("-1") == 4 and processes(3) == 3

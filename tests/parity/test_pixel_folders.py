@@ -221,7 +221,7 @@ def plain_model():
         ({"sample_size": None}, "sample_size=null"),
         ({"freq_shift": 2}, "shift=2"),
         ({"dual_attention": True}, "dual_attention=True, which is no setting"),
-        ({"block_out_channels": "wide"}, "describes no network"),
+        ({"block_out_channels": "wide"}, "block_out_channels=wide, which should be of type list of int"),
     ],
 )
 def test_a_setting_that_has_no_counterpart(tmp_path, settings, said):

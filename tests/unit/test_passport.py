@@ -4,8 +4,10 @@ import json
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
+import torch
 
 from diffusion.metrics import Passport, code_version, write_metrics
+from diffusion.support.hashes import tensors_hash
 
 PASSPORT = Passport(
     metric="fd-digits@1k",
@@ -22,6 +24,14 @@ PASSPORT = Passport(
     step=100,
     code="0.1.0",
 )
+
+
+def test_a_hash_leaves_the_weights_memory_to_its_owner():
+    """Which FSDP frees when a module that was gathered is measured."""
+    weights = {"a": torch.arange(6.0).reshape(2, 3).T, "b": torch.ones(4, dtype=torch.bfloat16)}
+    first = tensors_hash(weights)
+    assert all(tensor.untyped_storage().resizable() for tensor in weights.values())
+    assert tensors_hash({"a": weights["a"].contiguous(), "b": weights["b"]}) == first != tensors_hash({"a": weights["a"]})
 
 
 def test_id_is_stable():
