@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffusion.config import escaped
 from diffusion.mistyped import CONF, plainly
 from diffusion.schemas import TEXTS
-from diffusion.support.errors import TRACEBACK, UserError, one_sentence
+from diffusion.support.errors import SENTENCES, TRACEBACK, UserError, one_sentence
 from diffusion.support.files import writing_in
 from diffusion.support.progress import speaks
 from diffusion.support.trust import trusting
@@ -38,7 +38,7 @@ def shell(main: Callable[[], None]) -> None:
 
 
 def _shell(main: Callable[[], None]) -> None:
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them; see `begin`
+    os.environ |= {"HYDRA_FULL_ERROR": "1", SENTENCES: "1"}  # Hydra then hands its errors on instead of printing them; see `begin`
     try:
         with one_sentence(HydraException, OmegaConfBaseException, say=plainly), disk_s_end():
             main()

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # the user's wish, as it was at the start
+SENTENCES = "DIFFUSION_SENTENCES"  # set by a command that has set HYDRA_FULL_ERROR itself, for the processes that it starts
+TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1" and SENTENCES not in os.environ  # the user's wish, as it was at the start
 
 FULL = re.compile("out of memory|allocate memory", re.I)  # how torch says it
 

@@ -22,7 +22,7 @@ from diffusion.shell import disk_s_end, sentence
 from diffusion.support.errors import UserError, refuse
 from diffusion.support.files import lock, require_writable
 from diffusion.sweeps.jobs import require_settings_of_a_word
-from diffusion.sweeps.ledger import Ledger, sweep_name
+from diffusion.sweeps.ledger import Ledger, sweep_name, swept_words
 
 HELD = ExitStack()  # the lock of the sweep's name, until this process ends
 PATIENCE = 20.0  # seconds for jobs in other processes to save and end
@@ -63,7 +63,7 @@ class Sweep(Callback):
             HELD.enter_context(lock(ledger.holder, wait=False))
         except BlockingIOError:
             raise UserError(f"Another sweep of name={name} is at work: wait for its end, or give another name=NAME.") from None
-        ledger.begin(shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]), self.outlived)
+        ledger.begin(shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]), self.outlived, [*swept_words(config)])
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """The table and, if a job failed, exit code 1."""

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -194,7 +194,7 @@ def recorded(row: dict[str, Any]) -> Iterator[None]:
         code = end.code if isinstance(end, SystemExit) else 128 + signal.SIGINT
         LEFT.append(code if isinstance(code, int) else 1)
         name = signal.Signals(LEFT[0] - 128).name if LEFT[0] > 128 else f"exit code {LEFT[0]}"
-        say(row | {"state": "stopped", "why": name} | results(row["folder"]))
+        say(row | {"state": "stopped", "why": name} | results(row["folder"]) | saved(row["folder"]))
         raise SystemExit(LEFT[0]) from None  # of a kind that another process can read
     except Exception as error:  # of a sentence where tracebacks are asked for, and of a mistake of the code
         log.exception("job %s failed", row["job"])
@@ -205,6 +205,16 @@ def recorded(row: dict[str, Any]) -> Iterator[None]:
     say(row)
     if row["state"] == "failed" and int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun's other ranks would wait in this job for ever
         raise SystemExit(1) from None
+
+
+def saved(place: str) -> dict[str, Any]:
+    """The step from which a stopped run will go on, which may be later than its last line; empty for one that has saved nothing."""
+    from diffusion.checkpoint import read
+
+    with suppress(UserError, OSError):
+        if place and any((Path(place) / "checkpoints").glob("*.ckpt")):
+            return {"step": read(Path(place))[1]["global_step"]}
+    return {}
 
 
 @contextmanager

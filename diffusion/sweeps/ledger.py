@@ -41,11 +41,12 @@ class Ledger:
         sweep, _, place = os.environ.get(HERE, "").partition("@")
         return cls(Path(place).parents[1], Path(place).stem, sweep) if place else None
 
-    def begin(self, command: str, outlived: bool = False) -> None:
-        """No rows yet, and the processes that this one starts find it; they may live longer than it does where it is `outlived`."""
+    def begin(self, command: str, outlived: bool = False, swept: Sequence[str] = ()) -> None:
+        """No rows yet, and the processes that this one starts find it; they may live longer than it does where it is `outlived`. Its words
+        that are `swept` are shown of each job."""
         self.sweep = secrets.token_hex(8)
         with self.alone(), atomic(self.file) as temporary:
-            first = {"command": command, "sweep": self.sweep, "outlived": outlived, "pid": os.getpid()}
+            first = {"command": command, "sweep": self.sweep, "outlived": outlived, "swept": [*swept], "pid": os.getpid()}
             temporary.write_text(json.dumps(first) + "\n")
         os.environ[HERE] = f"{self.sweep}@{self.file.resolve()}"
 
@@ -74,8 +75,9 @@ class Ledger:
             torn = not self.file.read_bytes().endswith(b"\n")  # by a process that was killed as it wrote
             with self.file.open("a") as file:
                 file.write("\n" * torn + json.dumps({**row, **place}) + "\n")
-            rows = self.rows()
-            for path, text in ((self.table, as_markdown(rows, self.command())), (self.table.with_suffix(".csv"), as_csv(rows))):
+            rows, swept = self.rows(), self.lines()[0]["swept"]
+            texts = {self.table: as_markdown(rows, self.command(), swept), self.table.with_suffix(".csv"): as_csv(rows, swept)}
+            for path, text in texts.items():
                 with atomic(path) as temporary:
                     temporary.write_text(text)
 
@@ -111,9 +113,13 @@ class Ledger:
 
 def sweep_name(config: DictConfig) -> str:
     """The name of a sweep: NAME or, where that is swept, what was typed of it, as w7,w8. Raises UserError for none of a file."""
-    typed = [word for word in config.hydra.overrides.task if word.startswith("name=")]
-    swept = [word.get_value_string() for word in OverridesParser.create().parse_overrides(typed) if word.is_sweep_override()]
-    return run_name(swept[-1] if swept else config.name)
+    return run_name(swept_words(config).get("name", config.name))
+
+
+def swept_words(config: DictConfig) -> dict[str, str]:
+    """The words that are swept, by their keys."""
+    typed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+    return {word.get_key_element(): word.get_value_string() for word in typed if word.is_sweep_override()}
 
 
 def said_by(line: str) -> dict[str, Any] | None:
@@ -137,10 +143,10 @@ def results(place: str) -> dict[str, Any]:
     return {"step": run.steps[-1] if run.steps else 0, "seconds": round(max(seconds, default=0.0), 1), "numbers": numbers}
 
 
-def varied(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys whose words are not the same in all rows."""
+def varied(rows: Sequence[Mapping[str, Any]], swept: Sequence[str]) -> list[str]:
+    """The keys of the rows' words that are swept, of however few rows, and those whose words are not the same in all of them."""
     keys = dict.fromkeys(key for row in rows for key in row["words"])
-    return [key for key in keys if len({row["words"].get(key) for row in rows}) > 1]
+    return [key for key in keys if key in swept or len({row["words"].get(key) for row in rows}) > 1]
 
 
 def outcome(row: Mapping[str, Any]) -> str:
@@ -156,9 +162,9 @@ def names_of_numbers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in dict.fromkeys(name for row in rows for name in row.get("numbers", {})) if not name.endswith("/error")]
 
 
-def as_markdown(rows: Sequence[Mapping[str, Any]], command: str) -> str:
+def as_markdown(rows: Sequence[Mapping[str, Any]], command: str, swept: Sequence[str] = ()) -> str:
     """A row for each job: the words in which it differs, its last numbers with their standard errors, and what became of it."""
-    keys, names = varied(rows), names_of_numbers(rows)
+    keys, names = varied(rows, swept), names_of_numbers(rows)
 
     def shown(row: Mapping[str, Any], name: str) -> str:
         value, error = (row.get("numbers", {}).get(key) for key in (name, f"{name}/error"))
@@ -173,9 +179,9 @@ def as_markdown(rows: Sequence[Mapping[str, Any]], command: str) -> str:
     return "\n".join([f"```\n{command}\n```\n", *(f"| {line} |" for line in cells)]) + "\n"
 
 
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def as_csv(rows: Sequence[Mapping[str, Any]], swept: Sequence[str] = ()) -> str:
     """The same as CSV, with a column for each error."""
-    keys, names = varied(rows), list(dict.fromkeys(name for row in rows for name in row.get("numbers", {})))
+    keys, names = varied(rows, swept), list(dict.fromkeys(name for row in rows for name in row.get("numbers", {})))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["job", *keys, "state", "why", "folder", "step", "seconds", *names])

@@ -13,6 +13,8 @@ import pytest
 import torch
 from commands import ROOT, SMALL, command, succeeded
 
+from diffusion.checkpoint import read
+
 WORDS = [*SMALL, "logger=none", "steps=4", "eval_every=4", "callbacks.samples.columns=1"]
 METRIC = ["metric=sliced_wasserstein", "metric.n=16", "metric.groups=0"]
 
@@ -116,7 +118,9 @@ def test_a_sweep_that_was_stopped_goes_on(tmp_path, signum, state):
     process = begun([*words, "seed=1,2,3"], checkpoint(tmp_path, "k-1"))
     process.send_signal(signum)
     assert process.wait(120) == (-signum if signum == signal.SIGKILL else 128 + signum)
-    assert states(tmp_path, "k") == ["done", state]
+    assert states(tmp_path, "k") == ["done", state] and [row["seed"] for row in rows(tmp_path, "k")] == ["1", "2"]
+    if state == "stopped":  # where it will go on
+        assert int(rows(tmp_path, "k")[1]["step"]) == read(tmp_path / "runs/k-1")[1]["global_step"]
     said = succeeded(command(*words, "seed=2,1,3"))
     assert "job 0 goes on in" in said and "job 1 is done already" in said
     assert states(tmp_path, "k") == ["done", "skipped", "done"]
@@ -133,6 +137,7 @@ def test_jobs_at_once(tmp_path):
     alone = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}  # a new process: joblib does not end in a forked one
     result = command(*words, "seed=1,1,7", "network.channels=8,7", env=alone)
     assert result.returncode == 1 and sorted(states(tmp_path, "j")) == ["done", "done", "failed", "failed", "failed", "skipped"]
+    assert "Traceback" not in result.stderr
     assert len(runs(tmp_path)) == 2
     lines = [json.loads(line) for line in (tmp_path / "runs/.sweeps/j.jsonl").read_text().splitlines()[1:]]
     assert len({line["pid"] for line in lines}) == 2

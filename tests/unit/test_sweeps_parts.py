@@ -128,11 +128,16 @@ def test_a_job_is_left_in_peace_before_it_is_queued_again():
 def test_the_rows(tmp_path, monkeypatch):
     """The last of each job, in order; the words that differ; numbers with their errors; a | in a word does not end a cell."""
     assert Ledger.current() is None
-    Ledger(tmp_path, "x").begin("python train.py -m")
+    Ledger(tmp_path, "x").begin("python train.py -m", swept=["seed"])
     ledger = Ledger.current()
     assert ledger.table == tmp_path / "x.md"
     told = {"job": 1, "words": {"seed": "2", "same": "1"}, "folder": "runs/x-1", "why": ""}
     ledger.record(told | {"state": "running"})
+    assert ledger.table.read_text().splitlines()[4:] == [
+        "| job | seed | step | seconds |  |",
+        "| --- | --- | --- | --- | --- |",
+        "| 1 | 2 |  |  | running, in runs/x-1 |",
+    ]
     with ledger.file.open("a") as file:
         file.write('{"job": 1, "words": {"seed": "2"}')  # half a line, of a process that was killed
     assert [row["state"] for row in ledger.rows()] == ["running"]
