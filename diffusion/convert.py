@@ -120,16 +120,16 @@ def sign(folder: Path) -> None:
     file.write_text(json.dumps({**read_json(file), WROTE: wrote}, indent=2) + "\n")
 
 
-def untouched(folder: Path) -> bool:
-    """Whether a folder is empty, or holds what this command wrote and signed, each file as it was and nothing more."""
+def touched(folder: Path) -> list[str]:
+    """What in a folder is not as this command wrote and signed it: files that changed, that are gone or that came; none of an empty one."""
     found = {entry.relative_to(folder).as_posix(): entry for entry in folder.rglob("*")}
     mark = found.pop(MARK, None)
     wrote = read_json(mark).get(WROTE) if mark else {}
     if not isinstance(wrote, dict):
-        return False
+        return [MARK]
     folders = {parent.as_posix() for name in wrote for parent in Path(name).parents} - {"."}
-    same = found.keys() == wrote.keys() | folders
-    return same and all(found[name].is_file() and sha256_of(found[name]) == digest for name, digest in wrote.items())
+    changed = [name for name in wrote if name in found and not (found[name].is_file() and sha256_of(found[name]) == wrote[name])]
+    return sorted([*changed, *(found.keys() ^ (wrote.keys() | folders))])
 
 
 def require_replaceable(target: Path, kind: str, source: Path) -> None:
@@ -143,8 +143,9 @@ def require_replaceable(target: Path, kind: str, source: Path) -> None:
     if there.is_relative_to(read):
         raise UserError(f"{target} lies in what is read, which stays as it is: give a place outside of {read}.")
     require_writable(target.parent, "TO")
-    if target.exists() and (kind == TENSORS or not target.is_dir() or not untouched(target)):
-        raise UserError(f"{target} is there already, and holds more than what this command wrote: give another name, or remove it.")
+    others = touched(target) if kind != TENSORS and target.is_dir() else [target.name] * target.exists()
+    if others:
+        raise UserError(f"{target} is there already, and not as this command wrote it ({others[0]}): give another name, or remove it.")
 
 
 @contextmanager

@@ -210,7 +210,7 @@ def test_what_is_there_stays(place, trained, tmp_path):
     for _ in range(2):
         write_as(str(place / "pipe"), str(tmp_path / "again"))
     (tmp_path / "again" / "samples").mkdir()
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match=r"is there already, and not as this command wrote it \(samples\)"):
         write_as(str(place / "pipe"), str(tmp_path / "again"))
 
 
