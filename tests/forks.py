@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,8 +25,9 @@ def imports() -> None:
         importlib.import_module(module)
 
 
-def program(words: Sequence[str], output: Sequence[Path]) -> NoReturn:
-    """In a child: FILE.py, -m MODULE or -c CODE, then its words; its standard output and error go to the two files."""
+def program(words: Sequence[str], output: Sequence[Path], at_exit: Callable[[], None] = lambda: None) -> NoReturn:
+    """In a child: FILE.py, -m MODULE or -c CODE, then its words; its standard output and error go to the two files. `at_exit` is called
+    last: what Python itself would then call are also things of the process that forked, whose temporary folders would go."""
     code = 70
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -49,7 +50,7 @@ def program(words: Sequence[str], output: Sequence[Path]) -> NoReturn:
     except BaseException:
         traceback.print_exc()
     finally:
-        atexit._run_exitfuncs()  # what os._exit leaves out of Python's own end
+        at_exit()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -102,7 +103,7 @@ def started(words: Sequence[str], cwd: str, environment: Mapping[str, str], outp
         os.environ.update(environment)
         first = cwd if words[0] in ("-m", "-c") else str(Path(words[0]).resolve().parent)
         sys.path[:1] = [first, *environment.get("PYTHONPATH", "").split(os.pathsep)]
-        program(words, [Path(path) for path in output])
+        program(words, [Path(path) for path in output], atexit._run_exitfuncs)  # this process has nothing but imports
     return child
 
 
