@@ -146,6 +146,7 @@ def finished(codec: Codec, state: State) -> Tensor:
 
 @cache
 def warn_of_no_numbers() -> None:
+    """Said once by a process, however many batches it is true of."""
     log.warning("Some images are of numbers that are none (NaN or infinity): the weights are damaged, or precision is too low.")
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from diffusion.convert import write_as
+
 SMALL = dict(
     sample_size=16,
     block_out_channels=(16, 32),
@@ -51,6 +53,13 @@ def pipeline(folder: Path, scheduler: str = "DDPMScheduler", settings: dict | No
 
     getattr(diffusers, kind)(unet(**network), getattr(diffusers, scheduler)(**(settings or {}))).save_pretrained(folder)
     return folder
+
+
+def pipe_and_run(place: Path) -> Path:
+    """In a folder `pipe`, a pipeline, and `run`, the run that the command makes of it."""
+    pipeline(place / "pipe", settings={"num_train_timesteps": 20})
+    assert write_as(str(place / "pipe"), str(place / "run")) == str(place / "run")
+    return place
 
 
 def as_first_published(folder: Path) -> Path:

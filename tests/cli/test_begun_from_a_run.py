@@ -32,7 +32,7 @@ def test_all_of_it_begins_as_the_other_run_ended(first, tmp_path, averaged, capl
     before, after = weights(first, averaged), weights(run)
     assert all(torch.equal(before[name], after[name]) for name in after) and before.keys() == after.keys()
     assert not all(torch.equal(before[name], weights(first, not averaged)[name]) for name in before)  # the two differ at all
-    assert "(100.0 % of the weights)" in caplog.text and load(run).step == 1
+    assert "(100.0 % of the weights)" in caplog.text and load(run).step == 1 and "is learned anew" not in caplog.text
     said = yaml.safe_load((run / "config.yaml").read_text())["init"]
     assert said["weights"] == load(first, averaged).weights and said["ckpt"] == str(first)
 
@@ -48,6 +48,12 @@ def test_what_does_not_fit_is_listed_and_begins_anew(first, tmp_path, caplog):
     assert "of another shape" in caplog.text and "there [" in caplog.text
     t = torch.tensor([0.3, 0.9])
     assert not torch.equal(load(run).denoiser.schedule(t)[0], load(first).denoiser.schedule(t)[0])
+
+
+def test_an_output_that_means_something_else_is_said(first, tmp_path, caplog):
+    """All weights fit, and what they make is read otherwise."""
+    trained(tmp_path / "b", f"init.ckpt={first}", "parameterization=v", *STILL)
+    assert "means Epsilon, and here V: it is learned anew" in caplog.text
 
 
 def test_items_that_the_other_run_has_seen_are_not_unseen(first, tmp_path, caplog):

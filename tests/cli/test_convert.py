@@ -14,7 +14,7 @@ import torch
 from commands import ROOT, SMALL, command, succeeded
 from composing import TINY, composed
 from made_autoencoders import autoencoder
-from pixel_folders import pipeline, unet
+from pixel_folders import pipe_and_run, unet
 
 from diffusion.checkpoint import load
 from diffusion.convert import flags_of, write_as, write_run
@@ -27,11 +27,7 @@ pytestmark = pytest.mark.xdist_group("convert")
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with `pipe`, a pipeline of diffusers, and `run`, the run that the command makes of it."""
-    place = tmp_path_factory.mktemp("convert")
-    pipeline(place / "pipe", settings={"num_train_timesteps": 20})
-    assert write_as(str(place / "pipe"), str(place / "run")) == str(place / "run")
-    return place
+    return pipe_and_run(tmp_path_factory.mktemp("convert"))
 
 
 @pytest.fixture(scope="module")

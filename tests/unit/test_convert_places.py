@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from composing import TINY, composed
-from pixel_folders import pipeline
+from pixel_folders import pipe_and_run
 
 from diffusion.convert import write_as, write_run
 from diffusion.model import assemble
@@ -17,11 +17,7 @@ pytestmark = pytest.mark.xdist_group("foreign")
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with `pipe`, a pipeline of diffusers, and `run`, the run that it becomes."""
-    place = tmp_path_factory.mktemp("places")
-    pipeline(place / "pipe", settings={"num_train_timesteps": 20})
-    write_as(str(place / "pipe"), str(place / "run"))
-    return place
+    return pipe_and_run(tmp_path_factory.mktemp("places"))
 
 
 def everything(folder):
