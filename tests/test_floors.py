@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     0: ["support"],
     1: ["typing"],
-    2: ["networks", "parameterization", "schedules"],
+    2: ["networks", "noise", "parameterization", "schedules"],
     3: ["classifier", "denoiser", "posterior"],
     4: ["grids", "guidance", "likelihood", "objectives", "oracles", "reconstruction", "samplers", "times", "weightings"],
     5: ["codecs", "conditions"],
