@@ -1,0 +1,105 @@
+"""The other side of turns: processes that are started, given rounds, and ended."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .harness import Absent
+from .turns import POLL
+
+ROOT = Path(__file__).parent.parent
+ABSENT = 66  # the exit code of a process that lacks a package
+
+
+class Started:
+    """`python WORDS` in the repository's root, with what it says in a file, alone in its group of processes so that all of it can be ended."""
+
+    def __init__(self, words: Sequence[str], folder: Path, environment: Mapping[str, str] = {}) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.words, self.said = words, folder / "said.txt"
+        given = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HYDRA_FULL_ERROR": "0", **environment}
+        with self.said.open("w") as file:
+            self.began = time.perf_counter()
+            self.process = subprocess.Popen(
+                [sys.executable, *words], cwd=ROOT, env=given, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+            )
+
+    def until(self, there: Callable[[], Any], limit: float) -> Any:
+        """What `there()` is, as soon as it is something. Raises Absent or RuntimeError if the process ends first, or the limit passes."""
+        while not (found := there()):
+            code = self.process.poll()
+            if code is not None and not (found := there()):
+                last = [line for line in self.said.read_text().splitlines() if line.strip()][-3:]
+                raise (Absent if code == ABSENT else RuntimeError)(" ".join(last) if code == ABSENT else f"it ended with {code}: {' '.join(last)}")
+            if time.perf_counter() - self.began > limit:
+                raise RuntimeError(f"nothing after {limit:.0f} s: python {' '.join(self.words)[:200]}")
+            time.sleep(POLL)
+        return found
+
+    def end(self) -> None:
+        """End it with all that it has started."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+
+
+class Taking:
+    """One or more processes (`ranks` of each that `words` starts) that run one round together; see `turns`."""
+
+    def __init__(self, folder: Path, starts: Sequence[Sequence[str]], ranks: int = 1, environment: Mapping[str, str] = {}, limit: float = 900) -> None:
+        self.limit, self.round = limit, 0
+        self.folders = [folder / str(i) for i in range(len(starts))]
+        self.processes = [Started([w.format(turns=at) for w in words], at, environment) for words, at in zip(starts, self.folders, strict=True)]
+        self.ranks = [(p, at, rank) for p, at in zip(self.processes, self.folders, strict=True) for rank in range(ranks)]
+
+    def warm(self) -> list[dict[str, Any]]:
+        """Wait until all are, and return what each says of itself."""
+        return [p.until(lambda file=at / f"ready-{rank}.jsonl": lines(file, 1), self.limit)[0] for p, at, rank in self.ranks]
+
+    def __call__(self) -> list[dict[str, Any]]:
+        """A round of all at once: each one's line."""
+        for at in self.folders:
+            beside = at / ".turn"
+            beside.write_text(str(self.round))
+            os.replace(beside, at / "turn")
+        self.round += 1
+        limit = self.limit + time.perf_counter() - self.processes[0].began
+        return [p.until(lambda file=at / f"rounds-{rank}.jsonl": lines(file, self.round), limit)[-1] for p, at, rank in self.ranks]
+
+    def end(self) -> None:
+        for process in self.processes:
+            process.end()
+
+
+@contextmanager
+def taking(*given: Any, **settings: Any) -> Iterator[Taking]:
+    """`Taking`, warm within the context, and ended after it. One starts after the other is warm, so that none is warm by another's time."""
+    taken = Taking(*given, **settings)
+    try:
+        yield taken
+    finally:
+        taken.end()
+
+
+def lines(file: Path, count: int) -> list[dict[str, Any]]:
+    """The lines of a file, if there are so many whole ones."""
+    if not file.exists():
+        return []
+    text = file.read_text()
+    whole = text[: text.rfind("\n") + 1].splitlines()
+    return [json.loads(line) for line in whole] if len(whole) >= count else []
+
+
+def absent(reason: object) -> None:
+    """End this process as one that lacks a package."""
+    print(reason, flush=True)
+    sys.exit(ABSENT)

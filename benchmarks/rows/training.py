@@ -1,0 +1,134 @@
+"""Training: `train.py` in a process, as it is typed, against the peers' own loops and a loop without a framework."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+
+from .. import loops, networks
+from ..harness import OURS, Ratio, Row, Side
+from ..process import Started, taking
+from ..work import Bench
+
+# What we type for each precision, and what the bare loop is told so that it does the same.
+WORDS = {"fp32": ["precision=32-true"], "best": ["precision=bf16-mixed", "compile=true"]}
+BARE = {"fp32": [], "best": ["--precision=bf16", "--compile"]}
+NEVER = ["eval_every=100000000", "checkpoint_every=100000000"]  # within a run of the benchmark
+IMPORTS = "import train, diffusion.training.run, pytorch_lightning.loggers; from benchmarks.turns import peak; print(peak('cpu')['resident, GiB'])"
+GROWN, FLOP = "grown, GiB", "GFLOP"
+
+
+def rows(bench: Bench) -> list[Row]:
+    """A row for each batch and precision; float32 at the smallest batch alone."""
+    return [row(bench, batch, how) for i, batch in enumerate(bench.sizes.batches) for how in ("fp32", "best") if i == 0 or how == "best"]
+
+
+def row(bench: Bench, batch: int, how: str) -> Row:
+    """One batch size in float32, or by our best words: then the peers run in bfloat16, and diffusers also as it is documented."""
+    peer = "fp32" if how == "fp32" else "bf16"
+    sides = [
+        Side(OURS, partial(process, bench, batch, train(bench, batch, WORDS[how])), needed=True),
+        Side("bare", partial(process, bench, batch, loop(bench, batch, "bare", *BARE[how]))),
+        Side("diffusers", partial(process, bench, batch, loop(bench, batch, "accelerated", f"--precision={peer}"))),
+        Side("lucidrains", partial(process, bench, batch, loop(bench, batch, "lucidrains", f"--precision={peer}"))),
+        Side("matmul", partial(matmul, bench, peer)),
+    ]
+    overhead = Ratio("overhead: ours / bare - 1", OURS, "bare", {"cpu": "< 0.02", "cuda": "< 0.03"}, less=1.0)
+    ratios = [overhead, Ratio("FLOPs: matmul rate used", "matmul", OURS, {"cuda": ">= 0.4"} if how == "best" else {}, per=FLOP)]
+    if how == "fp32":
+        ratios.insert(0, Ratio("diffusers / ours", "diffusers", OURS, {"cpu": ">= 1.1"}))
+    else:
+        sides[2:2] = [
+            Side("bare eager", partial(process, bench, batch, loop(bench, batch, "bare", "--precision=bf16"))),
+            Side("diffusers fp32", partial(process, bench, batch, loop(bench, batch, "accelerated"))),
+            Side("diffusers compiled", partial(process, bench, batch, loop(bench, batch, "accelerated", "--precision=bf16", "--compile"))),
+        ]
+        ratios.insert(0, Ratio("diffusers as documented (fp32) / ours", "diffusers fp32", OURS, {"cpu": ">= 2"}))
+        ratios.insert(1, Ratio("diffusers bf16 / ours", "diffusers", OURS, {"cuda": ">= 2"}))
+        ratios.insert(2, Ratio("diffusers bf16, dynamo / ours", "diffusers compiled", OURS, {"cuda": ">= 2"}))
+        ratios.append(Ratio("bare eager / bare compiled", "bare eager", "bare"))
+    ratios.insert(-1, Ratio("lucidrains / ours", "lucidrains", OURS, {"cuda": ">= 2"} if how == "best" else {}))
+    ratios.insert(-1, Ratio("lucidrains / ours, per FLOP", "lucidrains", OURS, {"cpu": ">= 1", "cuda": ">= 1"}, per=FLOP))
+    fact = GROWN if bench.device == "cpu" else "allocated, GiB"
+    ratios += [
+        Ratio(f"memory: {name} / ours", name, OURS, {} if name == "bare" else {"cpu": ">= 1", "cuda": ">= 1"}, fact=fact)
+        for name in ("diffusers", "lucidrains", "bare")
+    ]
+    what = f"training, {batch} images a step, {'float32' if how == 'fp32' else 'our best words: ' + ' '.join(WORDS[how])}"
+    return Row(f"training-{batch}-{how}", what, "s/image", tuple(sides), tuple(ratios))
+
+
+def train(bench: Bench, batch: int, words: list[str]) -> list[str]:
+    """The words of train.py for this work, whose last are `words`."""
+    s, cpu = bench.sizes, bench.device == "cpu"
+    data = ["dataset=image_folder", f"dataset.root={bench.pictures}", f"dataset.image_size={s.image_size}", "dataset.num_classes=0"]
+    data += ["data.device_resident=true", "data.num_workers=0", f"paths.cache={bench.folder}/cache", f"paths.runs={{turns}}", "name=run"]
+    model = ["conditions=none", "network=ddpm_cifar10", f"network.channels={s.channels}", "schedule=linear", "objective=simple"]
+    run = [f"batch_size={batch}", "steps=1000000", "optimizer.lr=0.0002", "metric=none", *NEVER]
+    run += [f"trainer.accelerator={'cpu' if cpu else 'gpu'}", f"log_every={log_every(bench)}"]
+    return ["train.py", *data, *model, *run, *turning(s.warmup, s.steps), *words]
+
+
+def turning(warmup: int, steps: int) -> list[str]:
+    """The words that let a run take turns."""
+    settings = {"_target_": "benchmarks.turns.Turning", "folder": "{turns}", "warmup": warmup, "steps": steps}
+    return [f"+callbacks.turns.{key}={value}" for key, value in settings.items()]
+
+
+def log_every(bench: Bench) -> int:
+    """train.py's own on a GPU; on a CPU, where a round is of a few steps, each, so that logging is in it."""
+    return 1 if bench.device == "cpu" else 50
+
+
+def loop(bench: Bench, batch: int, name: str, *words: str) -> list[str]:
+    """The words of one of `loops`."""
+    s = bench.sizes
+    channels = s.lucidrains if name == "lucidrains" else s.channels
+    given = {"images": bench.pictures, "device": bench.device, "channels": channels, "image-size": s.image_size, "batch": batch}
+    given |= {"warmup": s.warmup, "steps": s.steps, "workers": s.workers, "log-every": log_every(bench)}
+    return ["-m", f"{loops.__name__}.{name}", "--turns={turns}", *(f"--{key}={value}" for key, value in given.items()), *words]
+
+
+@contextmanager
+def process(bench: Bench, batch: int, words: list[str], side: Side) -> Iterator[Callable[[], float]]:
+    """A side that is a process which takes turns. Its facts are what it says of itself, and the memory it takes above what it imports."""
+    with taking(bench.place("training", batch, words[-1].strip("-"), side.name), [words]) as taken:
+        side.facts |= work_of_ours(bench) if side.name == OURS else {}
+        (said,) = taken.warm()
+        side.facts |= {key: value for key, value in said.items() if key not in ("pid", "torch")}
+
+        def one() -> float:
+            (line,) = taken()
+            side.facts.update({key: value for key, value in line.items() if key.endswith("GiB")})
+            side.facts[GROWN] = line["resident, GiB"] - side.facts["imported, GiB"]
+            return line["seconds"] / (line["steps"] * batch)
+
+        yield one
+
+
+def work_of_ours(bench: Bench) -> dict[str, float]:
+    """What train.py does not say of itself: its network's size, and the memory that its imports take."""
+    started = Started(["-c", IMPORTS], bench.place("imports"))
+    try:
+        started.until(lambda: started.process.poll() is not None, 120)
+        imported = float(started.said.read_text().split()[-1])
+    finally:
+        started.end()
+    return networks.facts(networks.ours(bench.sizes.channels, bench.sizes.image_size), bench.sizes.image_size, "cpu") | {"imported, GiB": imported}
+
+
+@contextmanager
+def matmul(bench: Bench, precision: str, side: Side) -> Iterator[Callable[[], float]]:
+    """Seconds for a product of square matrices, the machine's rate; its work is that of one product. On a GPU float32 is TF32, as in training."""
+    torch.set_float32_matmul_precision("high")
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    n, times = bench.sizes.matmul, 20 if bench.device == "cuda" else 3
+    a, b = (torch.randn(n, n, device=bench.device).to(kind) for _ in range(2))
+    side.facts |= {"GFLOP": 2 * n**3 / 1e9, "threads": torch.get_num_threads()}
+    bench.seconds(lambda: a @ b)
+
+    def one() -> float:
+        return bench.seconds(lambda: [a @ b for _ in range(times)]) / times
+
+    yield one

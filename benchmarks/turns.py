@@ -1,0 +1,87 @@
+"""How processes that train take turns: each trains a few steps to warm up and then waits, in every round for its turn.
+
+In the process that trains, `Turns.step()` stands before each step. It and `process.Taking` share a folder: `turn` holds the number of
+the last round that may run, `ready-RANK.json` what the process says of itself when it is warm, and `rounds-RANK.jsonl` a line for each
+round done. Nothing but the folder is shared, so that the ranks of one run take part as well, and train.py needs no change: `Turning` is a
+callback as anyone may add one."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback
+
+POLL = 0.002  # seconds between two looks
+
+
+class Turns:
+    """A process's part. `warmup` steps are free, then each round is of `steps` steps; `facts` is what it says of itself."""
+
+    def __init__(self, folder: str | Path, warmup: int, steps: int, device: str = "cpu", rank: int = 0, **facts: Any) -> None:
+        self.folder, self.warmup, self.steps, self.device, self.rank, self.facts = Path(folder), warmup, steps, device, rank, facts
+        self.done = 0  # steps
+        self.since = 0.0
+
+    def step(self) -> None:
+        """Before each step: where a round has ended, say so and wait for the next."""
+        trained = self.done - self.warmup
+        self.done += 1
+        if trained < 0 or trained % self.steps:
+            return
+        self.wait_for_device()
+        now = time.perf_counter()
+        if trained:
+            self.say("rounds", "a", round=trained // self.steps - 1, seconds=now - self.since, steps=self.steps, **peak(self.device))
+        else:
+            self.say("ready", "w", pid=os.getpid(), threads=torch.get_num_threads(), torch=torch.__version__, **self.facts)
+        while self.turn() < trained // self.steps:
+            time.sleep(POLL)
+        self.since = time.perf_counter()
+
+    def wait_for_device(self) -> None:
+        """Until the device has done what it was given."""
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize()
+
+    def turn(self) -> int:
+        """The last round that may run."""
+        try:
+            return int((self.folder / "turn").read_text() or -1)
+        except FileNotFoundError:
+            return -1
+
+    def say(self, what: str, mode: str, **facts: Any) -> None:
+        """One line to this rank's file."""
+        with (self.folder / f"{what}-{self.rank}.jsonl").open(mode) as file:
+            file.write(json.dumps(facts) + "\n")
+
+
+class Turning(Callback):
+    """train.py's part: `+callbacks.turns._target_=benchmarks.turns.Turning` and the settings of `Turns`."""
+
+    def __init__(self, folder: str, warmup: int, steps: int) -> None:
+        self.given = folder, warmup, steps
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        """The device and the rank are known."""
+        network = getattr(module.denoiser.network, "_orig_mod", module.denoiser.network)
+        kinds = sorted({str(p.dtype).removeprefix("torch.") for p in network.parameters()})
+        facts = {"precision": str(trainer.precision), "weights": "/".join(kinds), "compiled": network._compiled_call_impl is not None}
+        self.turns = Turns(*self.given, trainer.strategy.root_device.type, trainer.global_rank, **facts)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """A step is about to be made."""
+        self.turns.step()
+
+
+def peak(device: str) -> dict[str, float]:
+    """The most memory so far in GiB: of the process, and on a GPU what its allocator has given out and has reserved."""
+    resident = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    made = {"resident, GiB": resident / 2**20}
+    if device.startswith("cuda"):
+        made["allocated, GiB"] = torch.cuda.max_memory_allocated() / 2**30
+        made["reserved, GiB"] = torch.cuda.max_memory_reserved() / 2**30
+    return made
