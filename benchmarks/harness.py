@@ -7,9 +7,10 @@ numbers of one round; what is reported is the median over the rounds, and the ra
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 OURS = "ours"
@@ -33,12 +34,13 @@ class Side:
 @dataclass(frozen=True)
 class Ratio:
     """`of` over `by`: of their numbers in each round, each divided by its fact `per` first; or of the fact `fact`, which is known once.
+    With no `by` it is the number of `of` itself.
 
     `less` is taken from the ratio, so that an overhead is (ours / bare) - 1. The goals are by device, such as ">= 2" or "< 0.02"."""
 
     name: str
     of: str
-    by: str
+    by: str | None
     goals: Mapping[str, str] = field(default_factory=dict)
     per: str | None = None
     fact: str | None = None
@@ -46,9 +48,15 @@ class Ratio:
 
     def values(self, rounds: Mapping[str, list[float]], facts: Mapping[str, Mapping[str, Any]]) -> list[float]:
         """Of each round, or the one. Raises KeyError for a side that is not there, or does not say the fact."""
-        of, by = ([facts[side][self.fact]] if self.fact else rounds[side] for side in (self.of, self.by))
-        work_of, work_by = (facts[side][self.per] if self.per else 1.0 for side in (self.of, self.by))
-        return [(a / work_of) / (b / work_by) - self.less for a, b in zip(of, by, strict=False)]  # Ctrl-C may leave one a round short
+        of, by = (self.numbers(side, rounds, facts) for side in (self.of, self.by))
+        return [a / b - self.less for a, b in zip(of, by, strict=False)]  # Ctrl-C may leave one a round short
+
+    def numbers(self, side: str | None, rounds: Mapping[str, list[float]], facts: Mapping[str, Mapping[str, Any]]) -> Iterable[float]:
+        """A side's of each round; 1 for none."""
+        if side is None:
+            return repeat(1.0)
+        work = facts[side][self.per] if self.per else 1.0
+        return [number / work for number in ([facts[side][self.fact]] if self.fact else rounds[side])]
 
     def met(self, value: float, device: str) -> bool | None:
         """Whether the goal for this device is reached; None where there is none."""

@@ -43,6 +43,10 @@ class Started:
             time.sleep(POLL)
         return found
 
+    def ended(self, limit: float) -> float:
+        """Wait until it has ended well; how many seconds that took since it was started. Raises as `until`."""
+        return self.until(lambda: self.process.poll() == 0 and time.perf_counter() - self.began, limit)
+
     def end(self) -> None:
         """End it with all that it has started."""
         try:

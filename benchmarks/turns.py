@@ -2,8 +2,7 @@
 
 In the process that trains, `Turns.step()` stands before each step. It and `process.Taking` share a folder: `turn` holds the number of
 the last round that may run, `ready-RANK.json` what the process says of itself when it is warm, and `rounds-RANK.jsonl` a line for each
-round done. Nothing but the folder is shared, so that the ranks of one run take part as well, and train.py needs no change: `Turning` is a
-callback as anyone may add one."""
+round done. Nothing but the folder is shared, so that the ranks of one run take part as well."""
 
 import json
 import os
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback
 
 POLL = 0.002  # seconds between two looks
 
@@ -57,24 +55,6 @@ class Turns:
         """One line to this rank's file."""
         with (self.folder / f"{what}-{self.rank}.jsonl").open(mode) as file:
             file.write(json.dumps(facts) + "\n")
-
-
-class Turning(Callback):
-    """train.py's part: `+callbacks.turns._target_=benchmarks.turns.Turning` and the settings of `Turns`."""
-
-    def __init__(self, folder: str, warmup: int, steps: int) -> None:
-        self.given = folder, warmup, steps
-
-    def on_train_start(self, trainer: Any, module: Any) -> None:
-        """The device and the rank are known."""
-        network = getattr(module.denoiser.network, "_orig_mod", module.denoiser.network)
-        kinds = sorted({str(p.dtype).removeprefix("torch.") for p in network.parameters()})
-        facts = {"precision": str(trainer.precision), "weights": "/".join(kinds), "compiled": network._compiled_call_impl is not None}
-        self.turns = Turns(*self.given, trainer.strategy.root_device.type, trainer.global_rank, **facts)
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        """A step is about to be made."""
-        self.turns.step()
 
 
 def peak(device: str) -> dict[str, float]:

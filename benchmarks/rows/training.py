@@ -72,7 +72,7 @@ def train(bench: Bench, batch: int, words: list[str]) -> list[str]:
 
 def turning(warmup: int, steps: int) -> list[str]:
     """The words that let a run take turns."""
-    settings = {"_target_": "benchmarks.turns.Turning", "folder": "{turns}", "warmup": warmup, "steps": steps}
+    settings = {"_target_": "benchmarks.turning.Turning", "folder": "{turns}", "warmup": warmup, "steps": steps}
     return [f"+callbacks.turns.{key}={value}" for key, value in settings.items()]
 
 
@@ -111,7 +111,7 @@ def work_of_ours(bench: Bench) -> dict[str, float]:
     """What train.py does not say of itself: its network's size, and the memory that its imports take."""
     started = Started(["-c", IMPORTS], bench.place("imports"))
     try:
-        started.until(lambda: started.process.poll() is not None, 120)
+        started.ended(120)
         imported = float(started.said.read_text().split()[-1])
     finally:
         started.end()
