@@ -80,7 +80,7 @@ class Row:
 
 @dataclass
 class Result:
-    """What came of a row: every round's raw numbers by side, facts, who was absent and why; `died` is the reason of a row without an end."""
+    """What came of a row: every round's raw numbers by side, facts, who was absent and why; `died` says why a row has no end."""
 
     name: str
     what: str

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ ABSENT = 66  # the exit code of a process that lacks a package
 
 
 class Started:
-    """`python WORDS` in the repository's root, with what it says in a file, alone in its group of processes so that all of it can be ended."""
+    """`python WORDS` in the repository's root, what it says in a file, in a group of processes of its own, to be ended whole."""
 
     def __init__(self, words: Sequence[str], folder: Path, environment: Mapping[str, str] = {}) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,33 +36,43 @@ class Started:
         while not (found := there()):
             code = self.process.poll()
             if code is not None and not (found := there()):
-                last = [line for line in self.said.read_text().splitlines() if line.strip()][-3:]
-                raise (Absent if code == ABSENT else RuntimeError)(" ".join(last) if code == ABSENT else f"it ended with {code}: {' '.join(last)}")
-            if time.perf_counter() - self.began > limit:
+                last = " ".join([line for line in self.said.read_text().splitlines() if line.strip()][-3:])
+                raise Absent(last) if code == ABSENT else RuntimeError(f"it ended with {code}: {last}")
+            if self.elapsed() > limit:
                 raise RuntimeError(f"nothing after {limit:.0f} s: python {' '.join(self.words)[:200]}")
             time.sleep(POLL)
         return found
 
+    def elapsed(self) -> float:
+        """Seconds since it was started."""
+        return time.perf_counter() - self.began
+
     def ended(self, limit: float) -> float:
         """Wait until it has ended well; how many seconds that took since it was started. Raises as `until`."""
-        return self.until(lambda: self.process.poll() == 0 and time.perf_counter() - self.began, limit)
+        return self.until(lambda: self.process.poll() == 0 and self.elapsed(), limit)
 
     def end(self) -> None:
         """End it with all that it has started."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
 
 
 class Taking:
     """One or more processes (`ranks` of each that `words` starts) that run one round together; see `turns`."""
 
-    def __init__(self, folder: Path, starts: Sequence[Sequence[str]], ranks: int = 1, environment: Mapping[str, str] = {}, limit: float = 900) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        starts: Sequence[Sequence[str]],
+        ranks: int = 1,
+        environment: Mapping[str, str] = {},
+        limit: float = 900,
+    ) -> None:
         self.limit, self.round = limit, 0
         self.folders = [folder / str(i) for i in range(len(starts))]
-        self.processes = [Started([w.format(turns=at) for w in words], at, environment) for words, at in zip(starts, self.folders, strict=True)]
+        told = [[word.format(turns=at) for word in words] for words, at in zip(starts, self.folders, strict=True)]
+        self.processes = [Started(words, at, environment) for words, at in zip(told, self.folders, strict=True)]
         self.ranks = [(p, at, rank) for p, at in zip(self.processes, self.folders, strict=True) for rank in range(ranks)]
 
     def warm(self) -> list[dict[str, Any]]:
@@ -76,7 +86,7 @@ class Taking:
             beside.write_text(str(self.round))
             os.replace(beside, at / "turn")
         self.round += 1
-        limit = self.limit + time.perf_counter() - self.processes[0].began
+        limit = self.limit + self.processes[0].elapsed()
         return [p.until(lambda file=at / f"rounds-{rank}.jsonl": lines(file, self.round), limit)[-1] for p, at, rank in self.ranks]
 
     def end(self) -> None:

@@ -37,8 +37,8 @@ def machine(device: str) -> dict[str, Any]:
 def processor() -> str:
     """Its name, where Linux says it."""
     file = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in file.read_text().splitlines() if line.startswith("model name")] if file.exists() else []
-    return names[0] if names else platform.processor()
+    said = file.read_text().splitlines() if file.exists() else []
+    return next((line.partition(":")[2].strip() for line in said if line.startswith("model name")), platform.processor())
 
 
 class Report:
@@ -62,12 +62,15 @@ WORDS = {True: "yes", False: "**no**", None: ""}
 
 def lines(result: Result) -> list[str]:
     """A row's lines of the table of ratios, and of who was not there."""
-    made = [
-        f"| {result.name} | {r['name']} | {number(r['median'])} | {number(r['low'])} to {number(r['high'])} | {r['goal'] or ''} | {WORDS[r['met']]} |"
-        for r in result.ratios
-    ]
+    made = [line(result.name, ratio) for ratio in result.ratios]
     made += [f"| {result.name} | without {side} | | | | {cell(reason)} |" for side, reason in result.absent.items()]
     return made + ([f"| {result.name} | | | | | {cell(result.died)} |"] if result.died else [])
+
+
+def line(row: str, ratio: Mapping[str, Any]) -> str:
+    """One ratio's."""
+    low, middle, high = (number(ratio[key]) for key in ("low", "median", "high"))
+    return f"| {row} | {ratio['name']} | {middle} | {low} to {high} | {ratio['goal'] or ''} | {WORDS[ratio['met']]} |"
 
 
 def sides(result: Result) -> list[str]:

@@ -1,4 +1,4 @@
-"""A folder of pictures as diffusers' example of unconditional training reads it: opened, resized, cropped, mirrored and scaled one by one."""
+"""A folder of pictures as diffusers' example of unconditional training reads it: opened, resized, cropped, mirrored, scaled, one by one."""
 
 from pathlib import Path
 
