@@ -129,13 +129,14 @@ def opened(side: Side, stack: ExitStack, result: Result) -> Callable[[], float] 
 def attempted(side: Side, work: Callable[[], float], result: Result) -> bool:
     """One round of a side; False, and its numbers are gone, if it failed and is not needed."""
     try:
-        result.rounds.setdefault(side.name, []).append(work())
+        number = work()
     except Exception as error:
         if side.needed:
             raise
         result.absent[side.name] = sentence(error)
-        del result.rounds[side.name]
+        result.rounds.pop(side.name, None)
         return False
+    result.rounds.setdefault(side.name, []).append(number)
     return True
 
 

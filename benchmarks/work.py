@@ -29,7 +29,7 @@ class Bench:
 
     @cached_property
     def pictures(self) -> Path:
-        """A folder of PNGs, and the same as uint8 [n, h, w, 3] in a file beside it: noise smoothed to blobs, so that it compresses a bit."""
+        """A folder of PNGs, and the same as uint8 [n, h, w, 3] in a file beside it: smoothed noise, so that it compresses a bit."""
         folder, n, size = self.place("pictures"), self.sizes.images, self.sizes.image_size
         coarse = np.random.default_rng(0).integers(0, 256, (n, size // 4, size // 4, 3), dtype=np.uint8)
         images = np.stack([np.asarray(Image.fromarray(one).resize((size, size), Image.Resampling.BICUBIC)) for one in coarse])

@@ -136,9 +136,8 @@ def work_of_ours(bench: Bench) -> dict[str, float]:
         imported = float(started.said.read_text().split()[-1])
     finally:
         started.end()
-    return networks.facts(networks.ours(bench.sizes.channels, bench.sizes.image_size), bench.sizes.image_size, "cpu") | {
-        "imported, GiB": imported
-    }
+    size = bench.sizes.image_size
+    return networks.facts(networks.ours(bench.sizes.channels, size), size, "cpu") | {"imported, GiB": imported}
 
 
 @contextmanager
