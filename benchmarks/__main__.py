@@ -5,6 +5,7 @@
 
 import argparse
 import gc
+import signal
 import sys
 import time
 from pathlib import Path
@@ -68,4 +69,5 @@ def run(bench: Bench, chosen: list, rounds: int, out: Path) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is told to end leaves what there is, and no process
     sys.exit(main())

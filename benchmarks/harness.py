@@ -105,7 +105,7 @@ def measured(row: Row, rounds: int, device: str, result: Result) -> None:
                     if not attempted(side, ready[side], result):
                         del ready[side]
     except KeyboardInterrupt:
-        result.died = "stopped by Ctrl-C"
+        result.died = "stopped"
         raise
     except Exception as error:
         result.died = sentence(error)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .harness import Absent
-from .turns import POLL
+from .turns import PARENT, POLL
 
 ROOT = Path(__file__).parent.parent
 ABSENT = 66  # the exit code of a process that lacks a package
@@ -24,7 +24,14 @@ class Started:
     def __init__(self, words: Sequence[str], folder: Path, environment: Mapping[str, str] = {}) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.words, self.said = words, folder / "said.txt"
-        given = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HYDRA_FULL_ERROR": "0", **environment}
+        given = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "HF_HUB_OFFLINE": "1",
+            "HYDRA_FULL_ERROR": "0",
+            PARENT: str(os.getpid()),
+            **environment,
+        }
         with self.said.open("w") as file:
             self.began = time.perf_counter()
             self.process = subprocess.Popen(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 POLL = 0.002  # seconds between two looks
+PARENT = "BENCHMARK_PID"  # in the environment: the process that gives the turns
 
 
 class Turns:
@@ -36,6 +37,8 @@ class Turns:
         else:
             self.say("ready", "w", pid=os.getpid(), threads=torch.get_num_threads(), torch=torch.__version__, **self.facts)
         while self.turn() < trained // self.steps:
+            if not alive(os.environ.get(PARENT)):
+                os._exit(1)  # nobody will give another
             time.sleep(POLL)
         self.since = time.perf_counter()
 
@@ -55,6 +58,11 @@ class Turns:
         """One line to this rank's file."""
         with (self.folder / f"{what}-{self.rank}.jsonl").open(mode) as file:
             file.write(json.dumps(facts) + "\n")
+
+
+def alive(pid: str | None) -> bool:
+    """Whether there is a process of this number; true if it is not said."""
+    return pid is None or Path("/proc", pid).exists()
 
 
 def peak(device: str) -> dict[str, float]:

@@ -16,11 +16,11 @@ import torch
 
 import benchmarks.__main__ as program
 from benchmarks import networks, rows, sizes
-from benchmarks.harness import Absent, Ratio, Result, Row, Side, compared, measured
+from benchmarks.harness import Absent, Ratio, Result, Row, Side, measured
 from benchmarks.process import ABSENT, Started, lines
 from benchmarks.rows import sampling
 from benchmarks.rows.training import loop, train
-from benchmarks.turns import Turns
+from benchmarks.turns import PARENT, Turns, alive
 from benchmarks.work import Bench
 
 ROOT = Path(__file__).parents[2]
@@ -132,7 +132,7 @@ def test_the_file_has_each_row_as_it_ends_and_what_there_is_at_ctrl_c(tmp_path, 
     assert program.run(bench, table, 2, out) == 130
     content = json.loads(out.read_text())
     assert seen == [["good", "bad"]] and list(content["rows"]) == ["good", "bad", "last"]
-    assert content["rows"]["bad"]["died"] == "OSError: gone" and content["rows"]["last"]["died"] == "stopped by Ctrl-C"
+    assert content["rows"]["bad"]["died"] == "OSError: gone" and content["rows"]["last"]["died"] == "stopped"
     assert content["rows"]["last"]["rounds"] == {"peer": [3.0], "ours": [1.0]}
     assert content["machine"]["torch"] == torch.__version__ and content["sizes"]["channels"] == sizes.SMOKE.channels
     said = capsys.readouterr().out
@@ -219,6 +219,15 @@ def test_a_process_is_ended_with_its_children_and_one_that_is_late_is_named(tmp_
         raise AssertionError("the child lives")
 
 
+def test_a_process_whose_benchmark_is_gone_waits_for_no_turn(tmp_path):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    waiting = f"from benchmarks.turns import PARENT, Turns, alive; Turns({str(tmp_path)!r}, 0, 1).step()"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), PARENT: str(gone.pid)}
+    assert subprocess.run([sys.executable, "-c", waiting], env=environment, timeout=120).returncode == 1
+    assert len(lines(tmp_path / "ready-0.jsonl", 1)) == 1
+
+
 @pytest.mark.parametrize("num_classes", [0, 10])
 def test_the_networks_are_of_one_shape(num_classes):
     """As many parameters, and as many operations for an image; with classes too, whose null class is one more."""
@@ -288,4 +297,20 @@ def test_every_row_runs_in_small(name, tmp_path):
     assert made.returncode == 0, made.stdout[-3000:] + made.stderr[-3000:]
     result = json.loads(out.read_text())["rows"][name]
     assert result["died"] is None and not result["absent"] and result["ratios"]
-    assert compared(Ratio("itself", next(iter(result["rounds"])), None), Result("", "", "", result["rounds"]), "cpu")["median"] > 0
+    assert all(number > 0 for numbers in result["rounds"].values() for number in numbers)
+
+
+@pytest.mark.slow
+def test_a_benchmark_that_is_told_to_end_leaves_no_process_and_no_folder(tmp_path):
+    """SIGTERM while train.py waits for its turn and a peer is being started."""
+    out, temporary = tmp_path / "results.json", tmp_path / "tmp"
+    temporary.mkdir()
+    line = [sys.executable, "-m", "benchmarks", "--device=cpu", "--smoke", f"--out={out}", "--rows", "training-16-fp32"]
+    process = subprocess.Popen(line, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)})
+    while not (ready := list(temporary.glob("benchmark-*/**/ready-0.jsonl"))) and process.poll() is None:
+        time.sleep(0.1)
+    (said,) = lines(ready[0], 1)
+    process.terminate()
+    assert process.wait(60) == 130
+    assert json.loads(out.read_text())["rows"]["training-16-fp32"]["died"] == "stopped"
+    assert not alive(str(said["pid"])) and not list(temporary.glob("benchmark-*"))
