@@ -22,12 +22,14 @@ class Absent(Exception):
 
 @dataclass(eq=False)
 class Side:
-    """Who runs: `open()` is a context in which `round()` gives this side's number, ready and warm. `facts` are what it says of itself (the
-    work of one image, threads, memory), known when it is open or later. Where it is not `needed`, a row goes on without it."""
+    """Who runs: `open(side)` is a context, in which what it gives is called in each round for this side's number, and `warm` once before,
+    when all sides are open. `facts` are what a side says of itself (the work of one image, threads, memory), known when it is warm or
+    later. Where it is not `needed`, a row goes on without it."""
 
     name: str
     open: Callable[["Side"], AbstractContextManager[Callable[[], float]]]
     needed: bool = False
+    warm: Callable[[], None] = lambda: None
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -99,7 +101,8 @@ def measured(row: Row, rounds: int, device: str, result: Result) -> None:
     start = time.perf_counter()
     try:
         with ExitStack() as stack:
-            ready = {side: work for side in row.sides if (work := opened(side, stack, result))}
+            begun = {side: work for side in row.sides if (work := opened(side, stack, result))}
+            ready = {side: work for side, work in begun.items() if warmed(side, result)}
             for number in range(row.rounds or rounds):
                 for side in list(ready)[:: 1 if number % 2 == 0 else -1]:
                     if not attempted(side, ready[side], result):
@@ -124,6 +127,18 @@ def opened(side: Side, stack: ExitStack, result: Result) -> Callable[[], float] 
             raise
         result.absent[side.name] = sentence(error)
         return None
+
+
+def warmed(side: Side, result: Result) -> bool:
+    """Whether a side is warm; one that is not needed may fail."""
+    try:
+        side.warm()
+    except Exception as error:
+        if side.needed:
+            raise
+        result.absent[side.name] = sentence(error)
+        return False
+    return True
 
 
 def attempted(side: Side, work: Callable[[], float], result: Result) -> bool:

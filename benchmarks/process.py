@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .harness import Absent
-from .turns import PARENT, POLL
+from .turns import PARENT, POLL, WARMING
 
 ROOT = Path(__file__).parent.parent
 ABSENT = 66  # the exit code of a process that lacks a package
@@ -76,39 +76,50 @@ class Taking:
         environment: Mapping[str, str] = {},
         limit: float = 900,
     ) -> None:
-        self.limit, self.round = limit, 0
+        self.limit, self.round = limit, WARMING
         self.folders = [folder / str(i) for i in range(len(starts))]
         told = [[word.format(turns=at) for word in words] for words, at in zip(starts, self.folders, strict=True)]
         self.processes = [Started(words, at, environment) for words, at in zip(told, self.folders, strict=True)]
         self.ranks = [(p, at, rank) for p, at in zip(self.processes, self.folders, strict=True) for rank in range(ranks)]
 
     def warm(self) -> list[dict[str, Any]]:
-        """Wait until all are, and return what each says of itself."""
+        """Let them, and return what each says of itself when it is."""
+        self.give()
         return [p.until(lambda file=at / f"ready-{rank}.jsonl": lines(file, 1), self.limit)[0] for p, at, rank in self.ranks]
 
     def __call__(self) -> list[dict[str, Any]]:
         """A round of all at once: each one's line."""
-        for at in self.folders:
-            beside = at / ".turn"
-            beside.write_text(str(self.round))
-            os.replace(beside, at / "turn")
-        self.round += 1
+        self.give()
         limit = self.limit + self.processes[0].elapsed()
         return [p.until(lambda file=at / f"rounds-{rank}.jsonl": lines(file, self.round), limit)[-1] for p, at, rank in self.ranks]
 
+    def give(self) -> None:
+        """The next turn, to all."""
+        for at in self.folders:
+            give(at, self.round)
+        self.round += 1
+
     def end(self) -> None:
+        """All of them."""
         for process in self.processes:
             process.end()
 
 
 @contextmanager
 def taking(*given: Any, **settings: Any) -> Iterator[Taking]:
-    """`Taking`, warm within the context, and ended after it. One starts after the other is warm, so that none is warm by another's time."""
+    """`Taking`, ended after the context."""
     taken = Taking(*given, **settings)
     try:
         yield taken
     finally:
         taken.end()
+
+
+def give(folder: Path, number: int) -> None:
+    """Say that the round of this number may run."""
+    beside = folder / ".turn"
+    beside.write_text(str(number))
+    os.replace(beside, folder / "turn")
 
 
 def lines(file: Path, count: int) -> list[dict[str, Any]]:

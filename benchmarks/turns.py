@@ -1,8 +1,9 @@
 """How processes that train take turns: each trains a few steps to warm up and then waits, in every round for its turn.
 
 In the process that trains, `Turns.step()` stands before each step. It and `process.Taking` share a folder: `turn` holds the number of
-the last round that may run, `ready-RANK.json` what the process says of itself when it is warm, and `rounds-RANK.jsonl` a line for each
-round done. Nothing but the folder is shared, so that the ranks of one run take part as well."""
+the last round that may run, -1 where that is the warming up (so that many may be started at once, and none is warmed by another's time),
+`ready-RANK.jsonl` what the process says of itself when it is warm, and `rounds-RANK.jsonl` a line for each round done. Nothing but the
+folder is shared, so that the ranks of one run take part as well."""
 
 import json
 import os
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 POLL = 0.002  # seconds between two looks
+WARMING = -1  # the round before the first
 PARENT = "BENCHMARK_PID"  # in the environment: the process that gives the turns
 
 
@@ -27,6 +29,8 @@ class Turns:
     def step(self) -> None:
         """Before each step: where a round has ended, say so and wait for the next."""
         trained = self.done - self.warmup
+        if self.done == 0:
+            self.wait_for_turn(WARMING)
         self.done += 1
         if trained < 0 or trained % self.steps:
             return
@@ -36,11 +40,15 @@ class Turns:
             self.say("rounds", "a", round=trained // self.steps - 1, seconds=now - self.since, steps=self.steps, **peak(self.device))
         else:
             self.say("ready", "w", pid=os.getpid(), threads=torch.get_num_threads(), torch=torch.__version__, **self.facts)
-        while self.turn() < trained // self.steps:
-            if not alive(os.environ.get(PARENT)):
-                os._exit(1)  # nobody will give another
-            time.sleep(POLL)
+        self.wait_for_turn(trained // self.steps)
         self.since = time.perf_counter()
+
+    def wait_for_turn(self, number: int) -> None:
+        """Until this round may run; without end, unless there is nobody left to say so."""
+        while self.turn() < number:
+            if not alive(os.environ.get(PARENT)):
+                os._exit(1)
+            time.sleep(POLL)
 
     def wait_for_device(self) -> None:
         """Until the device has done what it was given."""
@@ -50,9 +58,9 @@ class Turns:
     def turn(self) -> int:
         """The last round that may run."""
         try:
-            return int((self.folder / "turn").read_text() or -1)
+            return int((self.folder / "turn").read_text())
         except FileNotFoundError:
-            return -1
+            return WARMING - 1
 
     def say(self, what: str, mode: str, **facts: Any) -> None:
         """One line to this rank's file."""

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +26,22 @@ class Bench:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    @cached_property
+    @property
     def pictures(self) -> Path:
-        """A folder of PNGs, and the same as uint8 [n, h, w, 3] in a file beside it: smoothed noise, so that it compresses a bit."""
-        folder, n, size = self.place("pictures"), self.sizes.images, self.sizes.image_size
+        """Where the pictures are once they are `drawn`."""
+        return self.folder / "pictures"
+
+    def draw(self) -> None:
+        """Make the folder of PNGs, and the same as uint8 [n, h, w, 3] in a file beside it, once: smoothed noise, which compresses a bit."""
+        folder, n, size = self.pictures, self.sizes.images, self.sizes.image_size
+        if folder.exists():
+            return
+        folder.mkdir()
         coarse = np.random.default_rng(0).integers(0, 256, (n, size // 4, size // 4, 3), dtype=np.uint8)
         images = np.stack([np.asarray(Image.fromarray(one).resize((size, size), Image.Resampling.BICUBIC)) for one in coarse])
         np.save(folder.with_suffix(".npy"), images)
         for i, image in enumerate(images):
             Image.fromarray(image).save(folder / f"{i:05d}.png")
-        return folder
 
     def seconds(self, work: Callable[[], object]) -> float:
         """How long it takes, until the device has done it."""

@@ -34,5 +34,9 @@ def runs(bench: Bench, together: bool, side: Side) -> Iterator[Callable[[], floa
     words += ["trainer=ddp", "trainer.devices=2"] if together else []
     starts, ranks = ([words], 2) if together else ([words, words], 1)
     with taking(bench.place("ranks", len(starts)), starts, ranks, {"OMP_NUM_THREADS": "1"}) as taken:
-        side.facts["threads"] = "+".join(str(said["threads"]) for said in taken.warm())
+
+        def warm() -> None:
+            side.facts["threads"] = "+".join(str(said["threads"]) for said in taken.warm())
+
+        side.warm = warm
         yield lambda: 1 / sum(line["steps"] * batch / line["seconds"] for line in taken())

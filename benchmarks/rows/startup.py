@@ -9,7 +9,8 @@ from itertools import count
 from pathlib import Path
 
 from ..harness import Ratio, Row, Side
-from ..process import Started
+from ..process import Started, give
+from ..turns import WARMING
 from ..work import Bench
 from .training import NEVER, WORDS, loop
 
@@ -59,6 +60,7 @@ def ended(bench: Bench, words: list[str], side: Side) -> Iterator[Callable[[], f
 def seconds(bench: Bench, words: Callable[[Path], list[str]], until: Callable[[Path], bool] | None = None) -> float:
     """From the start of a command, whose words may name a new folder, to its end, or until there is something in that folder."""
     folder = place(bench)
+    give(folder, WARMING)
     started = Started(words(folder), folder)
     try:
         return started.until(lambda: until(folder) and started.elapsed(), LIMIT) if until else started.ended(LIMIT)
@@ -123,6 +125,7 @@ def evaluated(bench: Bench, side: Side) -> Iterator[Callable[[], float]]:
 def their_first_step(bench: Bench, side: Side) -> Iterator[Callable[[], float]]:
     """diffusers' loop until it has made one step, of the small network."""
 
+    bench.draw()
     words = loop(bench, 16, "accelerated", "--warmup=1", "--channels=32")
     made = partial(
         seconds, bench, lambda folder: [w.format(turns=folder) for w in words], lambda folder: (folder / "ready-0.jsonl").exists()

@@ -114,10 +114,13 @@ def loop(bench: Bench, batch: int, name: str, *words: str) -> list[str]:
 @contextmanager
 def process(bench: Bench, batch: int, words: list[str], side: Side) -> Iterator[Callable[[], float]]:
     """A side that is a process which takes turns. Its facts are what it says of itself, and the memory it takes above what it imports."""
+    bench.draw()
     with taking(bench.place("training", batch, words[-1].strip("-"), side.name), [words]) as taken:
         side.facts |= work_of_ours(bench) if side.name == OURS else {}
-        (said,) = taken.warm()
-        side.facts |= {key: value for key, value in said.items() if key not in ("pid", "torch")}
+
+        def warm() -> None:
+            (said,) = taken.warm()
+            side.facts.update({key: value for key, value in said.items() if key not in ("pid", "torch")})
 
         def one() -> float:
             (line,) = taken()
@@ -125,6 +128,7 @@ def process(bench: Bench, batch: int, words: list[str], side: Side) -> Iterator[
             side.facts[GROWN] = line["resident, GiB"] - side.facts["imported, GiB"]
             return line["seconds"] / (line["steps"] * batch)
 
+        side.warm = warm
         yield one
 
 

@@ -102,6 +102,19 @@ def test_a_peer_that_is_not_there_or_fails_leaves_the_row_to_the_others():
     assert result.rounds.keys() == {"ours", "peer"} and len(result.ratios) == 1
 
 
+def test_all_are_open_before_the_first_is_warm_and_warm_before_the_first_round():
+    log = []
+    ours, peer, cold = side("ours", [1], log), side("peer", [2], log), side("cold", [3], log)
+    ours.warm, peer.warm = partial(log.append, "ours warm"), partial(log.append, "peer warm")
+
+    def never():
+        raise RuntimeError("out of memory")
+
+    cold.warm = never
+    result = result_of(row(ours, cold, peer), 1)
+    assert log[:4] == ["ours warm", "peer warm", "ours", "peer"] and result.absent == {"cold": "RuntimeError: out of memory"}
+
+
 def test_a_row_without_us_dies_and_says_why():
     log = []
     result = result_of(row(side("ours", [1.0, RuntimeError("no memory")], needed=True), side("peer", [2.0] * 3, log)))
@@ -166,7 +179,7 @@ def test_the_rows_of_each_device_have_names_of_their_own_and_goals_of_sides_that
 
 
 def test_turns_are_warm_then_wait_and_time_their_own_steps(tmp_path):
-    """A loop of steps of 10 ms, two to warm up and three to a round; nothing runs while it is not its turn."""
+    """A loop of steps of 10 ms, which begins when it may: two to warm up and three to a round; nothing runs while it is not its turn."""
     turns, steps = Turns(tmp_path, 2, 3, memory="known"), []
 
     def run():
@@ -182,6 +195,9 @@ def test_turns_are_warm_then_wait_and_time_their_own_steps(tmp_path):
 
     thread = Thread(target=run, daemon=True)
     thread.start()
+    time.sleep(0.05)
+    assert not steps
+    (tmp_path / "turn").write_text("-1")
     (said,) = until("ready-0.jsonl", 1)
     time.sleep(0.05)
     assert len(steps) == 2 and said["memory"] == "known" and said["threads"] == torch.get_num_threads()
@@ -225,7 +241,6 @@ def test_a_process_whose_benchmark_is_gone_waits_for_no_turn(tmp_path):
     waiting = f"from benchmarks.turns import PARENT, Turns, alive; Turns({str(tmp_path)!r}, 0, 1).step()"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), PARENT: str(gone.pid)}
     assert subprocess.run([sys.executable, "-c", waiting], env=environment, timeout=120).returncode == 1
-    assert len(lines(tmp_path / "ready-0.jsonl", 1)) == 1
 
 
 @pytest.mark.parametrize("num_classes", [0, 10])
