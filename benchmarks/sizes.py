@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class Sizes:
     """channels: width of the network that is trained, whose levels have 1, 2, 2, 2 times as many; width: of the one that is sampled.
     batches: images in a training step, a row each. images: in a data set. warmup and steps: of a round of training; brief: the same of
-    the two processes. batch, drawn: images sampled together, and the steps of DDIM, DDPM and DPM++ 2M. features: images measured."""
+    the two processes. batch, long, drawn: images sampled together, fewer by DDPM,
+    and the steps of DDIM, DDPM and DPM++ 2M. features: images measured."""
 
     channels: int
     lucidrains: int  # the width whose parameters and FLOPs are nearest
@@ -18,6 +19,7 @@ class Sizes:
     steps: int
     width: int
     batch: int
+    long: int
     drawn: tuple[int, int, int]
     features: int
     feature_batch: int
@@ -37,6 +39,7 @@ CPU = Sizes(
     steps=2,
     width=32,
     batch=8,
+    long=8,
     drawn=(50, 20, 20),
     features=256,
     feature_batch=64,
@@ -54,7 +57,8 @@ CUDA = Sizes(
     warmup=15,
     steps=40,
     width=128,
-    batch=256,
+    batch=128,
+    long=32,
     drawn=(50, 1000, 20),
     features=10_000,
     feature_batch=256,
@@ -73,6 +77,7 @@ SMOKE = Sizes(
     steps=1,
     width=32,
     batch=2,
+    long=2,
     drawn=(3, 3, 3),
     features=32,
     feature_batch=16,

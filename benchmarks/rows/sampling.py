@@ -54,7 +54,7 @@ def methods(bench: Bench) -> list[Method]:
     size = {"width": s.width, "batch": s.batch}
     return [
         Method("ddim", DDIM(), Leading, "DDIMScheduler", "DDIMPipeline", True, s.drawn[0], **size),
-        Method("ddpm", DDPM(), Leading, "DDPMScheduler", "DDPMPipeline", True, s.drawn[1], **size),
+        Method("ddpm", DDPM(), Leading, "DDPMScheduler", "DDPMPipeline", True, s.drawn[1], width=s.width, batch=s.long),
         Method("dpmpp-2m", DPMPP2M(), Linspace, "DPMSolverMultistepScheduler", None, False, s.drawn[2], **size),
     ]
 
