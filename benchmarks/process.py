@@ -40,12 +40,13 @@ class Started:
 
     def until(self, there: Callable[[], Any], limit: float) -> Any:
         """What `there()` is, as soon as it is something. Raises Absent or RuntimeError if the process ends first, or the limit passes."""
+        asked = time.perf_counter()
         while not (found := there()):
             code = self.process.poll()
             if code is not None and not (found := there()):
                 last = " ".join([line for line in self.said.read_text().splitlines() if line.strip()][-3:])
                 raise Absent(last) if code == ABSENT else RuntimeError(f"it ended with {code}: {last}")
-            if self.elapsed() > limit:
+            if time.perf_counter() - asked > limit:
                 raise RuntimeError(f"nothing after {limit:.0f} s: python {' '.join(self.words)[:200]}")
             time.sleep(POLL)
         return found
@@ -74,7 +75,7 @@ class Taking:
         starts: Sequence[Sequence[str]],
         ranks: int = 1,
         environment: Mapping[str, str] = {},
-        limit: float = 900,
+        limit: float = 1800,
     ) -> None:
         self.limit, self.round = limit, WARMING
         self.folders = [folder / str(i) for i in range(len(starts))]
@@ -90,8 +91,7 @@ class Taking:
     def __call__(self) -> list[dict[str, Any]]:
         """A round of all at once: each one's line."""
         self.give()
-        limit = self.limit + self.processes[0].elapsed()
-        return [p.until(lambda file=at / f"rounds-{rank}.jsonl": lines(file, self.round), limit)[-1] for p, at, rank in self.ranks]
+        return [p.until(lambda file=at / f"rounds-{rank}.jsonl": lines(file, self.round), self.limit)[-1] for p, at, rank in self.ranks]
 
     def give(self) -> None:
         """The next turn, to all."""

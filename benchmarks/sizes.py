@@ -6,9 +6,9 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Sizes:
     """channels: width of the network that is trained, whose levels have 1, 2, 2, 2 times as many; width: of the one that is sampled.
-    batches: images in a training step, a row each. images: in a data set. warmup and steps: of a round of training; brief: the same of
-    the two processes. batch, long, drawn: images sampled together, fewer by DDPM,
-    and the steps of DDIM, DDPM and DPM++ 2M. features: images measured."""
+    batches: images in a training step, a row each; images: in a data set; warmup and steps: of a round. ranks: width, batch of each
+    process, warmup and steps of the two processes. batch, long and drawn: images sampled together, those of DDPM, and the steps of DDIM,
+    DDPM and DPM++ 2M. features: images measured."""
 
     channels: int
     lucidrains: int  # the width whose parameters and FLOPs are nearest
