@@ -12,7 +12,7 @@ from ..process import Started, taking
 from ..work import Bench
 
 # What we type for each precision, and what the bare loop is told so that it does the same.
-WORDS = {"fp32": ["precision=32-true"], "best": ["precision=bf16-mixed", "compile=true"]}
+WORDS = {"fp32": ["precision=32-true"], "best": ["precision=auto", "compile=blocks"]}
 BARE = {"fp32": [], "best": ["--precision=bf16", "--compile"]}
 NEVER = ["eval_every=100000000", "checkpoint_every=100000000"]  # within a run of the benchmark
 IMPORTS = """
@@ -34,7 +34,7 @@ def row(bench: Bench, batch: int, how: str) -> Row:
     start = partial(partial, process, bench, batch)
     sides = [
         Side(OURS, start(train(bench, batch, WORDS[how])), needed=True),
-        Side("bare", start(loop(bench, batch, "bare", *BARE[how]))),
+        Side("bare", start(loop(bench, batch, "bare", *BARE[how], *laid_out(bench)))),
         Side("diffusers", start(loop(bench, batch, "accelerated", f"--precision={peer}"))),
         Side("lucidrains", start(loop(bench, batch, "lucidrains", f"--precision={peer}"))),
         Side("matmul", partial(matmul, bench, peer)),
@@ -42,10 +42,15 @@ def row(bench: Bench, batch: int, how: str) -> Row:
     if how == "best":
         sides.insert(2, Side("diffusers fp32", start(loop(bench, batch, "accelerated"))))
     if how == "best" and bench.device == "cuda":  # on a CPU there is no room for so many processes at once
-        sides.insert(2, Side("bare eager", start(loop(bench, batch, "bare", "--precision=bf16"))))
+        sides.insert(2, Side("bare eager", start(loop(bench, batch, "bare", "--precision=bf16", *laid_out(bench)))))
         sides.insert(4, Side("diffusers compiled", start(loop(bench, batch, "accelerated", "--precision=bf16", "--compile"))))
     what = f"training, {batch} images a step, {'float32' if how == 'fp32' else 'our best words: ' + ' '.join(WORDS[how])}"
     return Row(f"training-{batch}-{how}", what, "s/image", tuple(sides), (*RATIOS[how], *memory(bench)))
+
+
+def laid_out(bench: Bench) -> list[str]:
+    """What the bare loop is told so that its weights lie in memory as `train.py`'s do."""
+    return ["--channels-last"] if bench.device == "cuda" else []
 
 
 OVERHEAD = Ratio("overhead: ours / bare - 1", OURS, "bare", {"cpu": "< 0.02", "cuda": "< 0.03"}, less=1.0)

@@ -66,8 +66,9 @@ class TrainingModule(LightningModule):
         self.meter.end_step(self.global_step, norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """One step of the weights, then what follows it."""
+        """One step of the weights, then what follows it. The gradients go now: Lightning would keep them beside the next activations."""
         super().optimizer_step(*args, **kwargs)
+        self.trainer.optimizers[0].zero_grad()
         self.follow()
 
     def follow(self) -> None:
