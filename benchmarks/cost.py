@@ -1,4 +1,4 @@
-"""python -m benchmarks.cost [WORD ...] [--batch 128] [--flops-per-second 1.5e14] [--bandwidth 4e11 4e10] [--measure] — a run's cost on paper.
+"""python -m benchmarks.cost [WORD ...] [--batch N] [--flops-per-second X] [--bandwidth X Y] [--measure] — what a run costs, on paper.
 
 Of the run that WORDS choose as train.py's do: parameters, operations and bytes of an image in training, sampling and evaluation, and under
 assumptions, which are printed with it, seconds on 1, 8 and 64 GPUs. Nothing is trained and no data are read. With --measure also steps on
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.flops import FLOAT, Arithmetic, Machine, arithmetic, memory, operations
+from benchmarks.flops import FLOAT, Machine, arithmetic, memory, operations
 from diffusion.metrics.extractors.resnet56 import CifarResNet
 from diffusion.model import Model, network_of, variance_of
 from diffusion.support.build import build, ways

@@ -76,9 +76,12 @@ def test_dit_s_2_as_by_hand_and_as_published():
     [
         ([], {}),
         (["network.channels=64"], {"base": 64}),
-        (["network.res_blocks=3", "network.multipliers=[1,2,3]", "network.attention=[8,16]"], {"layers": 3, "multipliers": (1, 2, 3), "looks": (8, 16)}),
+        (
+            ["network.res_blocks=3", "network.multipliers=[1,2,3]", "network.attention=[8,16]"],
+            {"layers": 3, "multipliers": (1, 2, 3), "looks": (8, 16)},
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_unet_of_ddpm_as_by_hand(words, settings):
     found = counted(*CIFAR, "objective=simple", "network=ddpm_cifar10", *words)
     assert found.forward == pytest.approx(2 * unet_multiply_adds(**settings), rel=0.01)

@@ -29,5 +29,5 @@ def test_a_warm_up_longer_than_the_reference_is_multiplied():
 
 @pytest.mark.parametrize("settings", [{"reference": 0}, {"reference": 1.5}, {"reference": 10, "warmup": -1}])
 def test_what_is_no_number_of_steps_is_refused(settings):
-    with pytest.raises(ValueError, match="reference|warmup"):
+    with pytest.raises(ValueError, match=r"reference|warmup"):
         InverseSqrt(**settings)
