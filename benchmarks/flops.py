@@ -8,14 +8,14 @@ optimizer, some hundredths of it, are not counted.
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.memory import LiveBytes
+from diffusion.networks import attention
 
 FLOAT = 4  # bytes
 
@@ -73,23 +73,14 @@ def memory(make: Callable[[], nn.Module], inputs: Callable[[int], tuple[Tensor, 
 def peak(network: nn.Module, given: tuple[Tensor, ...]) -> int:
     """The largest sum of bytes that a step's own tensors have at once."""
     network.zero_grad(set_to_none=True)
-    with LiveBytes() as live, FusedAttention():
+    with LiveBytes() as live, patch.object(attention, "scaled_dot_product_attention", lambda q, k, v, mask=None: Fused.apply(q, k, v)):
         network(*given).square().mean().backward()
     return live.peak
 
 
-class FusedAttention(TorchFunctionMode):
-    """Attention keeps what a GPU's kernel keeps, queries, keys, values and output; without numbers torch would take the plain way, which
-    keeps matrices of all tokens by all tokens."""
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is scaled_dot_product_attention:
-            return Fused.apply(*args[:3])
-        return function(*args, **(kwargs or {}))
-
-
 class Fused(torch.autograd.Function):
-    """The tensors of an attention, not its numbers."""
+    """What a GPU's kernel of attention keeps, queries, keys, values and output, without their numbers. Of tensors that have none torch
+    would take the plain way, which keeps matrices of all tokens by all tokens."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

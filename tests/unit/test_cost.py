@@ -153,15 +153,15 @@ def test_a_machine_that_is_none_is_refused(wrong):
 @pytest.mark.parametrize(
     "words, sentence",
     [
-        (["--batch=0"], "--batch=0"),
-        (["--flops-per-second=0"], "rate=0.0"),
-        (["--bandwidth", "1e11", "-1"], "between=-1.0"),
-        (["dataset=image_folder", "dataset.root=x"], "dataset.image_size"),
+        (["dataset=cifar10", "--batch=0"], "--batch=0"),
+        (["dataset=cifar10", "--flops-per-second=0"], "rate=0.0"),
+        (["dataset=cifar10", "--bandwidth", "1e11", "-1"], "between=-1.0"),
+        (["dataset=two_moons"], "dataset.image_size"),
     ],
 )
 def test_nonsense_is_one_sentence(words, sentence, capsys):
     with pytest.raises(SystemExit) as end:
-        main([*CIFAR, "network.channels=32", *words])
+        main(words)
     said = capsys.readouterr().err.strip()
     assert end.value.code == 1 and sentence in said and len(said.splitlines()) == 1
 

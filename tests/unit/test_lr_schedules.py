@@ -27,7 +27,7 @@ def test_a_warm_up_longer_than_the_reference_is_multiplied():
     assert schedule(19) == pytest.approx(Warmup(40)(19) / math.sqrt(2))
 
 
-@pytest.mark.parametrize("settings", [{"reference": 0}, {"reference": 1.5}, {"reference": 10, "warmup": -1}])
+@pytest.mark.parametrize("settings", [{"reference": 0}, {"reference": 10, "warmup": -1}])
 def test_what_is_no_number_of_steps_is_refused(settings):
     with pytest.raises(ValueError, match=r"reference|warmup"):
         InverseSqrt(**settings)
