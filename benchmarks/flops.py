@@ -59,10 +59,11 @@ def arithmetic(make: Callable[[], nn.Module], inputs: Callable[[int], tuple[Tens
     return Arithmetic(forward, step)
 
 
-def memory(make: Callable[[], nn.Module], inputs: Callable[[int], tuple[Tensor, ...]], averages: int = 1, batch: int = 2) -> Memory:
+def memory(make: Callable[[], nn.Module], inputs: Callable[[int], tuple[Tensor, ...]], averages: int = 1, batch: int = 64) -> Memory:
     """Of a training of the network in float32, as `arithmetic` takes it, with so many averages of its weights.
 
-    Activations are the slope of the largest sum of live bytes over the batch, on tensors without numbers."""
+    Activations are the slope of the largest sum of live bytes over the batch, from one that is large beside the gradients of the weights to
+    its double, on tensors without numbers."""
     with torch.device("meta"):
         network = make()
         weights = sum(p.numel() for p in network.parameters()) * FLOAT
