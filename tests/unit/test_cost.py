@@ -11,7 +11,8 @@ from composing import ROOT
 from torch import nn
 
 from benchmarks.cost import Run, evaluation, main, quantity
-from benchmarks.flops import Arithmetic, Machine, all_reduce, arithmetic, memory
+from benchmarks.flops import Arithmetic, Machine, all_reduce, arithmetic, memory, peak
+from benchmarks.memory import LiveBytes
 
 CIFAR = ["dataset=cifar10", "metric=none", "conditions=none"]
 MACHINE = Machine(rate=1e14, inside=4e11, between=4e10)
@@ -119,6 +120,17 @@ def test_bytes_of_two_layers():
     parameters = 8 * 16 + 16 + 16 * 8 + 8
     assert (found.weights, found.averages, found.states) == (4 * parameters, 12 * parameters, 28 * parameters)
     assert 4 * 2 * 16 <= found.activations <= 4 * (3 * 16 + 4 * 8)
+
+
+def test_bytes_without_numbers_are_those_with_them():
+    """Of a small U-Net's step on the CPU, by the same count of tensors that are alive; there attention's kernel has a little more."""
+    run = Run([*CIFAR, "network=digits", "network.attention=[16]", "network.dropout=0.1", "objective=simple"])
+    with torch.device("meta"):
+        paper = peak(run.make(), run.inputs(8))
+    network, given = run.make(), tuple(torch.zeros_like(each) for each in run.inputs(8))
+    with LiveBytes() as live:
+        network(*given).square().mean().backward()
+    assert paper == pytest.approx(live.peak, rel=0.05)
 
 
 def test_less_is_kept_where_it_is_computed_again():
