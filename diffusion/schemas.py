@@ -23,6 +23,7 @@ from diffusion.support.ranges import (
 )
 
 TEXTS = ("prompt", "negative_prompt")  # keys whose values are texts, taken as they are typed
+Compile = Literal["auto", "off", "blocks", "network", "step"]
 MatMul = Literal["highest", "high", "medium"]  # torch's words
 
 
@@ -43,7 +44,7 @@ class TrainSchema:
     batch_size: Images = MISSING
     accumulate: Few = MISSING
     precision: str = MISSING
-    compile: bool = MISSING
+    compile: Compile = MISSING
     deterministic: bool = MISSING
     p_uncond: Share = MISSING
     ema_decay: Decay = MISSING
