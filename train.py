@@ -39,7 +39,8 @@ def trained(cfg: DictConfig, config: Mapping[str, Any], sources: Mapping[str, st
         log.info("brought along: %s", ", ".join(along))
     if numbers := headline(config.get("published")):
         log.info("published: %s", numbers)
-    log.info("%s steps of batch_size=%s", f"{config['steps']:,}", config["batch_size"])
+    limit = "" if config.get("minutes") is None else f", or as many as minutes={config['minutes']:g} allow"
+    log.info("%s steps of batch_size=%s%s", f"{config['steps']:,}", config["batch_size"], limit)
 
     with doing("loading torch and Lightning"):
         from diffusion.training.run import train  # slow to import, so that a mistyped word has been answered by now

@@ -161,10 +161,12 @@ def configuration(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], dict[s
 
 
 def training_hash(content: Mapping[str, Any]) -> str:
-    """The hash of what a training is: of its configuration, resolved, less its name, where things are, loggers and what others published.
-    The order of stages counts, that of other keys does not."""
+    """The hash of what a training is: of its configuration, resolved, less its name, where things are, loggers, what others published, and
+    `minutes` if there is no limit. The order of stages counts, that of other keys does not."""
     apart = {"name": "", "resume": None, "logger": {}, "published": {}, "paths": dict.fromkeys(content.get("paths", {}), "")}
     config = resolved({**content, **apart})
+    if config.get("minutes") is None:  # as in a training of before there was a limit
+        config.pop("minutes", None)
     config["dataset"] = {key: value for key, value in config["dataset"].items() if key != "cache"}
     order = [list(config[group]) for group in STAGED]
     return sha256(json.dumps([config, order], sort_keys=True, default=str).encode()).hexdigest()[:32]

@@ -6,7 +6,21 @@ from typing import Any, Literal
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from diffusion.support.errors import UserError, did_you_mean
-from diffusion.support.ranges import Count, Decay, Few, Images, Limit, Natural, NonNegative, Seed, Several, Share, plain_type, refused
+from diffusion.support.ranges import (
+    Count,
+    Decay,
+    Few,
+    Images,
+    Limit,
+    Natural,
+    NonNegative,
+    Positive,
+    Seed,
+    Several,
+    Share,
+    plain_type,
+    refused,
+)
 
 TEXTS = ("prompt", "negative_prompt")  # keys whose values are texts, taken as they are typed
 Compile = Literal["auto", "off", "blocks", "network", "step"]
@@ -26,6 +40,7 @@ class TrainSchema:
     resume: str | None = None
     seed: Seed = MISSING
     steps: Count = MISSING
+    minutes: Positive | None = None
     batch_size: Images = MISSING
     accumulate: Few = MISSING
     precision: str = MISSING

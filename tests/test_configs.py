@@ -47,7 +47,7 @@ def test_schedules_build(choice):
 def test_experiments_train(choice, tmp_path: Path):
     """Each experiment as it is, but for its data, its network's width and its length."""
     small = ["steps=2", "batch_size=4", "log_every=1", "eval_every=2", "checkpoint_every=2", "grid.steps=2", "callbacks.samples.columns=1"]
-    config = composed(f"experiment={choice}", *small, "trainer.accelerator=cpu", "precision=32-true", "metric=none", "compile=false")
+    config = composed(f"experiment={choice}", *small, "trainer.accelerator=cpu", "precision=32-true", "metric=none", "compile=off")
     shape = {k: config["dataset"][k] for k in ("image_size", "channels", "num_classes", "flip")}
     shape["num_classes"] = 10 if shape["num_classes"] is None else shape["num_classes"]  # null: as many as a folder has
     config["dataset"] = {"_target_": "diffusion.data.Synthetic", "root": "", "cache": str(tmp_path / "cache"), "n": 16, **shape}

@@ -109,14 +109,14 @@ def run_to_be(identity: str, made: Path, steps: int) -> tuple[Path, int | None, 
     """The folder for a job of this identity, the step of its last checkpoint, None without one, and whether all its steps are made: that of
     a run which has it, the furthest of several; else `made`, or, if another run is there, a name beside it."""
     from diffusion.checkpoint import read  # slow to import, as is all that knows checkpoints
-    from diffusion.training.callbacks.interruption import owed
+    from diffusion.training.callbacks.interruption import owed, timed_out
 
     same = [file.parent for file in sorted(made.parent.glob("*/words.yaml")) if f"hash: {identity}\n" in file.read_text(errors="replace")]
     known = []
     for folder in same:
         if any((folder / "checkpoints").glob("*.ckpt")):
             content = read(folder)[1]
-            known.append((content["global_step"], content["global_step"] >= steps and not owed(content), folder))
+            known.append((content["global_step"], (content["global_step"] >= steps or timed_out(content)) and not owed(content), folder))
     if known:
         step, finished, folder = max(known, key=lambda run: run[:2])
         return folder, step, finished

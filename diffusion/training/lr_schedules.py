@@ -1,7 +1,7 @@
 """Learning-rate schedules: a function of the optimizer step that multiplies the learning rate."""
 
 from dataclasses import dataclass
-from math import cos, pi
+from math import cos, pi, sqrt
 
 from diffusion.support.ranges import Checked, Count, Natural
 
@@ -34,3 +34,14 @@ class Cosine(Checked):
     def __call__(self, step: int) -> float:
         progress = min(1.0, max(0.0, (step - self.warmup) / max(1, self.total - self.warmup)))
         return Warmup(self.warmup)(step) * 0.5 * (1 + cos(pi * progress))
+
+
+@dataclass(frozen=True)
+class InverseSqrt(Checked):
+    """Linear warm-up, 1 up to step `reference`, then sqrt(reference / step) (EDM2 2312.02696, eq. 67): no end has to be known."""
+
+    reference: Count
+    warmup: Natural = 500
+
+    def __call__(self, step: int) -> float:
+        return Warmup(self.warmup)(step) / sqrt(max(1.0, (step + 1) / self.reference))

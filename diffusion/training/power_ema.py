@@ -30,6 +30,22 @@ def exponent(std: float) -> float:
 Length = Annotated[float, Range(above=0, below=0.2887)]  # see `exponent`
 
 
+class Power(EMA):
+    """The average with a power function's profile, of relative length `std`: as long a part of the training whenever that ends. A decay
+    suits one length of training; this suits any."""
+
+    def __init__(self, std: Length = 0.10) -> None:
+        super().__init__(0.0)
+        self.std, self.gamma = std, exponent(std)
+
+    def describe(self) -> dict[str, Any]:
+        return {"std": self.std}
+
+    @property
+    def decay(self) -> float:
+        return (1 - 1 / (self.steps + 1)) ** (self.gamma + 1)
+
+
 class PostHoc(EMA):
     """Beside a plain average, with which it samples, several power-function averages of relative lengths `stds`.
 
@@ -37,7 +53,7 @@ class PostHoc(EMA):
 
     def __init__(self, decay: Decay = 0.9999, stds: Sequence[Length] = (0.05, 0.10)) -> None:
         super().__init__(decay)
-        self.stds, self.averages = tuple(stds), [_Power(exponent(std)) for std in stds]
+        self.stds, self.averages = tuple(stds), [Power(std) for std in stds]
 
     def start(self, module: nn.Module) -> Self:
         """Begin at the module's weights; the first step's beta is 0, so that they have no part in a power-function average."""
@@ -62,19 +78,6 @@ class PostHoc(EMA):
         super().load_state_dict(state)
         for average, theirs in zip(self.averages, states, strict=True):
             average.load_state_dict(theirs)
-
-
-class _Power(EMA):
-    def __init__(self, gamma: float) -> None:
-        super().__init__(0.0)
-        self.gamma = gamma
-
-    def describe(self) -> dict[str, Any]:
-        return {"gamma": self.gamma}
-
-    @property
-    def decay(self) -> float:
-        return (1 - 1 / (self.steps + 1)) ** (self.gamma + 1)
 
 
 def inner_product(steps_a: Tensor, gamma_a: Tensor, steps_b: Tensor, gamma_b: Tensor) -> Tensor:

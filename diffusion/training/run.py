@@ -35,6 +35,7 @@ from diffusion.training.callbacks.checkpoints import SealedIO, kept
 from diffusion.training.callbacks.divergence import Divergence
 from diffusion.training.callbacks.interruption import Interruption, owed
 from diffusion.training.callbacks.record import Record
+from diffusion.training.callbacks.time_limit import TimeLimit
 from diffusion.training.compilation import compiled
 from diffusion.training.fitting import require_fit, require_methods
 from diffusion.training.initial import begin_from
@@ -75,8 +76,8 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
     module = training_module(config, model, dataset.flip, serving)
     require_shardable(config, module)
     compiled(config, module, settings["accelerator"])
-    interruption = Interruption(callbacks := build_callbacks(config))
-    first, then = [Record(config, sources, copies(model.codec)), Divergence(), Unscale()], callbacks.values()
+    limit, interruption = TimeLimit(config.get("minutes")), Interruption(callbacks := build_callbacks(config))
+    first, then = [Record(config, sources, copies(model.codec)), Divergence(), Unscale(), limit], callbacks.values()
     trainer = build_trainer(config, settings, folder, [*first, *then, interruption])
     given = {
         "dataset": dataset,

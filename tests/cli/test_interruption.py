@@ -159,7 +159,7 @@ def test_a_worker_heeds_its_parent_alone():
 @pytest.mark.parametrize(("saved", "left"), [(3, Interrupted), (2, RuntimeError)])
 def test_a_message_that_fails_is_a_rank_s_leaving_only_where_nothing_is_lost(tmp_path, saved, left):
     interruption, checkpoints = Interruption({}), Checkpoints(1)
-    interruption.heard, interruption.group, checkpoints.saved = signal.SIGTERM, object(), (saved, 0.0)
+    interruption.heard, interruption.agreement.group, checkpoints.saved = signal.SIGTERM, object(), (saved, 0.0)
     strategy = SimpleNamespace(launcher=None)
     trainer = SimpleNamespace(strategy=strategy, global_step=3, callbacks=[checkpoints], is_global_zero=True, default_root_dir=tmp_path)
     with pytest.raises(left), interruption.heeded(trainer):

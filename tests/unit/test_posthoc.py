@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from diffusion.average import averaged, write_average
-from diffusion.training.power_ema import PostHoc, coefficients, exponent, inner_product
+from diffusion.training.power_ema import PostHoc, Power, coefficients, exponent, inner_product
 
 
 @pytest.mark.parametrize(("std", "gamma"), [(0.05, 16.97), (0.10, 6.94)])
@@ -138,3 +138,22 @@ def test_state_round_trip_and_the_plain_average_beside():
     with pytest.raises(ValueError, match=r"holds 2 post-hoc averages where ema\.stds names 1"):
         PostHoc(0.9, [0.05]).start(Model()).load_state_dict(ema.state_dict())
     assert math.isclose(ema.averages[0].decay, (1 - 1 / 52) ** (exponent(0.05) + 1))
+
+
+@pytest.mark.parametrize("std", [0.05, 0.2])
+def test_a_power_average_is_the_weighted_mean_of_its_profile(std):
+    """Of theta_i = i over n steps, in the limit n (gamma + 1)/(gamma + 2); the same part of the training at 400 steps as at 4,000."""
+    gamma, ema, model = exponent(std), Power(std), Model()
+    ema.start(model)
+    for i in range(1, 4001):
+        model.at(i)
+        ema.update(model)
+        if i in (400, 4000):
+            assert ema.shadow["line"].item() / i == pytest.approx((gamma + 1) / (gamma + 2), abs=2 / i)
+    assert ema.describe() == {"std": std}
+
+
+@pytest.mark.parametrize("std", [0.0, 0.2887, 1.0, -0.1])
+def test_a_power_average_of_no_length_is_refused(std):
+    with pytest.raises(ValueError, match=f"{std}"):
+        Power(std)

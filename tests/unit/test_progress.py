@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from diffusion import config
 from diffusion.support import progress
-from diffusion.training.callbacks.progress import Progress, duration
+from diffusion.training.callbacks.progress import Progress, duration, forecast
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def test_the_time_to_the_end_leaves_out_the_first_step_and_evaluations(monkeypat
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr("diffusion.training.callbacks.progress.time.perf_counter", lambda: clock.now)
     module = SimpleNamespace(latest={}, evaluation_seconds=0.0)
-    trainer = SimpleNamespace(max_steps=1005, global_step=0, is_global_zero=True, lightning_module=module)
+    trainer = SimpleNamespace(max_steps=1005, global_step=0, is_global_zero=True, lightning_module=module, callbacks=[])
     bar = Progress()
     bar.on_train_start(trainer, module)
     with caplog.at_level(logging.INFO):
@@ -73,6 +73,13 @@ def test_the_time_to_the_end_leaves_out_the_first_step_and_evaluations(monkeypat
             bar.on_train_batch_end(trainer, module)
     bar.on_train_end(trainer, module)
     assert [record.message for record in caplog.records] == ["1,000 steps to go: about 17 minutes and the evaluations"]
+
+
+def test_the_time_to_the_end_of_a_training_with_a_limit():
+    """100 steps of 3 s are five minutes: said as they are within the limit, else how many of them it allows."""
+    assert forecast(100, 3.0, 400.0) == forecast(100, 3.0) == "100 steps to go: about 5 minutes and the evaluations"
+    assert forecast(100, 3.0, 120.0) == "100 steps to go: about 2 minutes are left for about 40 of them and the evaluations"
+    assert forecast(3, 3.0) is None
 
 
 @pytest.mark.parametrize(("gpu", "network", "steps"), [(True, 64, 20000), (False, 16, 2500)])

@@ -11,13 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 
-from diffusion.support.ranks import rank_and_world
 from diffusion.support.signals import SIGNALS
+from diffusion.training.callbacks.agreement import Agreement
 from diffusion.training.callbacks.checkpoints import nothing_lost, save_last
 from diffusion.training.callbacks.evaluation import Evaluation
 from diffusion.training.launch import end_ranks
@@ -37,8 +34,8 @@ class Interruption(Callback):
     """Hears SIGTERM, SIGINT, SIGUSR1 and SIGHUP from the first step on, and raises Interrupted where nothing is lost: after an optimizer
     step, once last.ckpt is saved, or between two calls of the denoiser in an evaluation, before which it was saved.
 
-    Several ranks leave after the same step: the largest signal that any has heard is known to all one step later, by a reduction that is
-    begun after a step and read after the next, so that no device is waited for. An evaluation each rank leaves by itself.
+    Several ranks leave after the same step, by an `Agreement` on the largest signal that any has heard. An evaluation each rank leaves by
+    itself.
 
     Signals that the process ignores, as under nohup, stay ignored; a second Ctrl-C ends it at once. Its state is what each evaluation
     among `callbacks` has done, so that a resumed run makes the one that was left. Callbacks act in order: this one is the last."""
@@ -46,8 +43,7 @@ class Interruption(Callback):
     def __init__(self, callbacks: Mapping[str, Callback]) -> None:
         self.evaluations = {name: callback for name, callback in callbacks.items() if isinstance(callback, Evaluation)}
         self.heard, self.before, self.step = 0, {}, -1
-        self.group: dist.ProcessGroup | None = None
-        self.asked: tuple[Tensor, Any] | None = None
+        self.agreement = Agreement()
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """In the place of Lightning's own: its handlers wait for other ranks, and its question in each step for the device. Neither has a
@@ -94,7 +90,7 @@ class Interruption(Callback):
             yield
         except BaseException as error:
             end_ranks(trainer)
-            left = self.heard and self.group and isinstance(error, RuntimeError) and nothing_lost(trainer)
+            left = self.heard and self.agreement.group and isinstance(error, RuntimeError) and nothing_lost(trainer)
             stop = Interrupted(self.heard) if left else error
             if isinstance(stop, Interrupted) and trainer.is_global_zero:
                 say_how_to_go_on(stop, Path(trainer.default_root_dir), trust)
@@ -108,29 +104,17 @@ class Interruption(Callback):
             raise Interrupted(self.heard)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """The ranks' group, on the CPU."""
+        """From which step on."""
         self.step = trainer.global_step
-        if rank_and_world()[1] > 1:
-            self.group = dist.new_group(backend="gloo")
+        self.agreement.begin()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         """After an optimizer step, never while gradients are being accumulated."""
         if trainer.global_step != self.step:
             self.step = trainer.global_step
-            if signum := self.agreed():
+            if signum := self.agreement(self.heard):
                 save_last(trainer, module)
                 raise Interrupted(signum)
-
-    def agreed(self) -> int:
-        """The signal that all ranks leave for now, or 0."""
-        if self.group is None:
-            return self.heard
-        before, flag = self.asked, torch.tensor(self.heard)
-        self.asked = flag, dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.group, async_op=True)
-        if before is None:
-            return 0
-        before[1].wait()
-        return int(before[0])
 
     def state_dict(self) -> dict[str, Any]:
         """The step of each evaluation that was finished last, at least 0."""
@@ -140,6 +124,11 @@ class Interruption(Callback):
         """See state_dict. What it does not name owes nothing, as in a run of an older version."""
         for name, evaluation in self.evaluations.items():
             evaluation.done = state_dict["done"].get(name, -1)
+
+
+def timed_out(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether the training that saved it ended there because its `minutes` were over."""
+    return bool(checkpoint["callbacks"].get("TimeLimit", {}).get("over", False))
 
 
 def owed(checkpoint: Mapping[str, Any]) -> bool:

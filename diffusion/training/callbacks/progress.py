@@ -3,10 +3,13 @@
 import logging
 import sys
 import time
+from math import inf
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
+
+from diffusion.training.callbacks.time_limit import TimeLimit
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +49,8 @@ class Progress(Callback):
         steps, seconds, left = step - self.since[1], now - self.since[0], trainer.max_steps - step
         if steps and seconds > 3:  # by then an accelerator's queue is full, and the host goes at its pace
             self.said = True
-            if left * seconds / steps > 10:
-                log.info("%s steps to go: %s and the evaluations", f"{left:,}", duration(left * seconds / steps))
+            if said := forecast(left, seconds / steps, time_left(trainer)):
+                log.info(said)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Close the bar."""
@@ -55,6 +58,18 @@ class Progress(Callback):
         self.bar.close()
 
     on_exception = lambda self, trainer, module, exception: getattr(self, "bar", tqdm(disable=True)).close()  # noqa: E731
+
+
+def time_left(trainer: Trainer) -> float:
+    """Seconds until `minutes` are over; infinity without them."""
+    return min((callback.left for callback in trainer.callbacks if isinstance(callback, TimeLimit)), default=inf)  # type: ignore[attr-defined]
+
+
+def forecast(steps: int, seconds: float, limit: float = inf) -> str | None:
+    """What is said of so many steps that are left, each of so many seconds, of which `limit` are left; nothing of less than 10 s."""
+    if limit < steps * seconds:
+        return f"{steps:,} steps to go: {duration(limit)} are left for about {limit / seconds:,.0f} of them and the evaluations"
+    return f"{steps:,} steps to go: {duration(steps * seconds)} and the evaluations" if steps * seconds > 10 else None
 
 
 def shown(latest: dict[str, float]) -> dict[str, str]:
