@@ -59,9 +59,10 @@ def train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str] = 
 
 def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], trust: Sequence[str]) -> dict[str, float]:
     quiet()
+    config = settled(config)
     torch.set_float32_matmul_precision(config["matmul_precision"])
     require_possible(config, folder)
-    settings = trainer_settings(config := settled(config))
+    settings = trainer_settings(config)
     dataset = build(config["dataset"], "dataset")
     home = folder if config["resume"] else None
     with doing(f"reading {dataset.name}"):
