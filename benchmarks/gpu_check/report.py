@@ -25,10 +25,10 @@ def text(check: "Check") -> str:
         lines += ["Made small to try the check itself: its numbers say nothing of a GPU.", ""]
     if check.state.before:
         lines += [f"Begun anew: what was here was of {check.state.before}, and is in before.md.", ""]
-    entries = {part: check.state.part(part.name) for part in check.parts}
-    rows = [[part.title, entry["status"], f"{entry['seconds']:.0f}", entry["said"]] for part, entry in entries.items()]
+    entries = [(part, check.state.part(part.name)) for part in check.parts]
+    rows = [[part.title, entry["status"], f"{entry['seconds']:.0f}", entry["said"]] for part, entry in entries]
     lines += table(["part", "status", "seconds", ""], rows)
-    for part, entry in entries.items():
+    for part, entry in entries:
         if entry["status"] != "to do":
             lines += ["", f"## {part.title[0].upper()}{part.title[1:]}", "", *part.lines(check)]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines).strip()) + "\n"

@@ -13,7 +13,18 @@ from diffusion.support.errors import UserError, one_sentence
 
 NEEDED = ("hydra-core", "omegaconf", "antlr4-python3-runtime", "pytest-timeout")
 PEERS = ("diffusers", "importlib-metadata", "zipp", "torch-fidelity", "k-diffusion", "torchdiffeq", "torchsde", "trampoline", "dctorch")
-PEERS += ("clean-fid", "clip-anytorch", "ftfy", "wcwidth", "jsonmerge", "kornia", "einops")
+PEERS += (
+    "clean-fid",
+    "clip-anytorch",
+    "ftfy",
+    "wcwidth",
+    "jsonmerge",
+    "kornia",
+    "einops",
+    "denoising-diffusion-pytorch",
+    "ema-pytorch",
+    "pytorch-fid",
+)
 
 
 def pip(*words: str, log: Path) -> None:

@@ -2,7 +2,7 @@
 
 from benchmarks.gpu_check.parts.bench import Bench
 from benchmarks.gpu_check.parts.distance import Distances
-from benchmarks.gpu_check.parts.tests import Tests
+from benchmarks.gpu_check.parts.tests import Pytest
 from benchmarks.gpu_check.parts.training import Training
 
-PARTS = (Tests(), Bench(), Training(), Distances())
+PARTS = (Pytest(), Bench(), Training(), Distances())

@@ -24,7 +24,7 @@ ENDED = (0, 1, 2, 5)  # pytest's codes: all well, some failed, stopped, none lef
 
 
 @dataclass(frozen=True)
-class Tests:
+class Pytest:
     """`pytest -m cuda`, until each test has come to an end. A process that dies has its test counted as died, and another goes on."""
 
     paths: Sequence[str] = FILES
@@ -46,12 +46,9 @@ class Tests:
                 seen = size
                 check.tell()
 
-        while True:
-            before = len(results(record))
+        while not 0 < self.collected(record) <= (before := len(results(record))):
             code = check.code("pytest", *line, "-p", "benchmarks.gpu_check.plugin", "-p", "no:cacheprovider", "-q", "--tb=short", each=each)
             self.note_the_dead(record, code)
-            if len(results(record)) >= self.collected(record):
-                break
             if len(results(record)) == before:
                 raise Failed(f"pytest ended with exit code {code} and no test done; its log is {check.work / 'logs/tests-pytest.log'}")
         counts = self.counts(record)
