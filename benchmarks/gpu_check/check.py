@@ -76,20 +76,20 @@ class Check:
             self.tell()
         return stages[name]
 
-    def ran(self, name: str, *line: str, each: Callable[[], None] | None = None) -> Path:
+    def ran(self, name: str, *line: str, each: Callable[[], None] | None = None, spare: float = 0.0) -> Path:
         """The log of this Python's command, which ended well. Raises Overrun or Failed."""
         log = self.work / "logs" / f"{self.part}-{name}.log"
-        code = self.code(name, *line, each=each)
+        code = self.code(name, *line, each=each, spare=spare)
         if code:
             raise Failed(f"{name} ended with exit code {code}: {last_line(log)}")
         return log
 
-    def code(self, name: str, *line: str, each: Callable[[], None] | None = None) -> int:
-        """The exit code of this Python's command. Raises Overrun."""
+    def code(self, name: str, *line: str, each: Callable[[], None] | None = None, spare: float = 0.0) -> int:
+        """The exit code of this Python's command, which is to leave so many seconds of the part. Raises Overrun."""
         log = self.work / "logs" / f"{self.part}-{name}.log"
-        code = run([sys.executable, *line], log, self.until, self.margin, self.environment, each or (lambda: None))
+        code = run([sys.executable, *line], log, self.until - spare, self.margin, self.environment, each or (lambda: None))
         if code is None:
-            raise Overrun(f"{name} was ended after {60 * self.minutes:.0f} s of the part; the same command goes on")
+            raise Overrun(f"{name} was ended when the part's time was over; the same command goes on")
         return code
 
     def words(self, *words: str) -> list[str]:
