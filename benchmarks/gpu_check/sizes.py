@@ -33,22 +33,13 @@ class Size:
 RESNET = "resnet56-*.th"
 OF_RESNET = ("metric=fd_resnet56", "metric.weights={weights}", "dataset.root={data}")
 
+FAST = ("dataset=cifar10", "objective=simple", "sampler=ddim", "grid.steps=50", "precision=bf16-mixed", "compile=true", "steps=3000")
 FULL = Size(
     name="full",
     tests="cuda",
     timeout=120,
     bench=("-m", "benchmarks"),
-    training=(
-        "dataset=cifar10",
-        "objective=simple",
-        "precision=bf16-mixed",
-        "compile=true",
-        "sampler=ddim",
-        "grid.steps=50",
-        "steps=3000",
-        "eval_every=1000",
-        "log_every=50",
-    ),
+    training=(*FAST, "eval_every=1000"),
     share=0.65,
     distance=OF_RESNET,
     n=10_000,

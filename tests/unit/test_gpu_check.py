@@ -19,7 +19,9 @@ from benchmarks.gpu_check.__main__ import arguments, set_aside
 from benchmarks.gpu_check.check import Failed, Overrun, environment
 from benchmarks.gpu_check.commands import ROOT
 from benchmarks.gpu_check.parts.bench import Bench
+from benchmarks.gpu_check.parts.distance import Distances
 from benchmarks.gpu_check.parts.tests import Pytest
+from benchmarks.gpu_check.parts.training import Training, minutes_left
 from benchmarks.gpu_check.plugin import results
 from benchmarks.gpu_check.sizes import FULL, PICTURES, SMALL, filled, size
 from diffusion.support.errors import UserError
@@ -345,6 +347,40 @@ def test_what_is_none_is_refused(words, said, capsys):
     with pytest.raises(SystemExit, match="2"):
         arguments(words)
     assert said in capsys.readouterr().err
+
+
+def test_a_training_of_minutes_is_resumed_for_those_that_are_left():
+    lines = [{"since": 0.0, "time": 30.0}, {"since": 0.0, "time": 90.0}, {"since": 200.0, "time": 230.0}, {"cell": 1, "time": 999.0}]
+    assert minutes_left(["batch_size=4", "minutes=5.50"], lines) == ["minutes=3.50"]
+    assert minutes_left(["minutes=1.00"], lines) == ["minutes=0.05"] and minutes_left(["steps=3"], lines) == []
+
+
+def test_distances_that_do_not_agree_are_a_failure(tmp_path):
+    said = {"training": 3.0, "evaluate": 3.0, "features": 3.001}
+    stages = {name: {"seconds": 1.0, "value": said.get(name)} for name in ("reference", "training", "evaluate", "sampling", "features")}
+    for name, value, well in ((None, 0, True), ("evaluate", 3.0001, False), ("features", 3.1, False)):
+        check = checked(tmp_path, Distances())
+        check.state.part("distance")["stages"] = stages | ({name: {"seconds": 1.0, "value": value}} if name else {})
+        check.state.part("distance")["status"] = "left"
+        assert check.go(["distance"]) is well
+        assert ("do not agree" in report(tmp_path)) != well
+
+
+def test_the_curve_and_the_utilisation_are_those_of_the_numbers(tmp_path):
+    """By hand: 200 images a second of 3 GFLOP each are 0.6 TFLOP/s, a quarter of 2.4."""
+    check = checked(tmp_path, Training())
+    run = check.work / "runs" / "gpu-check"
+    run.mkdir(parents=True)
+    lines = [{"step": i, "since": 0.0, "time": 60.0 * i, "images_per_second": speed} for i, speed in enumerate([1, 2, 100, 200, 300])]
+    lines += [{"step": i, "since": 0.0, "time": 60.0 * i, "metric": "fd@5k", "fd@5k": 9.0 / i, "fd@5k/error": 0.1} for i in (1, 2, 4)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"torn": ')
+    counted = {"seconds": 1.0, "parameters": 1e6, "step": 3e9, "precision": "32-true"}
+    stages = {"rates": {"seconds": 1.0, "rates": {"float32": 2.4}}, "training": {"seconds": 1.0}, "FLOPs": counted}
+    check.state.part("train")["stages"] = stages
+    assert check.go(["train"]) is True
+    said = report(tmp_path)
+    assert "| utilisation (MFU) | 25.0 % |" in said and "| 4 | 4.0 | fd@5k | 2.25 |" in said and "![curve](curve.png)" in said
+    assert (tmp_path / "out/curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def call(folder, *words, timeout=600):

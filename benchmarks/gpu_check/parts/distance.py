@@ -11,7 +11,8 @@ SEED = 1_000_000  # of the first image that a metric draws
 AGREE = 1e-6  # of the two commands, whose arithmetic is the same
 HALVES = 1e-3  # of the images as a file, which another batch size may have made
 NAME = "gpu-check-distance"
-STEPS = 2  # of the training whose last evaluation this is
+STEPS = 2  # of the training whose last evaluation this is, too small to move its weights
+BRIEF = (f"steps={STEPS}", "eval_every=1000000", "milestone_every=null", "warmup=1", "optimizer.lr=0.0000001")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Distances:
         """A few steps, or the last evaluation of those that were made, and its number."""
         before = check.work / "runs" / RUN
         begun = [f"init.ckpt={before}"] if (before / "checkpoints" / "last.ckpt").exists() else []
-        words = check.words(*check.size.training, *check.size.distance, *metric, f"steps={STEPS}", "eval_every=1000000", "warmup=1")
+        words = check.words(*check.size.training, *check.size.distance, *metric, *BRIEF)
         words = [word for word in words if not word.startswith("minutes=")]
         places = [f"name={NAME}", "logger=none", f"paths.runs={check.work / 'runs'}", cache, f"trainer.accelerator={check.device}"]
         line = [f"resume={run}"] if (run / "checkpoints" / "last.ckpt").exists() else [*words, *begun, *places]

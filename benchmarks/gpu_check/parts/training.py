@@ -32,6 +32,13 @@ def distances(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**line, "value": line[line["metric"]]} for line in lines if line.get("metric") in line and "cell" not in line]
 
 
+def minutes_left(words: list[str], lines: list[dict[str, Any]]) -> list[str]:
+    """What a training of so many minutes has left, where its words say how many: a resumed one would be given all of them again."""
+    ends = {line["since"]: line["time"] for line in lines if "since" in line}
+    trained = sum(end - since for since, end in ends.items()) / 60
+    return [f"minutes={max(0.05, float(word.partition('=')[2]) - trained):.2f}" for word in words if word.startswith("minutes=")]
+
+
 @dataclass(frozen=True)
 class Training:
     """`train.py`, resumed where it was stopped."""
@@ -59,7 +66,8 @@ class Training:
         folder, resumed = self.folder(check), (self.folder(check) / "checkpoints" / "last.ckpt").exists()
         places = [f"paths.runs={check.work / 'runs'}", f"paths.cache={check.cache}"]
         words = check.words(*check.size.training, *check.size.distance)
-        line = [f"resume={folder}"] if resumed else [f"name={RUN}", "logger=none", *words, f"trainer.accelerator={check.device}", *places]
+        goes_on = [f"resume={folder}", *minutes_left(words, numbers(self.metrics(check)))]
+        line = goes_on if resumed else [f"name={RUN}", "logger=none", *words, f"trainer.accelerator={check.device}", *places]
         seen = -1
 
         def each() -> None:
