@@ -10,6 +10,7 @@ from torch import nn
 from diffusion.generate import SeededNoise
 from diffusion.networks import DiT, UNet
 from diffusion.schedules import Cosine, Linear
+from diffusion.support.devices import multiplying_in
 
 pytestmark = pytest.mark.cuda
 SMALL = {"image_size": 16, "channels": 32, "multipliers": (1, 2), "res_blocks": 1, "num_classes": 4}
@@ -33,15 +34,11 @@ def made(name):
 def answered(network, asked, precision="highest"):
     """Its output, and the gradient of its first parameters."""
     device = next(network.parameters()).device
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if precision == "bf16" else precision)
-    try:
+    with multiplying_in("high" if precision == "bf16" else precision):
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             out = network(*(value.to(device) for value in asked))
         gradient = torch.autograd.grad(out.float().pow(2).mean(), list(network.parameters())[:8], allow_unused=True)
         return out, torch.cat([one.flatten() for one in gradient if one is not None])
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @pytest.mark.parametrize("precision", BANDS)

@@ -15,10 +15,10 @@ BACKENDS = {"cuda": "nccl", "cpu": "gloo"}
 
 
 @pytest.fixture
-def group(device):
+def group(device, tmp_path):
     """The group, for as long as a test takes."""
     more = {"device_id": torch.device("cuda:0")} if device.real else {}
-    dist.init_process_group(BACKENDS[device.name], store=dist.HashStore(), rank=0, world_size=1, **more)
+    dist.init_process_group(BACKENDS[device.name], store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1, **more)
     yield dist.group.WORLD
     dist.destroy_process_group()
 

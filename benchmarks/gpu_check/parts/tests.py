@@ -36,7 +36,7 @@ class Pytest:
 
     def run(self, check: Check) -> str:
         record = self.record(check)
-        check.environment = {**check.environment, RECORD: str(record)}
+        check.environment = {**check.environment, RECORD: str(record), "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
         line = ["-m", "pytest", *self.paths, "-m", check.size.tests, "--device", check.device, f"--timeout={check.size.timeout}"]
         seen = -1
 
