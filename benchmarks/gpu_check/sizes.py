@@ -63,7 +63,7 @@ PICTURES = replace(
     name="pictures",
     tests="cuda and not slow",
     bench=SMALL.bench,
-    training=(*FULL.training, *TINY, "steps=40", "eval_every=20", "log_every=5"),
+    training=(*FULL.training, *TINY, "steps=40", "eval_every=20", "log_every=5", "metric.n=100"),
     distance=(*OF_RESNET, "dataset.split=test", "metric.groups=0"),
     n=100,
 )
