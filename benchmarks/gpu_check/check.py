@@ -105,7 +105,6 @@ class Check:
         """Do these parts, and say whether all went well; None where something is left to do."""
         for part in (part for part in self.parts if part.name in names):
             self.do(part)
-        pack([file for part in self.parts for file in part.files(self)], self.out)
         done = {self.state.part(name)["status"] for name in names}
         return False if "failed" in done else None if done - {"done"} else True
 
@@ -132,6 +131,7 @@ class Check:
         finally:
             entry["seconds"] = round(before + time.monotonic() - began, 1)
             self.tell()
+            pack([file for one in self.parts for file in one.files(self)], self.out)
             print(f"{part.name}: {entry['status']}, {entry['said']} ({time.monotonic() - began:.0f} s)", flush=True)
 
 

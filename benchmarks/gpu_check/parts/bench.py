@@ -1,6 +1,7 @@
 """The table of peers: the benchmark's own command, in a process."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ class Bench:
 def names(log: Path) -> list[str]:
     """The rows' names, the first word of each line after the command itself."""
     said = log.read_text().rpartition("\n$ ")[2] if "\n$ " in log.read_text() else log.read_text()
-    return [line.split()[0] for line in said.splitlines()[1:] if line.strip()]
+    return re.findall(r"^([a-z][\w-]*) +\w", said.partition("\n")[2], re.M)  # and no warning
 
 
 def rows(file: Path) -> dict[str, Any]:

@@ -8,8 +8,7 @@ from benchmarks.gpu_check.parts.training import RUN, distances, numbers
 from benchmarks.gpu_check.report import table
 
 SEED = 1_000_000  # of the first image that a metric draws
-AGREE = 1e-6  # of the two commands, whose arithmetic is the same
-HALVES = 1e-3  # of the images as a file, which another batch size may have made
+AGREE = {"cpu": 1e-6, "cuda": 5e-3}  # relatively: a training lets cuDNN choose its kernels, which moves pixels by a level
 NAME = "gpu-check-distance"
 STEPS = 2  # of the training whose last evaluation this is, too small to move its weights
 BRIEF = (f"steps={STEPS}", "eval_every=1000000", "milestone_every=null", "warmup=1", "optimizer.lr=0.0000001")
@@ -47,7 +46,7 @@ class Distances:
         stages = check.state.part(self.name)["stages"]
         trained, evaluated, halves = (stages[name]["value"] for name in ("training", "evaluate", "features"))
         said = f"{trained:.6g} by the training, {evaluated:.6g} by diffusion.evaluate, {halves:.6g} of the images as a file"
-        if abs(evaluated - trained) > AGREE * abs(trained) or abs(halves - trained) > HALVES * abs(trained):
+        if max(abs(evaluated - trained), abs(halves - trained)) > AGREE[check.device] * abs(trained):
             raise Failed(f"they do not agree: {said}")
         return said
 
