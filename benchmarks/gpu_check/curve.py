@@ -16,7 +16,7 @@ def draw(measured: list[dict], out: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
     for name in dict.fromkeys(line["metric"] for line in measured):
         points = [line for line in measured if line["metric"] == name]
-        minutes = [(line["time"] - line["since"]) / 60 for line in points]
+        minutes = [line["minutes"] for line in points]
         errors = [line.get(f"{name}/error", 0.0) for line in points]
         axes.errorbar(minutes, [line["value"] for line in points], errors, marker="o", markersize=4, capsize=3, label=name)
     axes.set(xlabel="minutes of the training, evaluation included", ylabel="distance", yscale="log")

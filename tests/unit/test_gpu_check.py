@@ -279,14 +279,17 @@ def test_the_curve_and_the_utilisation_are_those_of_the_numbers(tmp_path):
     run = check.work / "runs" / "gpu-check"
     run.mkdir(parents=True)
     lines = [{"step": i, "since": 0.0, "time": 60.0 * i, "images_per_second": speed} for i, speed in enumerate([1, 2, 100, 200, 300])]
-    lines += [{"step": i, "since": 0.0, "time": 60.0 * i, "metric": "fd@5k", "fd@5k": 9.0 / i, "fd@5k/error": 0.1} for i in (1, 2, 4)]
+    lines += [
+        {"step": i, "since": 60.0 * (i > 2), "time": 60.0 * i, "metric": "fd@5k", "fd@5k": 9.0 / i, "fd@5k/error": 0.1} for i in (1, 2, 4)
+    ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"torn": ')
+    assert "| 4 | 5.0 | fd@5k | 2.25 |" in "\n".join(check.parts[0].lines(check))  # two minutes, and three of another process
     counted = {"seconds": 1.0, "parameters": 1e6, "step": 3e9, "precision": "32-true"}
     stages = {"rates": {"seconds": 1.0, "rates": {"float32": 2.4}}, "training": {"seconds": 1.0}, "FLOPs": counted}
     check.state.part("train")["stages"] = stages
     assert check.go(["train"]) is True
     said = report(tmp_path)
-    assert "| utilisation (MFU) | 25.0 % |" in said and "| 4 | 4.0 | fd@5k | 2.25 |" in said and "![curve](curve.png)" in said
+    assert "| utilisation (MFU) | 25.0 % |" in said and "| 2 | 2.0 | fd@5k | 4.5 |" in said and "![curve](curve.png)" in said
     assert (tmp_path / "out/curve.png").read_bytes().startswith(b"\x89PNG")
 
 

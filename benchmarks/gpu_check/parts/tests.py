@@ -46,7 +46,7 @@ class Pytest:
                 seen = size
                 check.tell()
 
-        while not 0 < self.collected(record) <= (before := len(results(record))):
+        while not (before := len(results(record))) or before < self.collected(record):
             code = check.code("pytest", *line, "-p", "benchmarks.gpu_check.plugin", "-p", "no:cacheprovider", "-q", "--tb=short", each=each)
             self.note_the_dead(record, code)
             if len(results(record)) == before:

@@ -28,8 +28,15 @@ def numbers(file: Path) -> list[dict[str, Any]]:
 
 
 def distances(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of a training, each with its `value`, that were measured in it."""
-    return [{**line, "value": line[line["metric"]]} for line in lines if line.get("metric") in line and "cell" not in line]
+    """Those that were measured in a training, each with its `value` and the `minutes` trained until then, by however many processes."""
+    found, trained, before = [], 0.0, None
+    for line in lines:
+        if before and line.get("since") not in (None, before["since"]):  # another process has resumed it
+            trained += before["time"] - before["since"]
+        before = line if "since" in line else before
+        if line.get("metric") in line and "cell" not in line:
+            found.append({**line, "value": line[line["metric"]], "minutes": (trained + line["time"] - line["since"]) / 60})
+    return found
 
 
 def minutes_left(words: list[str], lines: list[dict[str, Any]]) -> list[str]:
@@ -60,7 +67,8 @@ class Training:
         finally:
             self.draw(check)
         found = self.facts(check)
-        return f"{found.get('images a second', 'no number of')} images a second, {rates['rates']} TFLOP/s of matrix products"
+        products = ", ".join(f"{rate} TFLOP/s in {kind}" for kind, rate in rates["rates"].items())
+        return f"{found.get('images a second', 'no number of')} images a second; matrix products: {products}"
 
     def trained(self, check: Check) -> Result:
         folder, resumed = self.folder(check), (self.folder(check) / "checkpoints" / "last.ckpt").exists()
@@ -111,7 +119,7 @@ class Training:
         measured = distances(numbers(self.metrics(check)))
         lines = table(["", ""], [[name, value] for name, value in self.facts(check).items()])
         head = ["step", "minutes", "distance", "value"]
-        rows = [[m["step"], f"{(m['time'] - m['since']) / 60:.1f}", m["metric"], f"{m['value']:.4g}"] for m in measured]
+        rows = [[m["step"], f"{m['minutes']:.1f}", m["metric"], f"{m['value']:.4g}"] for m in measured]
         lines += ["", *table(head, rows)]
         pictures = [f"![{name}]({name}.png)" for name in ("curve", "samples") if (check.out / f"{name}.png").exists()]
         return [*lines, "", " ".join(pictures), "", f"`{' '.join(check.words(*check.size.training, *check.size.distance))}`"]
