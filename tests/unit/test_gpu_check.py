@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from composing import composed
 from gpu_checks import KEY, Made, checked, report
 
@@ -171,6 +172,7 @@ def test_each_test_comes_to_one_end_in_however_many_processes(tmp_path):
     (folder / "test_made.py").write_text(TESTS.format(ran=str(ran := tmp_path / "ran")))
     for _ in range(2):
         assert checked(tmp_path, Pytest([str(folder)]), minutes=3).go(["tests"]) is False
+        assert "2 passed, 2 failed, 1 died, 1 skipped |" in report(tmp_path)  # of the part, at once
     found = {name.rpartition("::")[2]: line["outcome"] for name, line in results(tmp_path / "out/tests.jsonl").items()}
     assert found == {"test_one": "passed", "test_two": "failed", "test_dies": "died", "test_breaks": "failed"} | {
         "test_after": "passed",
@@ -296,6 +298,13 @@ def test_the_curve_and_the_utilisation_are_those_of_the_numbers(tmp_path):
 def call(folder, *words, timeout=600):
     line = [sys.executable, "-m", "benchmarks.gpu_check", "--device", "cpu", "--out", str(folder / "out"), *words]
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_a_machine_without_the_device_is_refused_in_one_sentence(tmp_path):
+    done = call(tmp_path, "--device", "cuda", "--minutes", "1", timeout=120)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "torch sees no GPU here: say --device cpu" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
