@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion.generate import Asked, Between, Recipe, Seed, SeededNoise, finished, trajectories
+from diffusion.generate import Asked, Recipe, finished, trajectories
+from diffusion.noise import Between, Seed, SeededNoise
 from diffusion.part import Part, part_of, share, together
 from diffusion.pictures import CLASSES, Bounds, levels, limits, save_gif, save_png, show, tile
 from diffusion.samplers import State

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from diffusion.parameterization import Parameterization
 from diffusion.schedules import Schedule
+from diffusion.schedules.base import remembered
 from diffusion.typing import Network, expand
 
 
@@ -76,9 +77,15 @@ class Denoiser(nn.Module):
         return Estimate(read.x0(out, x_t, alpha, sigma), read.eps(out, x_t, alpha, sigma), frac)
 
 
+@remembered
+def told(t: Tensor, schedule: Schedule) -> Tensor:
+    """`schedule.label`, float32."""
+    return schedule.label(t).float()
+
+
 def labels(schedule: Schedule, t: Tensor, x_t: Tensor) -> Tensor:
     """What a network is told of the time t, [] or [b], for each of x_t [b, ...]: [b] float32 on its device."""
-    label = schedule.label(t).float()
+    label = told(t, schedule)
     if t.ndim == 0:  # one time for all, on the CPU: filled in without waiting for the device
         return torch.full((len(x_t),), label.item(), device=x_t.device)
     return label

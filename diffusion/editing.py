@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from diffusion.conditions import Originals
-from diffusion.generate import Between, Recipe
+from diffusion.generate import Recipe
+from diffusion.noise import Between
 from diffusion.pictures import MODES, read_image
 from diffusion.posterior import shrink
 from diffusion.reconstruction import Autoencoding, Beside

@@ -15,6 +15,7 @@ from torch import Tensor
 from diffusion.codecs import Pixels
 from diffusion.conditions import Unconditional
 from diffusion.denoiser import Estimate
+from diffusion.noise import Seed, SeededNoise
 from diffusion.samplers import State, last
 from diffusion.support.devices import multiplying_in
 from diffusion.support.hashes import tensors_hash
@@ -23,52 +24,6 @@ from diffusion.typing import Codec, Conditions, Denoise, Rows, device_of
 log = logging.getLogger(__name__)
 # Precisions that the weights are kept in, too
 HALVES = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
-
-
-class Between(NamedTuple):
-    """In the place of a seed, what lies between two: its noise is the `slerp` of theirs."""
-
-    first: int
-    second: int
-    weight: float
-
-
-Seed = int | Between
-
-
-def slerp(a: Tensor, b: Tensor, weight: Tensor | float) -> Tensor:
-    """Spherical interpolation of two noises of the same shape (DDIM eq. 67), theta the angle between them:
-    sin((1 - w) theta)/sin(theta) a + sin(w theta)/sin(theta) b. `weight` is a number or broadcasts."""
-    theta = torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0).clamp(-1, 1).acos()
-    if theta.sin() < 1e-4:  # the same noise, or its opposite
-        return torch.lerp(a, b, torch.as_tensor(weight).to(a))
-    return (((1 - weight) * theta).sin() * a + (weight * theta).sin() * b) / theta.sin()
-
-
-def drawing(seed: Seed, device: torch.device | str) -> Callable[[Tensor], Tensor]:
-    """What fills an image's tensor with the noise of its seed, other noise each time; in place, and returned.
-
-    Raises ValueError for a seed outside 0 .. 2^32 - 1: the CPU's generator reads 32 bits, so that 2^32 would be 0 again."""
-    if isinstance(seed, Between):
-        first, second = drawing(seed.first, device), drawing(seed.second, device)
-        return lambda z: z.copy_(slerp(first(torch.empty_like(z)), second(torch.empty_like(z)), seed.weight))
-    if not 0 <= seed < 2**32:
-        raise ValueError("An image's seed is outside 0 .. 4294967295, where two seeds would make one image; use a smaller seed.")
-    generator = torch.Generator(device).manual_seed(int(seed))
-    return lambda z: z.normal_(generator=generator)
-
-
-class SeededNoise:
-    """Standard normal noise like torch.randn_like, where row i is drawn from seeds[i] alone. Raises ValueError as `drawing` does."""
-
-    def __init__(self, seeds: Sequence[Seed], device: torch.device | str) -> None:
-        self.rows = [drawing(seed, device) for seed in seeds]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        z = torch.empty_like(x, memory_format=torch.contiguous_format)
-        for row, draw in zip(z, self.rows, strict=True):
-            draw(row)
-        return z
 
 
 class Asked:

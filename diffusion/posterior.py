@@ -7,19 +7,29 @@ import torch
 from torch import Tensor
 
 from diffusion.schedules import Schedule
+from diffusion.schedules.base import remembered
 from diffusion.typing import Noise, expand
 
 
+@remembered
 def shrink(t: Tensor, s: Tensor, schedule: Schedule) -> Tensor:
     """1 - (alpha_t sigma_s / (alpha_s sigma_t))^2, the share of new noise in going from s to t, without cancellation."""
     return -torch.expm1(schedule.log_snr(t.double()) - schedule.log_snr(s.double())).to(t.dtype)
 
 
+@remembered
 def both_levels(t: Tensor, s: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor, Tensor]:
     """(alpha, sigma, share): alpha and sigma at both times, each [2, ...], and `shrink`, all from one look at the schedule."""
     log_snr = schedule.log_snr(torch.stack([t, s]).double())
     alpha, sigma = schedule.native(log_snr)
     return alpha.to(t.dtype), sigma.to(t.dtype), -torch.expm1(log_snr[0] - log_snr[1]).to(t.dtype)
+
+
+@remembered
+def of_posterior(t: Tensor, s: Tensor, schedule: Schedule) -> tuple[Tensor, ...]:
+    """(of x_t, of x_0, var_small, var_large): the weights and variances of `posterior`."""
+    (alpha_t, alpha_s), (sigma_t, sigma_s), fresh = both_levels(t, s, schedule)
+    return alpha_t * sigma_s**2 / (alpha_s * sigma_t**2), alpha_s * fresh, sigma_s**2 * fresh, sigma_t**2 * fresh
 
 
 def posterior(x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor, Tensor]:
@@ -28,9 +38,16 @@ def posterior(x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor, schedule: Schedule)
     With a = alpha_t/alpha_s and b2 = sigma_t^2 - a^2 sigma_s^2 (beta_t for neighbours of a variance-preserving schedule):
     mean = (a sigma_s^2 x_t + alpha_s b2 x_0) / sigma_t^2. Returns (mean, var_small = b2 sigma_s^2 / sigma_t^2, var_large = b2);
     the variances are shaped to multiply x_t."""
+    of_x_t, of_x0, small, large = (expand(value, x_t) for value in of_posterior(t, s, schedule))
+    return of_x_t * x_t + of_x0 * x0, small, large
+
+
+@remembered
+def of_step(t: Tensor, s: Tensor, schedule: Schedule, eta: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(keep, of x_0, std): the weights of `step`."""
     (alpha_t, alpha_s), (sigma_t, sigma_s), fresh = both_levels(t, s, schedule)
-    mean = expand(alpha_t * sigma_s**2 / (alpha_s * sigma_t**2), x_t) * x_t + expand(alpha_s * fresh, x_t) * x0
-    return mean, expand(sigma_s**2 * fresh, x_t), expand(sigma_t**2 * fresh, x_t)
+    keep = sigma_s / sigma_t * (1 - eta**2 * fresh).clamp(min=0).sqrt()
+    return keep, alpha_s - keep * alpha_t, eta * sigma_s * fresh.sqrt()
 
 
 def step(
@@ -41,10 +58,8 @@ def step(
     x_s = alpha_s x_0 + keep (x_t - alpha_t x_0) + std z, with keep = sqrt(sigma_s^2 - std^2) / sigma_t and
     std = eta sigma_s sqrt(1 - (alpha_t sigma_s / (alpha_s sigma_t))^2): eta = 0 follows the probability-flow ODE, eta = 1 draws from
     the posterior with its smaller variance. t and s are 0-d times. At s = 0 the result is x_0 and no noise is drawn."""
-    (alpha_t, alpha_s), (sigma_t, sigma_s), fresh = both_levels(t, s, schedule)
-    keep = sigma_s / sigma_t * (1 - eta**2 * fresh).clamp(min=0).sqrt()
-    x_s = keep * x_t + (alpha_s - keep * alpha_t) * x0
-    std = eta * sigma_s * fresh.sqrt()
+    keep, of_x0, std = of_step(t, s, schedule, eta)
+    x_s = keep * x_t + of_x0 * x0
     return x_s + std * noise(x_t) if std > 0 else x_s
 
 

@@ -15,7 +15,8 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion.config import escaped
-from diffusion.mistyped import CONF, plainly
+from diffusion.manual import manual
+from diffusion.mistyped import CONF, command, plainly
 from diffusion.schemas import TEXTS
 from diffusion.support.errors import SENTENCES, TRACEBACK, UserError, one_sentence
 from diffusion.support.files import writing_in
@@ -29,6 +30,8 @@ NUMBER = re.compile(r"(?<![^\[,])[-+]?(\d[\d_.]*(e[-+]?\d*)?|\.\d+|nan|inf)(?![^
 def shell(main: Callable[[], None]) -> None:
     """Run a Hydra main: an error that the user can correct becomes one sentence on standard error and exit code 1; HYDRA_FULL_ERROR=1 for a
     traceback."""
+    if {"--help", "-h"} & {*sys.argv}:
+        return print(manual(command()))
     sys.argv[1:] = [quoted(word) for word in sys.argv[1:]]
     try:
         main() if TRACEBACK else _shell(main)

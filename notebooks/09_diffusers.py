@@ -29,10 +29,11 @@ from diffusion.checkpoint import load
 from diffusion.codecs import Pixels
 from diffusion.convert import write_as
 from diffusion.editing import Inpaint
-from diffusion.generate import SeededNoise, generate
+from diffusion.generate import generate
 from diffusion.grids import Trailing
 from diffusion.guidance import Clip
 from diffusion.metrics import DigitsClassifier, Moments, frechet_distance
+from diffusion.noise import SeededNoise
 from diffusion.pictures import tile
 from diffusion.samplers import DDIM, DDPM, DEIS, DPM2, DPMPP2M, DPMPP2MSDE, IPNDM, LMS, EulerAncestral, Heun, UniPC, last
 

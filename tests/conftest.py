@@ -35,3 +35,9 @@ def stable_diffusion(tmp_path_factory):
     pytest.importorskip("diffusers")
     place = tmp_path_factory.mktemp("stable")
     return {name: stable_folders.written(place / name, kind) for name, kind in stable_folders.KINDS.items()}
+
+
+@pytest.fixture
+def noise_of_a_device(monkeypatch):
+    """The CPU draws the noise of images as a device does, so that the two can be compared."""
+    monkeypatch.setattr("diffusion.noise.counts", lambda device: True)

@@ -14,14 +14,14 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     0: ["support"],
     1: ["typing"],
-    2: ["networks", "parameterization", "schedules"],
+    2: ["networks", "noise", "parameterization", "schedules"],
     3: ["classifier", "denoiser", "posterior"],
     4: ["grids", "guidance", "likelihood", "objectives", "oracles", "reconstruction", "samplers", "times", "weightings"],
     5: ["codecs", "conditions"],
     6: ["album", "dashboard", "data", "editing", "generate", "metrics", "npz", "part", "passport", "pictures", "published", "shards"],
     7: ["checkpoint", "foreign", "latents", "model"],
     8: ["evaluation", "training"],
-    9: ["average", "config", "convert", "evaluate", "mistyped", "schemas", "shell", "sweeps"],
+    9: ["average", "config", "convert", "evaluate", "manual", "mistyped", "schemas", "shell", "sweeps"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 # The bound's terms are the objective's and the ODE's solver the sampler's; a likelihood draws noise as samples do, and pairs are pictures;

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from diffusion.conditions import Originals
-from diffusion.generate import SeededNoise
 from diffusion.guidance import Clip
 from diffusion.likelihood import bin_width, bits_per_dimension, dequantised, flow_log_likelihood, variational_bound
 from diffusion.metrics.base import UNCONDITIONAL, Metric, abbreviated
 from diffusion.metrics.plots import bound_plot
 from diffusion.metrics.reference import RealImages, facts
+from diffusion.noise import SeededNoise
 from diffusion.samplers import RK45
 from diffusion.support.errors import UserError
 from diffusion.support.progress import bar

@@ -16,11 +16,13 @@ from torch import Tensor
 
 from diffusion.denoiser import Estimate
 from diffusion.schedules import Schedule
+from diffusion.schedules.base import remembered
 
 Known = tuple[Tensor, Estimate]  # an estimate and the time it was made at
 Quadrature = Callable[[Tensor, int], Tensor]  # (delta, k) -> the moments int_0^1 u^j w(u) du, j < k, of a weight w of integral 1
 
 
+@remembered
 def log_ratio(t: Tensor, schedule: Schedule) -> Tensor:
     """log s = log(sigma/alpha) = -lambda, float64: -inf where sigma = 0, +inf where alpha = 0."""
     return -schedule.log_snr(t.double()) / 2

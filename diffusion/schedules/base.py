@@ -1,6 +1,9 @@
 """The contract of noise schedules, and the base of those that leave the signal as it is (alpha = 1)."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,6 +11,30 @@ from torch import Tensor
 from diffusion.support.ranges import Checked
 
 CONTINUOUS_STEPS = 1000  # a schedule in continuous time is cut into as many steps as DDPM has, where it must be
+
+
+class At(float):
+    """A single time in the place of its tensor."""
+
+
+def remembered(of_times: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function of times, a schedule and plain values. Where all times are single and on the host it keeps its answers, which are
+    not to be changed in place: a sampler asks of the same times in each batch, and an answer takes longer than the step made with it."""
+
+    @lru_cache(maxsize=2**14)
+    def kept(dtype: torch.dtype, *args: Any) -> Any:
+        with torch.inference_mode(False):  # an answer serves a later gradient, too
+            return of_times(*(torch.tensor(float(arg), dtype=dtype, device="cpu") if isinstance(arg, At) else arg for arg in args))
+
+    @wraps(of_times)
+    def found(*args: Any) -> Any:
+        times = [arg for arg in args if isinstance(arg, Tensor)]
+        single = all(t.ndim == 0 and t.device.type == "cpu" and not t.requires_grad for t in times)
+        if single and all(type(arg).__hash__ for arg in args):  # a schedule of a user's may have none
+            return kept(times[0].dtype, *(At(arg.item()) if isinstance(arg, Tensor) else arg for arg in args))
+        return of_times(*args)
+
+    return found
 
 
 class Schedule(Checked, ABC):
@@ -38,6 +65,7 @@ class Schedule(Checked, ABC):
         """The time that a label stands for: the inverse of `label`, float64."""
         return label.double() / CONTINUOUS_STEPS
 
+    @remembered
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha_t, sigma_t), each of t's shape and dtype."""
         alpha, sigma = self.native(self.log_snr(t.double()))

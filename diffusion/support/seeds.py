@@ -1,6 +1,7 @@
 """SplitMix64 (Steele et al. 2014, fig. 17): pseudo-random words that are the same bits on every device."""
 
 from collections.abc import Callable
+from math import pi
 from operator import rshift
 from typing import Any
 
@@ -10,14 +11,23 @@ from torch import Tensor
 GAMMA, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
-def splitmix64(seed: int, n: int, device: torch.device | str = "cpu") -> Tensor:
-    """The first n outputs of SplitMix64 seeded with `seed`, as int64 [n].
+def splitmix64(seed: int | Tensor, n: int, device: torch.device | str = "cpu", after: int = 0) -> Tensor:
+    """n outputs of SplitMix64 seeded with `seed`, those that follow the first `after`, as int64 [n]; of seeds [k, 1], [k, n].
 
     Integer arithmetic only, so every device gives the same bits, which torch's generators do not. Outputs of one seed
     are distinct, the output function being a bijection of 64-bit words.
     """
-    z = torch.arange(1, n + 1, dtype=torch.int64, device=device) * _signed(GAMMA) + _signed(seed)
+    z = torch.arange(after + 1, after + n + 1, dtype=torch.int64, device=device) * _signed(GAMMA) + _signed(seed)
     return _output(z, _signed, _shift)
+
+
+def normals(seeds: Tensor, n: int, after: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal numbers [k, n] of the streams with these seeds, int64 [k], on their device: each 64-bit word, `after` the first so
+    many, gives two (Box & Muller 1958). They are the same on every device, to the rounding of its logarithm and cosine."""
+    words = splitmix64(seeds[:, None], (n + 1) // 2, seeds.device, after)
+    high, low = ((_shift(words, 32) + 1).to(dtype) / 2**32, (words & 0xFFFFFFFF).to(dtype) / 2**32)
+    radius, angle = (-2 * high.log()).sqrt(), 2 * pi * low
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :n]
 
 
 def mixed(*numbers: int) -> int:

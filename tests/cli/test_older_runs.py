@@ -74,7 +74,7 @@ def test_what_moved_is_said_in_todays_words():
 
 def test_a_seeds_noise_is_that_of_torch():
     """Row by row, on the CPU."""
-    from diffusion.generate import SeededNoise
+    from diffusion.noise import SeededNoise
 
     z = SeededNoise([3, 2**31], "cpu")(torch.empty(2, 4))
     for row, seed in zip(z, (3, 2**31), strict=True):

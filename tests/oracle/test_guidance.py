@@ -7,7 +7,6 @@ import torch
 
 from diffusion.codecs import Pixels
 from diffusion.denoiser import Denoiser, Estimate
-from diffusion.generate import SeededNoise
 from diffusion.grids import Trailing
 from diffusion.guidance import (
     Autoguidance,
@@ -20,6 +19,7 @@ from diffusion.guidance import (
     Rescale,
     Unconditional,
 )
+from diffusion.noise import SeededNoise
 from diffusion.oracles import EmpiricalDistribution, GaussianMixture
 from diffusion.parameterization import V
 from diffusion.posterior import posterior

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from diffusion import samplers
-from diffusion.generate import SeededNoise
 from diffusion.grids import Trailing
+from diffusion.noise import SeededNoise
 from diffusion.oracles import GaussianMixture
 from diffusion.samplers import (
     DDPM,

@@ -11,8 +11,8 @@ from composing import TINY, composed
 from pixel_folders import CIFAR, as_first_published, pipeline, unet
 
 from diffusion.checkpoint import load
-from diffusion.generate import SeededNoise
 from diffusion.model import assemble
+from diffusion.noise import SeededNoise
 from diffusion.samplers import last
 from diffusion.support.errors import UserError
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from diffusion.editing import FromImage, Inpaint, Reconstruct, edited, interpolated, noised
-from diffusion.generate import Recipe, SeededNoise, generate, slerp
+from diffusion.generate import Recipe, generate
 from diffusion.grids import Trailing
+from diffusion.noise import SeededNoise, slerp
 from diffusion.oracles import GaussianMixture
 from diffusion.samplers import DDIM, DDPM, DDIMInversion
 from diffusion.schedules import VE, Cosine, Flow

@@ -13,9 +13,9 @@ from diffusion.codecs import Pixels
 from diffusion.conditions import Unconditional
 from diffusion.data import ImageSet
 from diffusion.denoiser import Denoiser
-from diffusion.generate import SeededNoise
 from diffusion.likelihood import prior_term
 from diffusion.metrics import VariationalBits
+from diffusion.noise import SeededNoise
 from diffusion.objectives import VLB, Simple, Uncertainty, check
 from diffusion.parameterization import X0, Epsilon, Score, V, Velocity
 from diffusion.schedules import Cosine, Flow, Linear

@@ -8,7 +8,7 @@ from composing import TINY, composed
 
 from diffusion.checkpoint import load
 from diffusion.data import Stream, held_out
-from diffusion.generate import SeededNoise
+from diffusion.noise import SeededNoise
 from diffusion.objectives import Hybrid
 from diffusion.support.build import build
 from diffusion.support.errors import UserError

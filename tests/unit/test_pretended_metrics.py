@@ -18,6 +18,7 @@ from diffusion.parameterization import V
 from diffusion.schedules import Cosine, discrete
 from diffusion.support.build import build
 
+pytestmark = pytest.mark.usefixtures("noise_of_a_device")
 N, CLASSES = 24, 3
 SMALL = {
     "n": N,

@@ -15,6 +15,7 @@ from diffusion.oracles import EmpiricalDistribution
 from diffusion.samplers import last
 from diffusion.schedules import Cosine, discrete
 
+pytestmark = pytest.mark.usefixtures("noise_of_a_device")
 CHOICES = choices("sampler", "guidance", "schedule")
 USUAL = {"sampler": "ddpm", "guidance": "cfg", "grid": "trailing", "schedule": "cosine", "parameterization": "epsilon", "learned": True}
 

@@ -13,7 +13,7 @@ from diffusion.guidance import ClassifierFree
 from diffusion.samplers import DDPM, EulerAncestral
 from diffusion.schedules import discrete
 
-pytestmark = pytest.mark.xdist_group("foreign")
+pytestmark = [pytest.mark.xdist_group("foreign"), pytest.mark.usefixtures("noise_of_a_device")]
 LATENTS = torch.linspace(-1, 1, 4 * 8 * 8).reshape(4, 8, 8)
 
 

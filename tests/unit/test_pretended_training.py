@@ -26,6 +26,7 @@ from diffusion.training.module import DiffusionModule
 from diffusion.training.power_ema import PostHoc
 from diffusion.training.run import train
 
+pytestmark = pytest.mark.usefixtures("noise_of_a_device")
 CLASSES = 3
 IMAGES = torch.randint(0, 256, (6, 4, 4, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.arange(6) % CLASSES

@@ -7,9 +7,10 @@ from torch import nn
 
 from diffusion.codecs import Pixels
 from diffusion.denoiser import Denoiser, Estimate
-from diffusion.generate import Asked, Recipe, SeededNoise, described, generate, trajectories, warn_of_no_numbers
+from diffusion.generate import Asked, Recipe, described, generate, trajectories, warn_of_no_numbers
 from diffusion.grids import Leading, Linspace, Trailing
 from diffusion.guidance import ClassifierFree, Clip
+from diffusion.noise import SeededNoise
 from diffusion.parameterization import X0, Epsilon, Score, V, Velocity
 from diffusion.samplers import DDIM, DDPM, Euler, EulerAncestral, last
 from diffusion.schedules import VE, Cosine, Flow, Linear

@@ -3,7 +3,7 @@
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
-from diffusion.generate import SeededNoise
+from diffusion.noise import SeededNoise
 from diffusion.support.ranges import Count
 from diffusion.support.ranks import rank_and_world, sum_over_ranks
 from diffusion.times import evenly
