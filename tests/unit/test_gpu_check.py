@@ -198,7 +198,7 @@ for name in asked:
     try:
         if name == "slow" and not pathlib.Path(sys.argv[0] + ".quick").exists(): time.sleep(60)
     except KeyboardInterrupt:
-        dead = "stopped by Ctrl-C"
+        dead = "stopped"
     ratio = {"name": "us / them", "median": 1.5, "low": 1.4, "high": 1.6, "goal": ">= 2", "met": False}
     rows[name] = {"ratios": [ratio], "absent": {"them": "not here"}, "died": dead}
     out.write_text(json.dumps({"machine": {}, "rows": rows}))

@@ -11,7 +11,7 @@ from benchmarks.gpu_check.check import Check, Failed
 from benchmarks.gpu_check.report import table
 from diffusion.support.files import atomic
 
-STOPPED = "Ctrl-C"  # in the reason of a row that was ended
+STOPPED = "stopped"  # what a row that was ended says it died of
 ENDED = (0, 1, 130)  # its codes: all well, a row died of itself, stopped
 
 
@@ -95,7 +95,7 @@ def rows(file: Path) -> dict[str, Any]:
 
 def done(row: dict[str, Any]) -> bool:
     """Whether a row came to an end of its own."""
-    return bool(row) and STOPPED not in (row["died"] or "")
+    return bool(row) and not (row["died"] or "").startswith(STOPPED)
 
 
 def goal(ratio: dict[str, Any]) -> str:
