@@ -43,13 +43,15 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 def facts(device: str, environment: dict[str, str]) -> dict[str, str]:
     """What this machine is. Raises UserError where it has not the device, or lacks a package."""
     imports = "import hydra, matplotlib, omegaconf, pytest, pytest_timeout, pytorch_lightning, sklearn"
-    lines = {", which --wheels FOLDER can bring": ["-c", imports], "": ["-m", "benchmarks.gpu_check.machine", device]}
+    lines = {"": ["-m", "benchmarks.gpu_check.machine", device], ", which --wheels FOLDER can bring": ["-c", imports]}
+    said = []
     for remedy, line in lines.items():
         done = subprocess.run([sys.executable, *line], cwd=ROOT, env=environment, capture_output=True, text=True)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
             raise UserError(f"This machine cannot be checked: {reason.rstrip('.')}{remedy}.")
-    return json.loads(done.stdout)
+        said.append(done.stdout)
+    return json.loads(said[0])
 
 
 def prepared(args: argparse.Namespace) -> Check:
