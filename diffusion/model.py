@@ -13,8 +13,9 @@ from diffusion.generate import HALVES, Recipe
 from diffusion.guidance import Guidance, doubts
 from diffusion.reconstruction import Autoencoding
 from diffusion.support.build import asks_for, build, changed, locate, wanted, ways
+from diffusion.support.devices import AUTO, fastest, laid_out
 from diffusion.support.errors import UserError
-from diffusion.typing import Codec, Conditions, Denoise
+from diffusion.typing import Codec, Conditions, Denoise, device_of
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class Model:
     def to(self, device: torch.device | str, precision: str | None = None) -> Self:
         """Move the denoiser; returns this model. With precision=bf16-true or 16-true its weights are of that type from then on, and take
         half the memory."""
-        self.denoiser.to(device)
+        laid_out(self.denoiser.to(device), torch.device(device))
         if precision in HALVES:
             for weight in self.denoiser.parameters():  # and no buffer: frequencies stay exact
                 weight.data = weight.data.to(HALVES[precision])
@@ -102,6 +103,7 @@ class Model:
             log.warning(doubt)
         conditions = denoiser.asks(self.conditions) if isinstance(denoiser, Guidance) else self.conditions
         run = {"sample_batch_size": 64, "precision": "32-true", "matmul_precision": "high", **self.config}
+        said = run["precision"] if precision is None else precision
         return Recipe(
             denoiser,
             sampler,
@@ -110,7 +112,7 @@ class Model:
             codec,
             conditions,
             run["sample_batch_size"] if batch_size is None else batch_size,
-            run["precision"] if precision is None else precision,
+            fastest(device_of(denoiser).type) if said == AUTO else said,
             run["matmul_precision"],
             self.denoiser,
         )

@@ -9,6 +9,7 @@ from diffusion.support.errors import UserError, did_you_mean
 from diffusion.support.ranges import Count, Decay, Few, Images, Limit, Natural, NonNegative, Seed, Several, Share, plain_type, refused
 
 TEXTS = ("prompt", "negative_prompt")  # keys whose values are texts, taken as they are typed
+Compile = Literal["auto", "off", "blocks", "network", "step"]
 MatMul = Literal["highest", "high", "medium"]  # torch's words
 
 
@@ -28,7 +29,7 @@ class TrainSchema:
     batch_size: Images = MISSING
     accumulate: Few = MISSING
     precision: str = MISSING
-    compile: bool = MISSING
+    compile: Compile = MISSING
     deterministic: bool = MISSING
     p_uncond: Share = MISSING
     ema_decay: Decay = MISSING

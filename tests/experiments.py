@@ -10,7 +10,7 @@ SMALL = ["steps=2", "batch_size=4", "log_every=1", "eval_every=2", "checkpoint_e
 
 def shrunk(choice: str, cache: Path, *words: str) -> dict[str, Any]:
     """The configuration of two steps of `experiment=CHOICE`."""
-    config = composed(f"experiment={choice}", *SMALL, "metric=none", "compile=false", *words)
+    config = composed(f"experiment={choice}", *SMALL, "metric=none", "compile=off", *words)
     shape = {k: config["dataset"][k] for k in ("image_size", "channels", "num_classes", "flip")}
     shape["num_classes"] = 10 if shape["num_classes"] is None else shape["num_classes"]  # null: as many as a folder has
     config["dataset"] = {"_target_": "diffusion.data.Synthetic", "root": "", "cache": str(cache), "n": 16, **shape}

@@ -33,7 +33,7 @@ class Size:
 RESNET = "resnet56-*.th"
 OF_RESNET = ("metric=fd_resnet56", "metric.weights={weights}", "dataset.root={data}")
 
-FAST = ("dataset=cifar10", "objective=simple", "sampler=ddim", "grid.steps=50", "precision=bf16-mixed", "compile=true", "steps=3000")
+FAST = ("dataset=cifar10", "objective=simple", "sampler=ddim", "grid.steps=50", "precision=auto", "compile=auto", "steps=3000")
 FULL = Size(
     name="full",
     tests="cuda",
@@ -57,7 +57,7 @@ SMALL = Size(
     n=200,
     reference="digits",
 )
-TINY = ("compile=false", "network.channels=32", "network.res_blocks=1", "batch_size=16", "grid.steps=5", "precision=32-true")
+TINY = ("compile=off", "network.channels=32", "network.res_blocks=1", "batch_size=16", "grid.steps=5", "precision=32-true")
 PICTURES = replace(
     FULL,
     name="pictures",

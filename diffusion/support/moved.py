@@ -41,6 +41,8 @@ def brought_up(config: Any, where: str = "the configuration") -> dict[str, Any]:
 
 def _brought_up(before: Mapping[str, Any]) -> dict[str, Any]:
     config: dict[str, Any] = {"training": TRAINED_BY, "init": FROM_NOTHING, **{key: renamed(value) for key, value in before.items()}}
+    if isinstance(config.get("compile"), bool):
+        config["compile"] = "network" if config["compile"] else "off"
     if "codec" in config and "task" in config:
         return config
     dataset, task = config["dataset"], config["task"]

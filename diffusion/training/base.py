@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from diffusion.generate import Recipe
 from diffusion.model import Model
+from diffusion.support.devices import laid_out
 from diffusion.support.ranges import Limit, Seed
 from diffusion.training.ema import EMA
 from diffusion.training.loss_meter import Meter
@@ -24,6 +25,8 @@ class TrainingModule(LightningModule):
     All randomness of a step follows from (seed, step) and a sample's place in it, see `Share`, so that a resumed run continues bit for bit,
     on another number of devices too but for the rounding of sums, and nothing that happens between steps can change it. No step waits for
     the device: losses accumulate in `meter` until a callback reads them."""
+
+    computed: Any = None  # what compile=step compiles: a batch's losses, of a subclass that has them apart
 
     def __init__(
         self,
@@ -52,9 +55,10 @@ class TrainingModule(LightningModule):
         self.since = time.time()
 
     def configure_model(self) -> None:
-        """A strategy that shards leaves this device its part of the weights, and of their average."""
-        if divided(self):
-            self.ema.start(self.denoiser)
+        """The weights as the device has them, and their average: its part of them under a strategy that shards, else `laid_out` for it."""
+        if not divided(self):
+            laid_out(self.denoiser, self.trainer.strategy.root_device)
+        self.ema.start(self.denoiser)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """The gradient's norm, and clipping to it."""
@@ -98,6 +102,7 @@ class TrainingModule(LightningModule):
         been changed; torch would go on with the saved ones."""
         optimizer, (config,) = self.trainer.optimizers[0], self.trainer.lr_scheduler_configs
         scheduler = config.scheduler
+        follow_layout(optimizer)
         for group in optimizer.param_groups:
             group.update(optimizer.defaults, initial_lr=optimizer.defaults["lr"])
             group["lr"] = optimizer.defaults["lr"] * self.lr_schedule(scheduler.last_epoch)
@@ -110,3 +115,12 @@ class TrainingModule(LightningModule):
         self.ema.load_state_dict(checkpoint["ema"])
         self.meter.load_state_dict(checkpoint.get("meter", self.meter.state_dict()), self.device)
         self.evaluation_seconds = checkpoint.get("evaluation_seconds", 0.0)
+
+
+def follow_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Give the optimizer's state its weights' layout in memory. A checkpoint's is that of the device it was trained on, and a fused step
+    reads both as if they were alike."""
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)

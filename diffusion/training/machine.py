@@ -1,5 +1,6 @@
-"""What a run asks of the machine that it is on: device, precision, compilation, determinism. What cannot be is refused at the start."""
+"""What a run asks of the machine that it is on: device, precision, determinism. What cannot be is refused at the start."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,10 +8,10 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
-from diffusion.support.devices import accelerator
+from diffusion.support.devices import AUTO, accelerator, fastest
 from diffusion.support.errors import UserError
-from diffusion.training.base import TrainingModule
 
+log = logging.getLogger(__name__)
 TRAINED_IN = ("32-true", "bf16-mixed", "16-mixed")
 LAUNCHERS = (
     ("GROUP_WORLD_SIZE", "LOCAL_WORLD_SIZE"),
@@ -87,12 +88,13 @@ def launched() -> dict[str, int] | None:
     return None
 
 
-def compiled(module: TrainingModule) -> None:
-    """Compile the network. Raises UserError if the objective differentiates it twice."""
-    if getattr(module.objective, "derives_twice", False):
-        name = type(module.objective).__name__
-        raise UserError(f"compile=true does not go with objective {name}, which differentiates the network twice; say compile=false.")
-    module.denoiser.network.compile()
+def settled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with the precision that `auto` stands for on its device."""
+    if config["precision"] != AUTO:
+        return dict(config)
+    word = fastest(accelerator(config["trainer"].get("accelerator", AUTO)))
+    log.info("precision=auto: %s", word)
+    return {**config, "precision": word, "trainer": {**config["trainer"], "precision": word}}
 
 
 class Unscale(Callback):

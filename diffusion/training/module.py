@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from diffusion.data import Plain, Serving
+from diffusion.denoiser import Denoiser
 from diffusion.model import Model
 from diffusion.objectives import Objective, check
 from diffusion.support import ranges
@@ -57,10 +58,14 @@ class DiffusionModule(TrainingModule):
         t, weight = map(share.own, self.times(share.total, self.denoiser.schedule, x0.device))
         noises = self.noises(x0, share.randn_like)
         share.end(self.seed, step)
-        losses = self.objective(self.denoiser, x0, t, noises[0], cond, *noises[1:])
+        losses = self.computed(self.denoiser, x0, t, noises[0], cond, *noises[1:])
         self.seen.append((t, losses["loss"].detach()))
         self.meter.update(losses, t, weight)
         return (weight * losses["loss"]).mean()
+
+    def computed(self, *args: Tensor | Denoiser | None) -> dict[str, Tensor]:
+        """The objective, or what `compile=step` has made of it."""
+        return self.objective(*args)
 
     def noises(self, x0: Tensor, noise: Noise) -> list[Tensor]:
         """eps and the further noises that the objective takes, each of x0's shape."""

@@ -36,11 +36,12 @@ from diffusion.training.callbacks.checkpoints import SealedIO, kept
 from diffusion.training.callbacks.divergence import Divergence
 from diffusion.training.callbacks.interruption import Interruption, owed
 from diffusion.training.callbacks.record import Record
+from diffusion.training.compilation import compiled
 from diffusion.training.fitting import require_fit, require_methods
 from diffusion.training.initial import begin_from
 from diffusion.training.launch import alone_in, follow, job, parting
 from diffusion.training.loggers import quiet, run_of_its_own
-from diffusion.training.machine import Unscale, compiled, trainer_settings
+from diffusion.training.machine import Unscale, settled, trainer_settings
 from diffusion.training.sharding import require_shardable
 from diffusion.typing import Codec
 
@@ -60,7 +61,7 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
     quiet()
     multiply_in(config["matmul_precision"])
     require_possible(config, folder)
-    settings = trainer_settings(config)
+    settings = trainer_settings(config := settled(config))
     dataset = build(config["dataset"], "dataset")
     home = folder if config["resume"] else None
     with doing(f"reading {dataset.name}"):
@@ -74,8 +75,7 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
     serving = served(model.codec, dataset, "cuda" if settings["accelerator"] in ("cuda", "gpu") else "cpu")
     module = training_module(config, model, dataset.flip, serving)
     require_shardable(config, module)
-    if config["compile"]:
-        compiled(module)
+    compiled(config, module, settings["accelerator"])
     interruption = Interruption(callbacks := build_callbacks(config))
     first, then = [Record(config, sources, copies(model.codec)), Divergence(), Unscale()], callbacks.values()
     trainer = build_trainer(config, settings, folder, [*first, *then, interruption])

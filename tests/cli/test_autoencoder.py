@@ -170,7 +170,10 @@ def test_what_a_run_is_not(runs, tmp_path):
         (["task=autoencoder", "guidance=[cfg]"], "leave guidance out"),
         (["task=autoencoder", "objective=reconstruction_gan", "dataset.image_size=16"], "say objective.perceptual.weights=PATH"),
         (["task=autoencoder", "objective=reconstruction_gan", "objective.perceptual.weights=random"], "of 16 pixels or more"),
-        (["task=autoencoder", "objective.adversary.weight=1", "compile=true"], "compile=true does not go with objective Reconstruction"),
+        (
+            ["task=autoencoder", "objective.adversary.weight=1", "compile=blocks"],
+            "compile=blocks does not go with objective Reconstruction",
+        ),
         (["task=autoencoder", "metric=nll_vlb"], "this is an autoencoder"),
         (["objective=reconstruction"], "trains an autoencoder: say task=autoencoder"),
         (["callbacks=autoencoder"], "callbacks=autoencoder keeps an autoencoder's latents"),

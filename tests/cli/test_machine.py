@@ -29,7 +29,7 @@ REFUSED = [
     (["trainer.devices=0"], "trainer.devices=0 is no number of processes on a CPU"),
     (["trainer.devices=two"], "trainer.devices=two is no number of processes on a CPU"),
     (["trainer.devices=[0,1]"], "is no number of processes on a CPU: say trainer.devices=1, or more"),
-    (["compile=true", "objective=ssm"], "objective SSM.*say compile=false"),
+    (["compile=blocks", "objective=ssm"], "compile=blocks does not go with objective SSM.*say compile=off"),
 ]
 
 

@@ -29,7 +29,8 @@ WAYS_TO_TRAIN = [
     TINY_DIT,
 ]
 DETERMINISTIC = [[], ["precision=bf16-mixed"], TINY_DIT]
-LOSSES = {"precision=bf16-mixed": 0.02, "compile=true": 1e-4}  # of the loss after some steps, beside float32's and eager's
+COMPILED = ["compile=blocks", "compile=network", "compile=step"]
+LOSSES = {"precision=bf16-mixed": 0.02} | dict.fromkeys(COMPILED, 1e-4)  # of the loss after some steps, beside float32's and eager's
 
 
 def waits_for_nothing(device, folder, monkeypatch, *words):
@@ -54,8 +55,9 @@ def test_from_step_to_step_nothing_waits(device, tmp_path, monkeypatch, words):
 
 
 @pytest.mark.slow
-def test_nor_where_it_is_compiled(device, tmp_path, monkeypatch):
-    waits_for_nothing(device, tmp_path, monkeypatch, "compile=true")
+@pytest.mark.parametrize("word", COMPILED)
+def test_nor_where_it_is_compiled(device, tmp_path, monkeypatch, word):
+    waits_for_nothing(device, tmp_path, monkeypatch, word)
 
 
 def test_nor_in_16_bits(tmp_path, monkeypatch, device):
