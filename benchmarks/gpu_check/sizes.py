@@ -37,7 +37,7 @@ FAST = ("dataset=cifar10", "objective=simple", "sampler=ddim", "grid.steps=50", 
 FULL = Size(
     name="full",
     tests="cuda",
-    timeout=120,
+    timeout=240,
     bench=("-m", "benchmarks"),
     training=(*FAST, "eval_every=1000"),
     share=0.65,
