@@ -41,8 +41,8 @@ format: .venv/.dev  ## ruff, fixing what it can
 notebooks: .venv/.dev  ## run every notebook
 	cd notebooks && ../$(BIN)/jupytext --to ipynb *.py && ../$(BIN)/python -m pytest --nbmake *.ipynb
 
-benchmark: .venv/.dev  ## ratios against peers on the same work
-	$(BIN)/python benchmarks/peers.py $(ARGS)
+benchmark: .venv/.dev  ## ratios against peers on the same work (under 25 minutes on 2 idle cores); ARGS="--rows training"
+	$(BIN)/python -m benchmarks $(ARGS)
 
 gpu-check: .venv/.dev  ## what a machine with a GPU does, in four parts; ARGS="--part tests|bench|train|distance --minutes N --device cuda|cpu"
 	$(BIN)/python -m benchmarks.gpu_check $(ARGS)

@@ -38,6 +38,14 @@ def mixed(*numbers: int) -> int:
     return state >> 1
 
 
+def reseed(seed: int) -> None:
+    """torch.manual_seed, of the devices in use. Where CUDA is not, torch notes for it in each call from where the call came, which takes
+    longer than the step's own random numbers."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
 def _output(z: Any, wrapped: Callable[[Any], Any], shift: Callable[[Any, int], Any]) -> Any:
     """The output function, of Python's integers or of int64 tensors, which wrap by themselves."""
     z = wrapped((z ^ shift(z, 30)) * wrapped(FIRST))

@@ -6,7 +6,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from diffusion.support.seeds import mixed
+from diffusion.support.seeds import mixed, reseed
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Share:
 
     def begin(self, seed: int, step: int) -> None:
         """Seed torch for the draws of a step, which are the same for all shares."""
-        torch.manual_seed(mixed(seed, 0, step))
+        reseed(mixed(seed, 0, step))
 
     def end(self, seed: int, step: int) -> None:
         """Seed torch for what this share alone draws; the first share goes on with the draws' stream."""
         if self.first:
-            torch.manual_seed(mixed(seed, self.first // self.count, step))
+            reseed(mixed(seed, self.first // self.count, step))
 
     def own(self, whole: Tensor) -> Tensor:
         """The rows [count, ...] of the step's [total, ...]; a copy, so that the others' are freed."""

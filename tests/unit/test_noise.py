@@ -7,7 +7,7 @@ import torch
 from pretended import HERE, Device
 
 from diffusion.noise import Between, Counted, SeededNoise, slerp
-from diffusion.support.seeds import normals, splitmix64
+from diffusion.support.seeds import normals, reseed, splitmix64
 
 
 def test_on_the_cpu_a_seeds_noise_is_its_generators():
@@ -86,3 +86,10 @@ def test_a_seed_out_of_range_is_refused(seed):
     for device in ("cpu", "cuda:0"):
         with pytest.raises(ValueError, match="outside 0"):
             SeededNoise([seed], device)
+
+
+def test_seeding_a_step_is_torchs_own():
+    torch.manual_seed(2**62 + 5)
+    expected = torch.rand(3)
+    reseed(2**62 + 5)
+    assert torch.equal(torch.rand(3), expected)

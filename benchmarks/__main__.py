@@ -1,0 +1,73 @@
+"""python -m benchmarks [--device cpu|cuda] [--rows NAME ...] [--rounds N] [--out FILE] [--smoke] — ratios to peers on the same work.
+
+`make benchmark` is this. README.md here says what the rows measure. Measure on a machine with nothing else to do.
+"""
+
+import argparse
+import gc
+import signal
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from . import rows, sizes
+from .harness import Result, measured
+from .results import HEAD, Report, lines, machine, sides, table
+from .work import Bench
+
+
+def main(words: list[str] | None = None) -> int:
+    """The command; its exit code is 1 if a row died."""
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="these alone, or all that begin so: training sampling-ddim")
+    parser.add_argument("--rounds", type=int, help="3 by default")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results.json")
+    parser.add_argument("--smoke", action="store_true", help="tiny: whether it runs, not how fast")
+    parser.add_argument("--list", action="store_true", help="the rows' names, and nothing else")
+    given = parser.parse_args(words)
+    if given.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no GPU here.")
+    if given.rounds is not None and given.rounds < 1:
+        parser.error(f"--rounds {given.rounds}: at least 1.")
+    size = sizes.SMOKE if given.smoke else {"cpu": sizes.CPU, "cuda": sizes.CUDA}[given.device]
+    with TemporaryDirectory(prefix="benchmark-") as folder:
+        bench = Bench(given.device, size, Path(folder))
+        known = rows.every(bench)
+        if given.list:
+            print(*(f"{row.name:28s} {row.what}" for row in known.values()), sep="\n")
+            return 0
+        chosen = [name for name in known if any(name.startswith(said) for said in given.rows or [""])]
+        if strangers := [said for said in given.rows or [] if not any(name.startswith(said) for name in known)]:
+            parser.error(f"--rows {' '.join(strangers)}: the rows are {', '.join(known)}.")
+        return run(bench, [known[name] for name in chosen], given.rounds or size.rounds, given.out)
+
+
+def run(bench: Bench, chosen: list, rounds: int, out: Path) -> int:
+    """Measure these rows, printing each and writing the file as it ends; Ctrl-C leaves what there is."""
+    facts = {"machine": machine(bench.device), "sizes": vars(bench.sizes), "rounds": rounds}
+    print(*(f"{key}: {value}" for key, value in facts["machine"].items()), sep=", ", end="\n\n", flush=True)
+    report, results, start, code = Report(out, facts), [], time.perf_counter(), 0
+    for row in chosen:
+        results.append(result := Result(row.name, row.what, row.unit))
+        try:
+            measured(row, rounds, bench.device, result)
+        except KeyboardInterrupt:
+            code = 130
+        report.keep(result)
+        print(*sides(result), "", *HEAD, *lines(result), "", sep="\n", flush=True)
+        gc.collect()
+        if bench.device == "cuda":
+            torch.cuda.empty_cache()
+        if code:
+            break
+    print(*table(results), f"\n{time.perf_counter() - start:.0f} s in all; every round in {out}", sep="\n", flush=True)
+    return code or int(any(result.died for result in results))
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is told to end leaves what there is, and no process
+    sys.exit(main())
