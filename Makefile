@@ -7,7 +7,7 @@ ARGS ?=
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help train sample test test-slow fuzz lint types format notebooks benchmark clean
+.PHONY: help train sample test test-slow fuzz lint types format notebooks benchmark gpu-check gpu-wheels clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -43,6 +43,12 @@ notebooks: .venv/.dev  ## run every notebook
 
 benchmark: .venv/.dev  ## ratios against peers on the same work (under 25 minutes on 2 idle cores); ARGS="--rows training"
 	$(BIN)/python -m benchmarks $(ARGS)
+
+gpu-check: .venv/.dev  ## what a machine with a GPU does, in four parts; ARGS="--part tests|bench|train|distance --minutes N --device cuda|cpu"
+	$(BIN)/python -m benchmarks.gpu_check $(ARGS)
+
+gpu-wheels: .venv/.dev  ## wheels of what a machine without network may lack; ARGS="FOLDER"
+	$(BIN)/python -m benchmarks.gpu_check.wheels $(or $(ARGS),runs/gpu-wheels)
 
 clean:  ## remove what the tools leave behind, not runs/ or data/
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -26,7 +26,7 @@ class Started:
         self.words, self.said = words, folder / "said.txt"
         given = {
             **os.environ,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "HF_HUB_OFFLINE": "1",
             "HYDRA_FULL_ERROR": "0",
             PARENT: str(os.getpid()),

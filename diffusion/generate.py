@@ -17,6 +17,7 @@ from diffusion.conditions import Unconditional
 from diffusion.denoiser import Estimate
 from diffusion.noise import Seed, SeededNoise
 from diffusion.samplers import State, last
+from diffusion.support.devices import multiplying_in
 from diffusion.support.hashes import tensors_hash
 from diffusion.typing import Codec, Conditions, Denoise, Rows, device_of
 
@@ -192,13 +193,8 @@ class Recipe:
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Within the context the network computes in the recipe's precision."""
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision(self.matmul_precision)
-        try:
-            with PRECISIONS[self.precision](self.denoiser):
-                yield
-        finally:
-            torch.set_float32_matmul_precision(before)
+        with multiplying_in(self.matmul_precision), PRECISIONS[self.precision](self.denoiser):
+            yield
 
     def describe(self) -> dict[str, Any]:
         """Sampler, grid, guidance, conditions, an autoencoder, precision and kind of device as plain data for a passport."""

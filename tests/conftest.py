@@ -12,9 +12,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What is marked `cuda` and has the fixture `device` runs there: on a GPU if there is one, unless another is said."""
+    parser.addoption("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu", help="of tests/gpu")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Without a GPU, what is marked `cuda` is skipped."""
-    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+    """Without a GPU, what is marked `cuda` is skipped, but for what runs on either."""
+    if item.get_closest_marker("cuda") and "device" not in item.fixturenames and item.config.getoption("--device") == "cpu":
         pytest.skip("no GPU here")
 
 

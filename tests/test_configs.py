@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from composing import ROOT, composed, way
+from experiments import shrunk
 
 from diffusion.model import assemble, variance_of
 from diffusion.networks.resampling import Downsample
@@ -45,18 +46,7 @@ def test_schedules_build(choice):
 
 @pytest.mark.parametrize("choice", [c for g, c in CHOICES if g == "experiment"])
 def test_experiments_train(choice, tmp_path: Path):
-    """Each experiment as it is, but for its data, its network's width and its length."""
-    small = ["steps=2", "batch_size=4", "log_every=1", "eval_every=2", "checkpoint_every=2", "grid.steps=2", "callbacks.samples.columns=1"]
-    config = composed(f"experiment={choice}", *small, "trainer.accelerator=cpu", "precision=32-true", "metric=none", "compile=off")
-    shape = {k: config["dataset"][k] for k in ("image_size", "channels", "num_classes", "flip")}
-    shape["num_classes"] = 10 if shape["num_classes"] is None else shape["num_classes"]  # null: as many as a folder has
-    config["dataset"] = {"_target_": "diffusion.data.Synthetic", "root": "", "cache": str(tmp_path / "cache"), "n": 16, **shape}
-    for other in config["samplers"].values():
-        other.get("grid", {}).pop("steps", None)
-    network = config["network"]
-    if "channels" in network:
-        network.update(channels=32, res_blocks=1, **{key: 32 for key in ("head_channels",) if key in network})
-    train(config, tmp_path)
+    train(shrunk(choice, tmp_path / "cache", "trainer.accelerator=cpu", "precision=32-true"), tmp_path)
     assert (tmp_path / "checkpoints/last.ckpt").exists()
 
 

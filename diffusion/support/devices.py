@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -35,6 +37,25 @@ def device(word: str) -> torch.device:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"device={word} cannot be used ({reason}); say device=cpu, or cuda where there is a GPU, or auto.") from error
     return found
+
+
+def multiply_in(word: str) -> None:
+    """How float32 is multiplied from now on: torch's word for products of matrices, and cuDNN's convolutions, which that word leaves in
+    TF32, likewise: highest is float32 in both."""
+    torch.set_float32_matmul_precision(word)
+    torch.backends.cudnn.allow_tf32 = word != "highest"
+
+
+@contextmanager
+def multiplying_in(word: str) -> Iterator[None]:
+    """The same within the context."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    multiply_in(word)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def join_ranks(word: str) -> torch.device:

@@ -25,6 +25,7 @@ from diffusion.latents import COPY
 from diffusion.metrics import Metric
 from diffusion.model import Model, assemble, completed
 from diffusion.support.build import build, build_stages, construct, review, ways
+from diffusion.support.devices import multiply_in
 from diffusion.support.errors import UserError, one_sentence
 from diffusion.support.files import writable
 from diffusion.support.progress import doing
@@ -60,7 +61,7 @@ def train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str] = 
 def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], trust: Sequence[str]) -> dict[str, float]:
     quiet()
     config = settled(config)
-    torch.set_float32_matmul_precision(config["matmul_precision"])
+    multiply_in(config["matmul_precision"])
     require_possible(config, folder)
     settings = trainer_settings(config)
     dataset = build(config["dataset"], "dataset")

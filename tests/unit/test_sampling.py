@@ -354,3 +354,19 @@ def test_the_network_hears_the_original_labels():
     model = denoiser()
     generate(model, DDPM(), Leading(7), SHAPE, [1])
     assert [label.item() for _, label, _ in model.network.calls] == [852, 710, 568, 426, 284, 142, 0]
+
+
+@pytest.mark.parametrize("word", ["highest", "high"])
+def test_float32_is_multiplied_as_the_recipe_says_and_afterwards_as_before(word):
+    """In convolutions too, which torch's own word leaves in TF32."""
+    seen = []
+
+    class Looks(Network):
+        def forward(self, x_t, label, cond):
+            seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+            return super().forward(x_t, label, cond)
+
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    Recipe(Denoiser(Looks(), Cosine(), V()), DDIM(), Trailing(1), (3, 4, 5), matmul_precision=word)(range(1))
+    assert set(seen) == {(word, word != "highest")}
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
