@@ -24,14 +24,14 @@ FLOORS = {
     9: ["average", "config", "convert", "evaluate", "manual", "mistyped", "schemas", "shell", "sweeps"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
-# The bound's terms are the objective's and the ODE's solver the sampler's; a likelihood draws noise as samples do, and pairs are pictures;
+# The bound's terms are the objective's and the ODE's solver the sampler's; pairs are pictures;
 # an edit is a recipe whose sampler is another, an album what a recipe made; the dashboard draws what papers measured; a file's picture is
 # read for edits as for data sets; a checkpoint's weights go into an assembled model, and a folder in another format is loaded as a run's
 # is, of which a codec may be made; a training measures as evaluate does.
 MAY_READ = {
     "likelihood": {"objectives", "samplers"},
     "objectives": {"weightings"},
-    "metrics": {"generate", "npz", "passport", "pictures"},
+    "metrics": {"npz", "passport", "pictures"},
     "album": {"generate", "part", "pictures"},
     "dashboard": {"published"},
     "data": {"npz", "pictures"},
