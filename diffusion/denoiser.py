@@ -78,14 +78,14 @@ class Denoiser(nn.Module):
 
 
 @remembered
-def told(t: Tensor, schedule: Schedule) -> Tensor:
+def label_of(t: Tensor, schedule: Schedule) -> Tensor:
     """`schedule.label`, float32."""
     return schedule.label(t).float()
 
 
 def labels(schedule: Schedule, t: Tensor, x_t: Tensor) -> Tensor:
     """What a network is told of the time t, [] or [b], for each of x_t [b, ...]: [b] float32 on its device."""
-    label = told(t, schedule)
+    label = label_of(t, schedule)
     if t.ndim == 0:  # one time for all, on the CPU: filled in without waiting for the device
         return torch.full((len(x_t),), label.item(), device=x_t.device)
     return label

@@ -21,7 +21,7 @@ from diffusion.support.build import build, review, ways
 from diffusion.support.errors import UserError
 from diffusion.support.moved import TARGETS
 from diffusion.training.fitting import require_fit
-from diffusion.training.machine import settled
+from diffusion.training.machine import precise
 
 ARCHITECTURE, CONFIGURATION = ((ROOT / "docs" / name).read_text() for name in ("architecture.md", "configuration.md"))
 CHANGES = (ROOT / "CHANGELOG.md").read_text()
@@ -132,7 +132,7 @@ def test_a_command_of_clusters_composes(words):
     name, schema, typed = program(words)
     config = configured(name, schema, typed)
     if name == "train" and not config["resume"]:
-        review(settled(config))
+        review(precise(config))
         require_fit(config)
 
 

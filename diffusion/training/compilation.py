@@ -22,7 +22,7 @@ PAYS = 5000  # steps from which on a GPU a minute or two of compiling is sure to
 VARIANTS = 128  # of one block's code: as many as a network has widths and sizes, with and without gradients
 
 
-def blocks(module: TrainingModule, **settings: Any) -> None:
+def compile_blocks(module: TrainingModule, **settings: Any) -> None:
     """Compile each element of the network's outermost ModuleLists by itself: blocks of one shape share what is compiled, so that it takes
     a fraction of the whole network's time."""
     lists = [part for part in module.denoiser.network.modules() if isinstance(part, nn.ModuleList)]
@@ -31,12 +31,12 @@ def blocks(module: TrainingModule, **settings: Any) -> None:
         block.compile(**settings)
 
 
-def network(module: TrainingModule, **settings: Any) -> None:
+def compile_network(module: TrainingModule, **settings: Any) -> None:
     """Compile the network as one."""
     module.denoiser.network.compile(**settings)
 
 
-def step(module: TrainingModule, **settings: Any) -> None:
+def compile_step(module: TrainingModule, **settings: Any) -> None:
     """Compile the objective with all that it calls: x_t, the network, the loss. Raises UserError for a training that has no such step."""
     if module.computed is None:
         raise UserError(f"compile=step does not go with {type(module).__name__}: say compile=blocks.")
@@ -44,7 +44,7 @@ def step(module: TrainingModule, **settings: Any) -> None:
     module.computed = torch.compile(module.computed, **settings)
 
 
-WAYS: dict[str, Callable[..., None]] = {"blocks": blocks, "network": network, "step": step}
+WAYS: dict[str, Callable[..., None]] = {"blocks": compile_blocks, "network": compile_network, "step": compile_step}
 
 
 def chosen(config: Mapping[str, Any], module: TrainingModule, accelerator: str) -> str:

@@ -42,7 +42,7 @@ from diffusion.training.fitting import require_fit, require_methods
 from diffusion.training.initial import begin_from
 from diffusion.training.launch import alone_in, follow, job, parting
 from diffusion.training.loggers import quiet, run_of_its_own
-from diffusion.training.machine import Unscale, settled, trainer_settings
+from diffusion.training.machine import Unscale, precise, trainer_settings
 from diffusion.training.sharding import require_shardable
 from diffusion.typing import Codec
 
@@ -60,7 +60,7 @@ def train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str] = 
 
 def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], trust: Sequence[str]) -> dict[str, float]:
     quiet()
-    config = settled(config)
+    config = precise(config)
     multiply_in(config["matmul_precision"])
     require_possible(config, folder)
     settings = trainer_settings(config)

@@ -9,7 +9,7 @@ from torch._dynamo.testing import CompileCounter
 from diffusion.support.errors import UserError
 from diffusion.support.moved import brought_up
 from diffusion.training import compilation
-from diffusion.training.compilation import blocks, chosen
+from diffusion.training.compilation import chosen, compile_blocks
 from diffusion.training.run import train
 
 DIT = ["network=dit_digits", "network.width=16", "network.depth=3", "network.heads=2"]
@@ -55,7 +55,7 @@ def test_blocks_of_one_shape_share_what_is_compiled(counter):
     holder = torch.nn.Module()
     holder.denoiser = torch.nn.Module()
     holder.denoiser.network = network
-    blocks(holder, backend=counter)
+    compile_blocks(holder, backend=counter)
     network(torch.randn(2, 1, 8, 8), torch.rand(2), None)
     assert counter.frame_count == 1
 

@@ -9,7 +9,7 @@ from diffusion.support import devices
 from diffusion.support.devices import fastest, laid_out
 from diffusion.training.base import follow_layout
 from diffusion.training.ema import EMA
-from diffusion.training.machine import settled
+from diffusion.training.machine import precise
 
 SETTINGS = {"image_size": 8, "channels": 8, "multipliers": (1, 2), "attention": (4,)}
 
@@ -65,6 +65,6 @@ def test_the_precision_that_auto_stands_for(hardware, word, monkeypatch, caplog)
     monkeypatch.setattr(devices.torch.cuda, "is_bf16_supported", lambda including_emulation: hardware and not including_emulation)
     assert fastest("cpu") == fastest("cuda") == word
     caplog.set_level("INFO")
-    found = settled(composed(*TINY, "precision=auto"))
+    found = precise(composed(*TINY, "precision=auto"))
     assert found["precision"] == found["trainer"]["precision"] == word and f"precision=auto: {word}" in caplog.text
-    assert settled(composed(*TINY))["precision"] == "32-true"
+    assert precise(composed(*TINY))["precision"] == "32-true"
