@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion.networks import UNet
+
+from .flops import operations
 
 MULTIPLIERS = (1, 2, 2, 2)
 
@@ -63,9 +64,8 @@ def lucidrains(channels: int, dropout: float = 0.0) -> nn.Module:
 def work(network: Callable[..., Any], x: Tensor, *others: Any) -> float:
     """GFLOPs of one image of x [1, c, h, w] through the network and back, twice as many as forward and so three times that in all;
     by torch's counter, two to a multiplication."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(x, *others)
-    return 3 * counter.get_total_flops() / 1e9
+    with torch.no_grad():
+        return 3 * operations(lambda: network(x, *others)) / 1e9
 
 
 def facts(network: nn.Module, image_size: int, device: str, *others: Any) -> dict[str, float]:

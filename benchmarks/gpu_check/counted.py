@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.flops import operations
 from diffusion.checkpoint import load
 
 IMAGES = 2
@@ -21,13 +21,12 @@ def counted(run: str, device: str) -> dict[str, Any]:
     model.denoiser.requires_grad_(True)
     x = torch.randn(IMAGES, *model.codec.shape, device=device)
     cond = model.conditions.ask(torch.arange(IMAGES))
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        estimate = model.denoiser(x, torch.full((IMAGES,), 0.5, device=device), None if cond is None else cond.to(device))
-        forward = counter.get_total_flops()
-        estimate.eps.mean().backward()
+    given = x, torch.full((IMAGES,), 0.5, device=device), None if cond is None else cond.to(device)
+    with sdpa_kernel(SDPBackend.MATH):
+        forward = operations(lambda: model.denoiser(*given))
+        step = operations(lambda: model.denoiser(*given).eps.mean().backward())
     parameters = sum(parameter.numel() for parameter in model.denoiser.network.parameters())
-    step = counter.get_total_flops() / IMAGES
-    return {"parameters": parameters, "forward": forward / IMAGES, "step": step, "precision": model.config["precision"]}
+    return {"parameters": parameters, "forward": forward / IMAGES, "step": step / IMAGES, "precision": model.config["precision"]}
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from diffusion.generate import Recipe
 from diffusion.model import Model
-from diffusion.support.devices import laid_out
+from diffusion.support.devices import laid_out, laid_out_as
 from diffusion.support.ranges import Limit, Seed
 from diffusion.training.ema import EMA
 from diffusion.training.loss_meter import Meter
@@ -123,5 +123,5 @@ def follow_layout(optimizer: torch.optim.Optimizer) -> None:
     reads both as if they were alike."""
     for weight, state in optimizer.state.items():
         for name, value in state.items():
-            if isinstance(value, torch.Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
-                state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+            if isinstance(value, torch.Tensor) and value.shape == weight.shape:
+                state[name] = laid_out_as(weight, value)

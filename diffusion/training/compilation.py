@@ -18,7 +18,7 @@ from diffusion.training.base import TrainingModule
 from diffusion.training.sharding import WORD as SHARDED
 
 log = logging.getLogger(__name__)
-PAYS = 5000  # steps from which on a GPU a minute or two of compiling is sure to be won back
+PAYS = 5000  # steps from which a minute or two of compiling is taken to be won back on a GPU; none has said so yet
 VARIANTS = 128  # of one block's code: as many as a network has widths and sizes, with and without gradients
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.shards import local
+from diffusion.support.devices import laid_out_as
 from diffusion.support.ranges import Decay, require
 
 
@@ -71,7 +72,7 @@ class EMA:
         if theirs != ours:
             raise ValueError("The checkpoint's averaged weights are of another network; the run's config.yaml says of which.")
         self.steps = state["steps"]
-        self.shadow = {name: _laid_out_as(self.shadow[name], weight) for name, weight in state["shadow"].items()}
+        self.shadow = {name: laid_out_as(self.shadow[name], weight.clone()) for name, weight in state["shadow"].items()}
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:
@@ -81,8 +82,3 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
 def _wide(weight: Tensor) -> Tensor:
     """In float32, or float64 as it is."""
     return weight.to(torch.promote_types(weight.dtype, torch.float32))
-
-
-def _laid_out_as(own: Tensor, theirs: Tensor) -> Tensor:
-    """A copy of theirs, in memory in the order of `own`: the checkpoint may be of another device."""
-    return theirs.clone() if theirs.stride() == own.stride() else torch.empty_like(own, device=theirs.device).copy_(theirs)

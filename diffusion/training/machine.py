@@ -76,7 +76,7 @@ def processes(devices: int | str | Sequence[int]) -> int | str:
 
 
 def launched() -> dict[str, int] | None:
-    """The settings of the trainer that torchrun or srun, which started this process and the others, has precise: how many machines, and
+    """The settings of the trainer that torchrun or srun, which started this process and the others, has settled: how many machines, and
     processes on each; None where neither did. A script of sbatch without srun has only what is the job's.
 
     Raises UserError where SLURM was told only how many there are in all."""
