@@ -95,7 +95,6 @@ def require_shardable(config: Mapping[str, Any], module: LightningModule) -> Non
     objective, name = module.objective, type(module.objective).__name__
     reasons = {
         "precision=16-mixed, whose scale follows the gradients of all devices: say precision=bf16-mixed": config["precision"] == "16-mixed",
-        f"compile={config['compile']}": config["compile"] not in ("auto", "off"),
         "an autoencoder, whose encoder and decoder are called by themselves": hasattr(cast(Any, module.denoiser).network, "moments"),
         f"objective {name}, which differentiates the network twice": getattr(objective, "derives_twice", False),
         f"objective {name}, which has weights of its own": any(True for _ in getattr(objective, "parameters", tuple)()),

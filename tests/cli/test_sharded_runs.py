@@ -147,7 +147,6 @@ REFUSED = {
     "autoencoder": (["task=autoencoder"], "an autoencoder"),
     "ssm": (["objective=ssm", "schedule=ve", "parameterization=score", "network.channels=8"], "objective SSM, which differentiates"),
     "edm2": (["objective=edm2", "schedule=edm", "parameterization=edm", "network.channels=8"], "objective Uncertainty, which has weights"),
-    "compiled": (["compile=blocks", "network.channels=8"], "compile=blocks"),
 }
 
 

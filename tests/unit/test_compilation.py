@@ -86,6 +86,9 @@ def test_where_it_cannot_be_a_word_is_refused_and_auto_is_off(tmp_path):
     assert chosen(composed(*TINY, "steps=9999"), Module(), "cuda") == "off"
     with pytest.raises(UserError, match="compile=step does not go with objective"):
         chosen(composed(*TINY, "compile=step"), Module(), "cuda")
+    Module.objective = None
+    with pytest.raises(UserError, match="compile=blocks does not go with trainer=fsdp; say compile=off"):
+        chosen(composed(*TINY, "compile=blocks", "trainer=fsdp"), Module(), "cuda")
     with pytest.raises(UserError, match="compile=step does not go with AutoencoderModule: say compile=blocks"):
         run(tmp_path, "task=autoencoder", "compile=step")
 
