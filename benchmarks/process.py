@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from .harness import Absent
-from .turns import PARENT, POLL, WARMING
+from .turns import WARMING
 
 ROOT = Path(__file__).parent.parent
 ABSENT = 66  # the exit code of a process that lacks a package
+LOOK = 0.005  # seconds between two looks at a process that is timed from here
+SELDOM = 0.05  # at one that times itself
 
 
 class Started:
@@ -29,7 +31,6 @@ class Started:
             "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "HF_HUB_OFFLINE": "1",
             "HYDRA_FULL_ERROR": "0",
-            PARENT: str(os.getpid()),
             **environment,
         }
         with self.said.open("w") as file:
@@ -38,7 +39,7 @@ class Started:
                 [sys.executable, *words], cwd=ROOT, env=given, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
             )
 
-    def until(self, there: Callable[[], Any], limit: float) -> Any:
+    def until(self, there: Callable[[], Any], limit: float, every: float = LOOK) -> Any:
         """What `there()` is, as soon as it is something. Raises Absent or RuntimeError if the process ends first, or the limit passes."""
         asked = time.perf_counter()
         while not (found := there()):
@@ -48,7 +49,7 @@ class Started:
                 raise Absent(last) if code == ABSENT else RuntimeError(f"it ended with {code}: {last}")
             if time.perf_counter() - asked > limit:
                 raise RuntimeError(f"nothing after {limit:.0f} s: python {' '.join(self.words)[:200]}")
-            time.sleep(POLL)
+            time.sleep(every)
         return found
 
     def elapsed(self) -> float:
@@ -80,29 +81,32 @@ class Taking:
         self.limit, self.round = limit, WARMING
         self.folders = [folder / str(i) for i in range(len(starts))]
         told = [[word.format(turns=at) for word in words] for words, at in zip(starts, self.folders, strict=True)]
+        self.givers = [Giver(at, ranks) for at in self.folders]
         self.processes = [Started(words, at, environment) for words, at in zip(told, self.folders, strict=True)]
         self.ranks = [(p, at, rank) for p, at in zip(self.processes, self.folders, strict=True) for rank in range(ranks)]
 
     def warm(self) -> list[dict[str, Any]]:
         """Let them, and return what each says of itself when it is."""
-        self.give()
-        return [p.until(lambda file=at / f"ready-{rank}.jsonl": lines(file, 1), self.limit)[0] for p, at, rank in self.ranks]
+        return [line for (line,) in self.told("ready", 1)]
 
     def __call__(self) -> list[dict[str, Any]]:
         """A round of all at once: each one's line."""
-        self.give()
-        return [p.until(lambda file=at / f"rounds-{rank}.jsonl": lines(file, self.round), self.limit)[-1] for p, at, rank in self.ranks]
+        return [found[-1] for found in self.told("rounds", self.round + 1)]
 
-    def give(self) -> None:
-        """The next turn, to all."""
-        for at in self.folders:
-            give(at, self.round)
+    def told(self, what: str, count: int) -> list[list[dict[str, Any]]]:
+        """Give all the next turn, and return each one's lines when there are so many."""
+        for giver in self.givers:
+            giver.give(self.round)
         self.round += 1
+        said = [(process, at / f"{what}-{rank}.jsonl") for process, at, rank in self.ranks]
+        return [process.until(lambda file=file: lines(file, count), self.limit, SELDOM) for process, file in said]
 
     def end(self) -> None:
         """All of them."""
         for process in self.processes:
             process.end()
+        for giver in self.givers:
+            giver.end()
 
 
 @contextmanager
@@ -115,11 +119,24 @@ def taking(*given: Any, **settings: Any) -> Iterator[Taking]:
         taken.end()
 
 
-def give(folder: Path, number: int) -> None:
-    """Say that the round of this number may run."""
-    beside = folder / ".turn"
-    beside.write_text(str(number))
-    os.replace(beside, folder / "turn")
+class Giver:
+    """The other end of the pipes of `turns`, one for each rank."""
+
+    def __init__(self, folder: Path, ranks: int = 1) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for rank in range(ranks):
+            os.mkfifo(folder / f"turn-{rank}")
+        self.pipes = [os.open(folder / f"turn-{rank}", os.O_RDWR) for rank in range(ranks)]  # read too: it waits for nobody
+
+    def give(self, number: int) -> None:
+        """Say that the round of this number may run."""
+        for pipe in self.pipes:
+            os.write(pipe, f"{number}\n".encode())
+
+    def end(self) -> None:
+        """Nobody says so any more."""
+        for pipe in self.pipes:
+            os.close(pipe)
 
 
 def lines(file: Path, count: int) -> list[dict[str, Any]]:

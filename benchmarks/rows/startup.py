@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 
 from ..harness import Ratio, Row, Side
-from ..process import Started, give
+from ..process import Giver, Started
 from ..turns import WARMING
 from ..work import Bench
 from .training import NEVER, WORDS, loop
@@ -60,12 +60,14 @@ def ended(bench: Bench, words: list[str], side: Side) -> Iterator[Callable[[], f
 def seconds(bench: Bench, words: Callable[[Path], list[str]], until: Callable[[Path], bool] | None = None) -> float:
     """From the start of a command, whose words may name a new folder, to its end, or until there is something in that folder."""
     folder = place(bench)
-    give(folder, WARMING)
+    giver = Giver(folder)
+    giver.give(WARMING)
     started = Started(words(folder), folder)
     try:
         return started.until(lambda: until(folder) and started.elapsed(), LIMIT) if until else started.ended(LIMIT)
     finally:
         started.end()
+        giver.end()
 
 
 def training(bench: Bench, folder: Path, *words: str) -> list[str]:

@@ -41,8 +41,8 @@ class Pixels(Checked):
         return self.low, self.high
 
     def encode(self, batch: Tensor, noise: Noise | None = None) -> Tensor:
-        """uint8 [b, h, w, c] -> float32 [b, c, h, w], laid out channels-last in memory."""
-        return batch.permute(0, 3, 1, 2).to(torch.float32) / (255 / (self.high - self.low)) + self.low
+        """uint8 [b, h, w, c] -> float32 [b, c, h, w], contiguous: a network decides by its weights how the rest lies in memory."""
+        return batch.permute(0, 3, 1, 2).contiguous().to(torch.float32) / (255 / (self.high - self.low)) + self.low
 
     def decode(self, x: Tensor) -> Tensor:
         """float [b, c, h, w] -> uint8 [b, h, w, c], to the nearest level; encode then decode changes no pixel."""

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from diffusion.support.errors import UserError
+from diffusion.support.host import keep_freed_memory
 
 APPLE = "Apple's GPU (mps) has no float64, in which times and noise levels are computed"
 AUTO = "auto"  # a word for what is best here
@@ -64,6 +65,8 @@ def join_ranks(word: str) -> torch.device:
     found = device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if kind == "cuda" else kind)
     if found.type == "cuda":
         torch.cuda.set_device(found)
+    else:
+        keep_freed_memory()
     if "TORCHELASTIC_RUN_ID" in os.environ and not dist.is_initialized():
         # A rank that is done waits for the slowest, hours on many images; torchrun ends all when one dies.
         dist.init_process_group("nccl" if found.type == "cuda" else "gloo", timeout=timedelta(days=1))

@@ -1,9 +1,13 @@
 """What a command is told by the machine that it is started on, without torch, which is slow to import."""
 
+import ctypes
 import os
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
+
+TRIM, MMAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of mallopt(3)
 
 
 def started() -> str:
@@ -32,3 +36,12 @@ def gpus() -> list[str]:
         return [gpu.strip() for gpu in said.split(",") if gpu.strip() not in ("", "-1")]
     there = [path for path in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]
     return [str(number) for number in range(len(there))]  # CUDA counts those that it can reach, whatever their names are
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees for what it asks for next: a step on a CPU asks for as much as the last one. By default
+    glibc gives them back to the kernel, which hands them out zeroed a page at a time. Other C libraries have no such switch."""
+    with suppress(OSError, AttributeError, TypeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(TRIM, -1)
+        libc.mallopt(MMAP, 1 << 30)

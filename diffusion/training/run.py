@@ -28,6 +28,7 @@ from diffusion.support.build import build, build_stages, construct, review, ways
 from diffusion.support.devices import multiply_in
 from diffusion.support.errors import UserError, one_sentence
 from diffusion.support.files import writable
+from diffusion.support.host import keep_freed_memory
 from diffusion.support.progress import doing
 from diffusion.support.seeds import mixed
 from diffusion.support.trust import trusting, vet
@@ -64,6 +65,8 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
     multiply_in(config["matmul_precision"])
     require_possible(config, folder)
     settings = trainer_settings(config)
+    if settings["accelerator"] == "cpu":
+        keep_freed_memory()
     dataset = build(config["dataset"], "dataset")
     home = folder if config["resume"] else None
     with doing(f"reading {dataset.name}"):

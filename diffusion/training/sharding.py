@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pytorch_lightning import LightningModule
-from pytorch_lightning.strategies import ModelParallelStrategy, ParallelStrategy, StrategyRegistry
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, ParallelStrategy, StrategyRegistry
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
@@ -86,6 +86,7 @@ class Sharded(ModelParallelStrategy):
 
 
 StrategyRegistry.register(WORD, Sharded)  # trainer.strategy is a word, so that a run is resumed with another
+StrategyRegistry.register("ddp", DDPStrategy, override=True, gradient_as_bucket_view=True)  # gradients are sent from where they are
 
 
 def require_shardable(config: Mapping[str, Any], module: LightningModule) -> None:

@@ -17,10 +17,10 @@ import torch
 import benchmarks.__main__ as program
 from benchmarks import networks, rows, sizes
 from benchmarks.harness import Absent, Ratio, Result, Row, Side, measured
-from benchmarks.process import ABSENT, Started, lines
+from benchmarks.process import ABSENT, Giver, Started, lines
 from benchmarks.rows import sampling
 from benchmarks.rows.training import loop, train
-from benchmarks.turns import PARENT, Turns, alive
+from benchmarks.turns import Turns
 from benchmarks.work import Bench
 
 ROOT = Path(__file__).parents[2]
@@ -180,17 +180,13 @@ def test_the_rows_of_each_device_have_names_of_their_own_and_goals_of_sides_that
 
 def test_turns_are_warm_then_wait_and_time_their_own_steps(tmp_path):
     """A loop of steps of 10 ms, which begins when it may: two to warm up and three to a round; nothing runs while it is not its turn."""
-    turns, steps = Turns(tmp_path, 2, 3, memory="known"), []
+    turns, steps, giver = Turns(tmp_path, 2, 3, memory="known"), [], Giver(tmp_path)
 
     def run():
         while len(steps) < 8:
             turns.step()
             steps.append(time.perf_counter())
             time.sleep(0.01)
-
-    def give(number):
-        (tmp_path / "beside").write_text(str(number))
-        (tmp_path / "beside").replace(tmp_path / "turn")
 
     def until(name, count):
         while len(found := lines(tmp_path / name, count)) < count:
@@ -201,18 +197,19 @@ def test_turns_are_warm_then_wait_and_time_their_own_steps(tmp_path):
     thread.start()
     time.sleep(0.05)
     assert not steps
-    give(-1)
+    giver.give(-1)
     (said,) = until("ready-0.jsonl", 1)
     time.sleep(0.05)
     assert len(steps) == 2 and said["memory"] == "known" and said["threads"] == torch.get_num_threads()
-    give(0)
+    giver.give(0)
     (first,) = until("rounds-0.jsonl", 1)
     time.sleep(0.05)
     assert len(steps) == 5 and first["steps"] == 3 and first["round"] == 0
     assert first["seconds"] >= 0.03 and first["resident, GiB"] > 0
-    give(1)
+    giver.give(1)
     thread.join(10)
     assert len(steps) == 8
+    giver.end()
 
 
 def test_a_process_that_ends_says_its_last_words_and_one_that_lacks_a_package_is_absent(tmp_path):
@@ -239,12 +236,19 @@ def test_a_process_is_ended_with_its_children_and_one_that_is_late_is_named(tmp_
         raise AssertionError("the child lives")
 
 
-def test_a_process_whose_benchmark_is_gone_waits_for_no_turn(tmp_path):
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    waiting = f"from benchmarks.turns import PARENT, Turns, alive; Turns({str(tmp_path)!r}, 0, 1).step()"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), PARENT: str(gone.pid)}
-    assert subprocess.run([sys.executable, "-c", waiting], env=environment, timeout=120).returncode == 1
+@pytest.mark.parametrize("when", ["before", "while it waits"])
+def test_a_process_whose_benchmark_is_gone_waits_for_no_turn(tmp_path, when):
+    giver = Giver(tmp_path)
+    words = ["-c", f"from benchmarks.turns import Turns; Turns({str(tmp_path)!r}, 0, 1).step(); print('began'); exit(3)"]
+    giver.give(-2)  # a turn that is not its
+    if when == "before":
+        giver.end()
+    started = Started(words, tmp_path)
+    if when != "before":
+        time.sleep(4)
+        assert started.process.poll() is None
+        giver.end()
+    assert started.process.wait(120) == 1 and "began" not in started.said.read_text()
 
 
 @pytest.mark.parametrize("num_classes", [0, 10])
@@ -332,4 +336,4 @@ def test_a_benchmark_that_is_told_to_end_leaves_no_process_and_no_folder(tmp_pat
     process.terminate()
     assert process.wait(60) == 130
     assert json.loads(out.read_text())["rows"]["training-16-fp32"]["died"] == "stopped"
-    assert not alive(str(said["pid"])) and not list(temporary.glob("benchmark-*"))
+    assert not Path("/proc", str(said["pid"])).exists() and not list(temporary.glob("benchmark-*"))
