@@ -24,8 +24,8 @@ def trainer_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The trainer's settings, with the device that `auto` stands for. A deterministic run does not let cuDNN choose the fastest kernels,
     which may be others the next time.
 
-    Raises UserError for a setting that contradicts the plain key that it follows from, for a precision that is not trained in, for
-    16-mixed on a CPU, for Apple's GPU, for one device where torchrun has started several processes, and as `machines` and `processes`."""
+    Raises UserError for a setting that contradicts the plain key that it follows from, for 16-mixed on a CPU, for Apple's GPU, for one
+    device where torchrun has started several processes, and as `machines` and `processes`."""
     settings = dict(config["trainer"])
     if settings.get("num_nodes") == "auto":
         settings |= machines()
@@ -40,8 +40,6 @@ def trainer_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     if begun > 1 and settings["devices"] == settings["num_nodes"] == 1:  # each would train alone, in one folder
         raise UserError(f"torchrun has started {begun} processes, and trainer.devices=1 is one: say trainer=ddp, or trainer=multinode.")
     settings["benchmark"] = settings["benchmark"] and not settings["deterministic"]
-    if settings["precision"] not in TRAINED_IN:
-        raise UserError(f"precision={settings['precision']} is not one that is trained in: use {', '.join(TRAINED_IN)}.")
     if (settings["accelerator"], settings["precision"]) == ("cpu", "16-mixed"):
         raise UserError("precision=16-mixed trains on a GPU; on the CPU say precision=bf16-mixed or 32-true.")
     return settings
@@ -89,7 +87,9 @@ def launched() -> dict[str, int] | None:
 
 
 def precise(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with the precision that `auto` stands for on its device."""
+    """The configuration with the precision that `auto` stands for on its device. Raises UserError for one that is not trained in."""
+    if config["precision"] not in (AUTO, *TRAINED_IN):
+        raise UserError(f"precision={config['precision']} is not one that is trained in: say {', '.join(TRAINED_IN)} or auto.")
     if config["precision"] != AUTO:
         return dict(config)
     word = fastest(accelerator(config["trainer"].get("accelerator", AUTO)))

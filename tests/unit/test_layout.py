@@ -1,12 +1,18 @@
 """The order of weights in memory: on a GPU the channels last, and whatever a checkpoint's was, its state follows."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
+from commands import ROOT
 from composing import TINY, composed
 
 from diffusion.networks import UNet
 from diffusion.support import devices
 from diffusion.support.devices import fastest, laid_out
+from diffusion.support.errors import UserError
 from diffusion.training.base import follow_layout
 from diffusion.training.ema import EMA
 from diffusion.training.machine import precise
@@ -68,3 +74,31 @@ def test_the_precision_that_auto_stands_for(hardware, word, monkeypatch, caplog)
     found = precise(composed(*TINY, "precision=auto"))
     assert found["precision"] == found["trainer"]["precision"] == word and f"precision=auto: {word}" in caplog.text
     assert precise(composed(*TINY))["precision"] == "32-true"
+
+
+def test_a_precision_that_is_none_is_refused_by_its_own_name():
+    with pytest.raises(UserError, match=r"^precision=bf17 is not one .*32-true, bf16-mixed, 16-mixed or auto\.$"):
+        precise(composed(*TINY, "precision=bf17"))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's switch")
+def test_what_a_process_on_a_cpu_frees_it_keeps_for_the_next_step():
+    """Ten steps that ask for 160 MB of tensors of several sizes and free them: the kernel gives out pages in the first few alone."""
+    words = """
+import resource, sys, torch
+from diffusion.support.host import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def step():
+    kept = [torch.ones(n * 2**18) for n in (2, 10, 40, 9, 60, 39)]
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+before = faults()
+for _ in range(10):
+    step()
+print(faults() - before)
+"""
+    given, kept = (int(subprocess.check_output([sys.executable, "-c", words, how], cwd=ROOT)) for how in ("give back", "keep"))
+    assert kept < 1000 < 50_000 < given
