@@ -39,6 +39,7 @@ CANDIDATES = {
     "edm, mean -0.8, std 1.6": [*EDM, "times.mean=-0.8", "times.std=1.6"],
     "edm2": ["schedule=edm", "parameterization=edm", "objective=edm2", "times=log_normal", "times.mean=-0.4", "times.std=1.0"],
     "v, min-SNR": ["schedule=cosine", "parameterization=v", "objective=min_snr", "times=uniform"],
+    "v, min-SNR, asymmetric t": ["schedule=cosine", "parameterization=v", "objective=min_snr", "times=asymmetric"],
     "flow": ["schedule=flow", "parameterization=velocity", "objective=simple", "times=logit_normal"],
 }
 STDS = (0.05, 0.10, 0.20)  # lengths of averages; images are of the second

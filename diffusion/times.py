@@ -1,6 +1,6 @@
 """How t is drawn in training: `times(n, schedule, device) -> Draw(t, weight)`; the weight keeps the loss an unbiased mean over t.
 
-Where the distribution of t is part of an objective's definition (log-normal, logit-normal) the weight is 1."""
+Where the distribution of t is part of an objective's definition (log-normal, logit-normal, asymmetric) the weight is 1."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -114,6 +114,22 @@ class LogitNormal(Checked, Times):
     def __call__(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
         logit = self.mean + self.std * torch.randn(n, dtype=torch.float64, device=device)
         return _drawn(schedule, (-logit).sigmoid().clamp(0, 1 - 2**-53))
+
+
+@dataclass(frozen=True)
+class Asymmetric(Checked, Times):
+    """Each t up to `threshold` is `ratio` times as likely as each after it, where x_t is hardly more than noise and little is left to learn
+    (SpeeD 2405.17403, asymmetric sampling: p(t) ~ k for t <= tau, 1 for t > tau). The weight is 1: what is left out shall not count."""
+
+    threshold: Share = 0.7
+    ratio: Positive = 5.0
+
+    def __call__(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
+        tau, k = self.threshold, self.ratio
+        early = k * tau / (k * tau + 1 - tau)  # the share of t <= tau
+        u = 1 - _rand(n, device)
+        t = torch.where(u <= early, u * tau / max(early, 1e-300), tau + (u - early) * (1 - tau) / max(1 - early, 1e-300))
+        return _drawn(schedule, (1 - t).clamp(0, 1 - 2**-53))
 
 
 class Importance(nn.Module, Times):

@@ -6,7 +6,7 @@ from pretended import HERE, Device, Pretended
 
 from diffusion import schedules
 from diffusion.schedules import discrete
-from diffusion.times import Antithetic, Importance, LogitNormal, LogNormal, Stratified, Uniform
+from diffusion.times import Antithetic, Asymmetric, Importance, LogitNormal, LogNormal, Stratified, Uniform
 
 SCHEDULES = [
     *(getattr(schedules, name)() for name in schedules.__all__ if name not in ("Betas", "Discrete", "Exploding", "Schedule")),
@@ -14,7 +14,7 @@ SCHEDULES = [
     schedules.Linear(zero_terminal_snr=True),
     schedules.Flow(shift=3.0),
 ]
-TIMES = [Uniform(), Stratified(), Antithetic(), LogNormal(), LogitNormal()]
+TIMES = [Uniform(), Stratified(), Antithetic(), LogNormal(), LogitNormal(), Asymmetric()]
 CPU0, CPU1, CPU4 = torch.tensor(0.0), torch.tensor(1.0), torch.rand(4)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffusion.schedules import EDM, VE, Cosine, Flow
-from diffusion.times import Antithetic, Importance, LogitNormal, LogNormal, Stratified, Uniform
+from diffusion.times import Antithetic, Asymmetric, Importance, LogitNormal, LogNormal, Stratified, Uniform
 
 
 @pytest.mark.parametrize("schedule", [Cosine(7), VE(7)], ids=repr)
@@ -51,7 +51,7 @@ def test_draws_come_from_torch_s_random_state():
     assert not torch.equal(draws[0], Uniform()(10, Cosine()).t)
 
 
-EVERY = [Uniform(), Stratified(), Antithetic(), LogNormal(), LogitNormal()]
+EVERY = [Uniform(), Stratified(), Antithetic(), LogNormal(), LogitNormal(), Asymmetric()]
 
 
 def kolmogorov(sample: torch.Tensor, cdf) -> float:
@@ -106,6 +106,19 @@ def test_log_normal_and_logit_normal_are_what_they_say():
         kolmogorov(LogitNormal(0.5, 2.0)(50_000, Flow()).t.logit(), torch.distributions.Normal(torch.tensor(0.5).double(), 2.0).cdf) < 2.7
     )
     assert (LogNormal(mean=log(1000))(50, EDM()).t == 1).sum() > 40  # beyond the largest sigma: the largest
+
+
+@pytest.mark.parametrize(("threshold", "ratio"), [(0.7, 5.0), (0.2, 1.0), (0.5, 0.25), (0.0, 5.0), (1.0, 5.0)])
+def test_asymmetric_times_are_so_many_times_as_likely_before_the_threshold(threshold, ratio):
+    """In continuous time by the distribution's integral; on a discrete schedule by knots, each k/(T + tau(k - 1)) or 1/(T + tau(k - 1))."""
+    torch.manual_seed(0)
+    times, whole = Asymmetric(threshold, ratio), ratio * threshold + 1 - threshold
+    t = times(50_000, Flow()).t
+    assert kolmogorov(t, lambda x: (ratio * x.clamp(max=threshold) + (x - threshold).clamp(min=0)) / whole) < 2.7
+    counts = (10 * times(50_000, Cosine(10)).t).round().long().bincount(minlength=11)[1:]
+    knots = torch.arange(1, 11) / 10
+    expected = 50_000 * torch.where(knots <= threshold + 1e-6, ratio, 1.0) / (10 * whole)
+    assert ((counts - expected) ** 2 / expected).sum() < 46.0  # chi-square, 9 degrees of freedom, less than one in a million
 
 
 # ---- importance
