@@ -23,7 +23,7 @@ def main(words: list[str] | None = None) -> int:
     """The command; its exit code is 1 if a row died."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--rows", nargs="+", metavar="NAME", help="these alone, or all that begin so: training sampling-ddim")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="these alone in this order, or all that begin so: training sampling-ddim")
     parser.add_argument("--rounds", type=int, help="3 by default")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results.json")
     parser.add_argument("--smoke", action="store_true", help="tiny: whether it runs, not how fast")
@@ -40,7 +40,7 @@ def main(words: list[str] | None = None) -> int:
         if given.list:
             print(*(f"{row.name:28s} {row.what}" for row in known.values()), sep="\n")
             return 0
-        chosen = [name for name in known if any(name.startswith(said) for said in given.rows or [""])]
+        chosen = list(dict.fromkeys(name for said in given.rows or [""] for name in known if name.startswith(said)))
         if strangers := [said for said in given.rows or [] if not any(name.startswith(said) for name in known)]:
             parser.error(f"--rows {' '.join(strangers)}: the rows are {', '.join(known)}.")
         return run(bench, [known[name] for name in chosen], given.rounds or size.rounds, given.out)
