@@ -3,38 +3,68 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from diffusion.support.ranges import Checked
 
 CONTINUOUS_STEPS = 1000  # a schedule in continuous time is cut into as many steps as DDPM has, where it must be
 
 
-class At(float):
+class At(NamedTuple):
     """A single time in the place of its tensor."""
+
+    value: float
+    dtype: torch.dtype
 
 
 def remembered(of_times: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function of times, a schedule and plain values. Where all times are single and on the host it keeps its answers, which are
-    not to be changed in place: a sampler asks of the same times in each batch, and an answer takes longer than the step made with it."""
+    """The same function of times, a schedule and plain values: one tensor, or a tuple. Where all times are single, on the host and nobody's
+    variable it keeps its answers, and gives copies: a sampler asks of the same times in each batch, and an answer takes longer than the
+    step made with it."""
 
     @lru_cache(maxsize=2**14)
-    def kept(dtype: torch.dtype, *args: Any) -> Any:
-        with torch.inference_mode(False):  # an answer serves a later gradient, too
-            return of_times(*(torch.tensor(float(arg), dtype=dtype, device="cpu") if isinstance(arg, At) else arg for arg in args))
+    def kept(*args: Any) -> Any:
+        with torch.inference_mode(False), torch.enable_grad():
+            answer = of_times(*(torch.tensor(arg.value, dtype=arg.dtype, device="cpu") if isinstance(arg, At) else arg for arg in args))
+        return answer if all(map(plain, answer if isinstance(answer, tuple) else (answer,))) else None  # None for a schedule that learns
 
     @wraps(of_times)
     def found(*args: Any) -> Any:
-        times = [arg for arg in args if isinstance(arg, Tensor)]
-        single = all(t.ndim == 0 and t.device.type == "cpu" and not t.requires_grad for t in times)
-        if single and all(type(arg).__hash__ for arg in args):  # a schedule of a user's may have none
-            return kept(times[0].dtype, *(At(arg.item()) if isinstance(arg, Tensor) else arg for arg in args))
-        return of_times(*args)
+        if not all(map(constant, args)):
+            return of_times(*args)
+        try:
+            answer = kept(*(At(arg.item(), arg.dtype) if isinstance(arg, Tensor) else arg for arg in args))
+        except TypeError:  # a list in a schedule of a user's has no hash
+            answer = None
+        if answer is None:
+            return of_times(*args)
+        return tuple(part.clone() for part in answer) if isinstance(answer, tuple) else answer.clone()
 
     return found
+
+
+def constant(arg: Any) -> bool:
+    """Whether an argument is ever after what it is now: a plain value, a frozen dataclass such as this package's schedules are, or a
+    single `plain` time on the host."""
+    if isinstance(arg, Tensor):
+        return arg.ndim == 0 and arg.device.type == "cpu" and plain(arg)
+    return frozen(type(arg)) or isinstance(arg, (int, float, str)) or arg is None
+
+
+def frozen(kind: type) -> bool:
+    """Whether a class is itself a frozen dataclass."""
+    return getattr(kind.__dict__.get("__dataclass_params__"), "frozen", False)
+
+
+def plain(x: Tensor) -> bool:
+    """Whether nothing is derived by a tensor or mapped over it, by gradients, dual numbers or torch.func, and it has numbers."""
+    if type(x) is not Tensor or x.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(x):
+        return False
+    return unpack_dual(x).tangent is None
 
 
 class Schedule(Checked, ABC):

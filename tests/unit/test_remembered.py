@@ -58,24 +58,104 @@ def test_it_is_asked_once():
 
 def test_what_was_found_without_gradients_serves_one_with_them():
     with torch.inference_mode():
-        alpha, _ = Cosine(s=0.0123)(T)
+        Cosine(s=0.0123)(T)
+    alpha, _ = Cosine(s=0.0123)(T)
     x = torch.ones(2, requires_grad=True)
     (alpha * x).sum().backward()
     assert torch.equal(x.grad, alpha.float().expand(2))
 
 
-def test_a_schedule_that_cannot_be_told_apart_is_asked_each_time():
-    @dataclass  # not frozen, so without a hash
-    class Steep(Schedule):
-        slope: float = 1.0
+class Logit(Schedule):
+    """log_snr = -slope logit(t); subclasses say what slope is."""
 
-        def log_snr(self, t):
-            return -self.slope * torch.logit(t)
+    def log_snr(self, t):
+        return -self.slope * torch.logit(t)
 
-        def time(self, log_snr):
-            return (-log_snr / self.slope).sigmoid()
+    def time(self, log_snr):
+        return (-log_snr / self.slope).sigmoid()
 
-    schedule = Steep()
+
+@dataclass  # not frozen, so without a hash
+class Steep(Logit):
+    slope: float = 1.0
+
+
+class Plain(Logit):
+    """Told apart by identity."""
+
+    slope = 1.0
+
+
+@dataclass(frozen=True)
+class Listed(Logit):
+    slopes: list
+
+    @property
+    def slope(self):
+        return self.slopes[0]
+
+
+class Learned(Logit, torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.slope = torch.nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class Holding(Logit):
+    """Frozen, with a hash by identity, and a parameter in it."""
+
+    learned: Learned
+
+    @property
+    def slope(self):
+        return self.learned.slope
+
+
+def steeper(schedule):
+    with torch.no_grad():
+        if isinstance(schedule, Listed):
+            schedule.slopes[0] = 2.0
+        elif isinstance(schedule, (Learned, Holding)):
+            (schedule if isinstance(schedule, Learned) else schedule.learned).slope.fill_(2.0)
+        else:
+            schedule.slope = 2.0
+
+
+@pytest.mark.parametrize("schedule", [Steep(), Plain(), Listed([1.0]), Learned(), Holding(Learned())], ids=lambda s: type(s).__name__)
+def test_a_schedule_that_changes_is_asked_each_time(schedule):
     before = schedule(T)[0]
-    schedule.slope = 2.0
+    if before.requires_grad:
+        for _ in range(2):  # each answer has a graph of its own
+            schedule(T)[0].backward()
+    steeper(schedule)
     assert schedule(T)[0] != before
+
+
+def test_an_answer_that_is_changed_in_place_is_the_callers_own():
+    before = Cosine(s=0.0321)(T)[0].item()
+    Cosine(s=0.0321)(T)[0].mul_(2)
+    assert Cosine(s=0.0321)(T)[0].item() == before
+
+
+def test_each_time_has_its_own_type():
+    assert both_levels(T.float(), S, Cosine())[2] == both_levels.__wrapped__(T.float(), S, Cosine())[2]
+    assert both_levels(T, S.float(), Cosine())[2] == both_levels.__wrapped__(T, S.float(), Cosine())[2] != both_levels(T, S, Cosine())[2]
+
+
+def test_it_can_be_derived_and_mapped():
+    """torch.func and dual numbers by a single time, and in something else while the time is a plain number."""
+
+    def alpha(t):
+        return Cosine(s=0.0456)(t)[0]
+
+    slope = torch.autograd.grad(alpha(u := T.clone().requires_grad_()), u)[0]
+    for _ in range(2):  # also once the answer is kept
+        assert torch.func.jvp(alpha, (T,), (torch.ones_like(T),))[1] == pytest.approx(slope.item(), rel=1e-12) and slope != 0
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(T, torch.ones_like(T))
+            assert torch.autograd.forward_ad.unpack_dual(alpha(dual)).tangent == pytest.approx(slope.item(), rel=1e-12)
+        both = torch.func.vmap(alpha)(torch.stack([T, S]))
+        assert torch.equal(both, torch.stack([alpha(T), alpha(S)]))
+        _, pull = torch.func.vjp(lambda x: alpha(T) * x, torch.ones(2, dtype=torch.float64))
+        assert torch.equal(pull(torch.ones(2, dtype=torch.float64))[0], alpha(T).expand(2))
