@@ -34,6 +34,7 @@ def main(words: list[str] | None = None) -> int:
     if given.rounds is not None and given.rounds < 1:
         parser.error(f"--rounds {given.rounds}: at least 1.")
     size = sizes.SMOKE if given.smoke else {"cpu": sizes.CPU, "cuda": sizes.CUDA}[given.device]
+    torch.set_float32_matmul_precision("high")  # of all sides in this process, whichever rows there are; train.py's own default
     with TemporaryDirectory(prefix="benchmark-") as folder:
         bench = Bench(given.device, size, Path(folder))
         known = rows.every(bench)

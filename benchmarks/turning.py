@@ -15,9 +15,10 @@ class Turning(Callback):
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         """The device and the rank are known."""
-        network = getattr(module.denoiser.network, "_orig_mod", module.denoiser.network)
+        network = module.denoiser.network
+        compiled = any(part._compiled_call_impl is not None for part in network.modules())
         kinds = sorted({str(p.dtype).removeprefix("torch.") for p in network.parameters()})
-        facts = {"precision": str(trainer.precision), "weights": "/".join(kinds), "compiled": network._compiled_call_impl is not None}
+        facts = {"precision": str(trainer.precision), "weights": "/".join(kinds), "compiled": compiled}
         self.turns = Turns(*self.given, trainer.strategy.root_device.type, trainer.global_rank, **facts)
 
     def on_train_batch_start(self, *_: Any) -> None:

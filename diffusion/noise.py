@@ -24,9 +24,9 @@ def slerp(a: Tensor, b: Tensor, weight: Tensor | float) -> Tensor:
     """Spherical interpolation of two noises of the same shape (DDIM eq. 67), theta the angle between them:
     sin((1 - w) theta)/sin(theta) a + sin(w theta)/sin(theta) b. `weight` is a number or broadcasts."""
     theta = torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0).clamp(-1, 1).acos()
-    if theta.sin() < 1e-4:  # the same noise, or its opposite
-        return torch.lerp(a, b, torch.as_tensor(weight).to(a))
-    return (((1 - weight) * theta).sin() * a + (weight * theta).sin() * b) / theta.sin()
+    arc = (((1 - weight) * theta).sin() * a + (weight * theta).sin() * b) / theta.sin()
+    line = torch.lerp(a, b, weight.to(a) if isinstance(weight, Tensor) else weight)
+    return torch.where(theta.sin() < 1e-4, line, arc)  # of a noise and itself, or its opposite, there is no arc
 
 
 def require_seed(seed: Seed) -> None:

@@ -1,14 +1,12 @@
 """python -m benchmarks.gpu_check.counted RUN cpu|cuda — a run's parameters and the FLOPs of one image's step, as JSON.
 
-A step's are those of the network's forward and backward pass, a multiply-add being two, counted by torch's own counter as it computes;
-attention is computed by plain matrix products meanwhile, since the counter does not know every fused form of it."""
+A step's are those of the network's forward and backward pass, a multiply-add being two, counted by torch's own counter as it computes."""
 
 import argparse
 import json
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.flops import operations
 from diffusion.checkpoint import load
@@ -22,9 +20,8 @@ def counted(run: str, device: str) -> dict[str, Any]:
     x = torch.randn(IMAGES, *model.codec.shape, device=device)
     cond = model.conditions.ask(torch.arange(IMAGES))
     given = x, torch.full((IMAGES,), 0.5, device=device), None if cond is None else cond.to(device)
-    with sdpa_kernel(SDPBackend.MATH):
-        forward = operations(lambda: model.denoiser(*given))
-        step = operations(lambda: model.denoiser(*given).eps.mean().backward())
+    forward = operations(lambda: model.denoiser(*given))
+    step = operations(lambda: model.denoiser(*given).eps.mean().backward())
     parameters = sum(parameter.numel() for parameter in model.denoiser.network.parameters())
     return {"parameters": parameters, "forward": forward / IMAGES, "step": step / IMAGES, "precision": model.config["precision"]}
 

@@ -6,6 +6,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from diffusion.support.host import keep_freed_memory
+from diffusion.training.compilation import blocks
+
 from .. import networks
 from . import settings, turns
 
@@ -15,12 +18,14 @@ def main() -> None:
     device = torch.device(given.device)
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
+    if given.device == "cpu":
+        keep_freed_memory()  # as train.py does: what is to be seen is the framework
     torch.set_float32_matmul_precision("high")
     layout = torch.channels_last if given.channels_last else torch.contiguous_format
     network = networks.ours(given.channels, given.image_size, dropout=0.1).to(device, memory_format=layout)
     facts = networks.facts(network, given.image_size, given.device)
-    if given.compile:
-        network.compile()
+    for block in blocks(network) if given.compile else []:
+        block.compile()
     images = torch.from_numpy(np.load(Path(given.images).with_suffix(".npy"))).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-4, weight_decay=0.0, fused=True)
     weights = list(network.parameters())
@@ -29,7 +34,7 @@ def main() -> None:
     turn, total, done = turns(given, **facts), torch.zeros((), device=device), 0
     while True:
         turn.step()
-        x0 = images[torch.randint(len(images), (given.batch,), device=device)].permute(0, 3, 1, 2).float() / 127.5 - 1
+        x0 = images[torch.randint(len(images), (given.batch,), device=device)].permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
         x0 = torch.where(torch.rand(given.batch, 1, 1, 1, device=device) < 0.5, x0.flip(-1), x0)
         t, eps = torch.randint(1000, (given.batch,), device=device), torch.randn_like(x0)
         a = alpha[t][:, None, None, None]

@@ -6,6 +6,8 @@ from functools import partial
 
 import torch
 
+from diffusion.support.devices import fastest
+
 from .. import loops, networks
 from ..harness import OURS, Ratio, Row, Side
 from ..process import Started, taking
@@ -13,7 +15,6 @@ from ..work import Bench
 
 # What we type for each precision, and what the bare loop is told so that it does the same: compile=auto compiles on a GPU alone.
 WORDS = {"fp32": ["precision=32-true", "compile=off"], "best": ["precision=auto", "compile=auto"]}
-BARE = {"fp32": [], "best": ["--precision=bf16"]}
 NEVER = ["eval_every=100000000", "checkpoint_every=100000000"]  # within a run of the benchmark
 IMPORTS = """
 import train, diffusion.training.run, pytorch_lightning.loggers
@@ -29,12 +30,13 @@ def rows(bench: Bench) -> list[Row]:
 
 
 def row(bench: Bench, batch: int, how: str) -> Row:
-    """One batch size in float32, or by our best words: then the peers run in bfloat16, and diffusers also as it is documented."""
-    peer = "fp32" if how == "fp32" else "bf16"
+    """One batch size in float32, or by our best words: then the peers run in the precision that these choose here, bfloat16 where there is
+    hardware for it, and diffusers also as it is documented."""
+    peer = "bf16" if how == "best" and fastest(bench.device) == "bf16-mixed" else "fp32"
     start = partial(partial, process, bench, batch)
     sides = [
         Side(OURS, start(train(bench, batch, WORDS[how])), needed=True),
-        Side("bare", start(loop(bench, batch, "bare", *BARE[how], *as_ours(bench, how)))),
+        Side("bare", start(loop(bench, batch, "bare", f"--precision={peer}", *as_ours(bench, how)))),
         Side("diffusers", start(loop(bench, batch, "accelerated", f"--precision={peer}"))),
         Side("lucidrains", start(loop(bench, batch, "lucidrains", f"--precision={peer}"))),
         Side("matmul", partial(matmul, bench, peer)),
@@ -151,8 +153,7 @@ def work_of_ours(bench: Bench) -> dict[str, float]:
 
 @contextmanager
 def matmul(bench: Bench, precision: str, side: Side) -> Iterator[Callable[[], float]]:
-    """Seconds for a product of square matrices, the machine's rate. On a GPU float32 is TF32, as in training."""
-    torch.set_float32_matmul_precision("high")
+    """Seconds for a product of square matrices, the machine's rate. On a GPU float32 is TF32, as in all of this process."""
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     n, times = bench.sizes.matmul, 20 if bench.device == "cuda" else 3
     a, b = (torch.randn(n, n, device=bench.device).to(kind) for _ in range(2))

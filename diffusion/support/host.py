@@ -44,4 +44,4 @@ def keep_freed_memory() -> None:
     with suppress(OSError, AttributeError, TypeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(TRIM, -1)
-        libc.mallopt(MMAP, 1 << 30)
+        _ = libc.mallopt(MMAP, 1 << 30) or libc.mallopt(MMAP, 1 << 25)  # the most that an older glibc takes

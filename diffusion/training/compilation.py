@@ -18,21 +18,30 @@ from diffusion.training.base import TrainingModule
 from diffusion.training.sharding import WORD as SHARDED
 
 log = logging.getLogger(__name__)
-PAYS = 5000  # steps from which a minute or two of compiling is taken to be won back on a GPU; none has said so yet
+PAYS, MINUTES = 5000, 10  # steps and minutes from which one or two of compiling are taken to be won back on a GPU; none has said so yet
 VARIANTS = 128  # of one block's code: as many as a network has widths and sizes, with and without gradients
 
 
 def compile_blocks(module: TrainingModule, **settings: Any) -> None:
     """Compile each element of the network's outermost ModuleLists by itself: blocks of one shape share what is compiled, so that it takes
-    a fraction of the whole network's time."""
-    lists = [part for part in module.denoiser.network.modules() if isinstance(part, nn.ModuleList)]
-    within = {child for part in lists for child in part.modules() if child is not part}
-    for block in (child for part in lists if part not in within for child in part):
+    a fraction of the whole network's time. Raises UserError for a network without such lists."""
+    for block in (found := blocks(module.denoiser.network)):
         block.compile(**settings)
+    if not found:
+        raise UserError(f"compile=blocks finds no blocks in {type(module.denoiser.network).__name__}: say compile=network.")
+
+
+def blocks(network: nn.Module) -> list[nn.Module]:
+    """The elements of a network's outermost ModuleLists."""
+    lists = [part for part in network.modules() if isinstance(part, nn.ModuleList)]
+    within = {child for part in lists for child in part.modules() if child is not part}
+    return [child for part in lists if part not in within for child in part]
 
 
 def compile_network(module: TrainingModule, **settings: Any) -> None:
-    """Compile the network as one."""
+    """Compile the network as one. Raises UserError for an autoencoder, whose two halves are called by themselves."""
+    if hasattr(module.denoiser.network, "moments"):
+        raise UserError(f"compile=network does not go with {type(module.denoiser.network).__name__}: say compile=blocks.")
     module.denoiser.network.compile(**settings)
 
 
@@ -57,7 +66,8 @@ def chosen(config: Mapping[str, Any], module: TrainingModule, accelerator: str) 
         raise UserError(f"compile={word} does not go with {why}; say compile=off.")
     if word != "auto":
         return word
-    pays = accelerator in ("cuda", "gpu") and config["steps"] >= PAYS and not config["deterministic"] and not why
+    long = config["steps"] >= PAYS and (config.get("minutes") or MINUTES) >= MINUTES
+    pays = accelerator in ("cuda", "gpu") and long and not config["deterministic"] and not why and blocks(module.denoiser.network)
     return "blocks" if pays else "off"
 
 

@@ -94,7 +94,10 @@ def precise(config: Mapping[str, Any]) -> dict[str, Any]:
         return dict(config)
     word = fastest(accelerator(config["trainer"].get("accelerator", AUTO)))
     log.info("precision=auto: %s", word)
-    return {**config, "precision": word, "trainer": {**config["trainer"], "precision": word}}
+    trainer = dict(config["trainer"])
+    if trainer.get("precision", AUTO) == AUTO:  # another contradicts it, and is refused as such
+        trainer["precision"] = word
+    return {**config, "precision": word, "trainer": trainer}
 
 
 class Unscale(Callback):

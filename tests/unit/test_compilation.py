@@ -1,6 +1,8 @@
 """compile=WORD: what is compiled, once, to the same losses, and where it is refused. torch's tracing is real here and its kernels are not
 made, but for the slow test: on a CPU they take minutes."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from composing import TINY, composed
@@ -9,7 +11,7 @@ from torch._dynamo.testing import CompileCounter
 from diffusion.support.errors import UserError
 from diffusion.support.moved import brought_up
 from diffusion.training import compilation
-from diffusion.training.compilation import chosen, compile_blocks
+from diffusion.training.compilation import chosen, compile_blocks, compile_network
 from diffusion.training.run import train
 
 DIT = ["network=dit_digits", "network.width=16", "network.depth=3", "network.heads=2"]
@@ -65,6 +67,8 @@ def test_blocks_of_one_shape_share_what_is_compiled(counter):
     [
         (["steps=5000"], "cuda", "blocks"),
         (["steps=4999"], "cuda", "off"),
+        (["steps=5000", "minutes=30"], "cuda", "blocks"),
+        (["steps=5000", "minutes=2"], "cuda", "off"),  # of which compiling would take the most
         (["steps=5000"], "cpu", "off"),
         (["steps=5000", "deterministic=true"], "cuda", "off"),
         (["steps=5000", "trainer=fsdp"], "cuda", "off"),
@@ -72,10 +76,22 @@ def test_blocks_of_one_shape_share_what_is_compiled(counter):
     ],
 )
 def test_what_auto_stands_for(words, accelerator, word):
-    class Module:
-        objective = None
+    assert chosen(composed(*TINY, *words), module_of(torch.nn.ModuleList([torch.nn.Identity()])), accelerator) == word
 
-    assert chosen(composed(*TINY, *words), Module(), accelerator) == word
+
+def module_of(network):
+    return SimpleNamespace(objective=None, denoiser=SimpleNamespace(network=network))
+
+
+def test_what_would_compile_nothing_is_refused_and_not_chosen():
+    """A network without lists of blocks has none to compile, and an autoencoder is not called as one."""
+    plain, autoencoder = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    autoencoder.moments = None
+    assert chosen(composed(*TINY, "steps=5000"), module_of(plain), "cuda") == "off"
+    with pytest.raises(UserError, match=r"^compile=blocks finds no blocks in Linear: say compile=network\.$"):
+        compile_blocks(module_of(plain))
+    with pytest.raises(UserError, match=r"^compile=network does not go with Linear: say compile=blocks\.$"):
+        compile_network(module_of(autoencoder))
 
 
 def test_where_it_cannot_be_a_word_is_refused_and_auto_is_off(tmp_path):

@@ -11,7 +11,7 @@ from composing import ROOT
 from torch import nn
 
 from benchmarks.cost import Run, evaluation, main, quantity
-from benchmarks.flops import Arithmetic, Machine, all_reduce, arithmetic, memory, peak
+from benchmarks.flops import Arithmetic, Machine, all_reduce, arithmetic, memory, operations, peak
 from benchmarks.memory import LiveBytes
 
 CIFAR = ["dataset=cifar10", "metric=none", "conditions=none"]
@@ -197,3 +197,10 @@ def test_the_command_measures_this_machine():
     said = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=600, check=True).stdout
     rows = [line for line in said.splitlines() if line.startswith("| network=")]
     assert len(rows) == 4 and all(float(row.split("|")[-2]) > 0 for row in rows), json.dumps(rows)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_attention_is_counted_wherever_it_is_computed(device):
+    """Two products of [n, d] by [d, n] and [n, n] by [n, d], of each of b h heads, two operations to a multiply-add."""
+    q, k, v = (torch.zeros(2, 3, 16, 8, device=device) for _ in range(3))
+    assert operations(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v)) == 2 * 3 * 2 * (2 * 16 * 16 * 8)

@@ -15,7 +15,7 @@ from diffusion.support.devices import fastest, laid_out
 from diffusion.support.errors import UserError
 from diffusion.training.base import follow_layout
 from diffusion.training.ema import EMA
-from diffusion.training.machine import precise
+from diffusion.training.machine import precise, trainer_settings
 
 SETTINGS = {"image_size": 8, "channels": 8, "multipliers": (1, 2), "attention": (4,)}
 
@@ -79,6 +79,12 @@ def test_the_precision_that_auto_stands_for(hardware, word, monkeypatch, caplog)
 def test_a_precision_that_is_none_is_refused_by_its_own_name():
     with pytest.raises(UserError, match=r"^precision=bf17 is not one .*32-true, bf16-mixed, 16-mixed or auto\.$"):
         precise(composed(*TINY, "precision=bf17"))
+
+
+def test_a_precision_of_the_trainers_own_is_not_overridden_by_auto():
+    config = precise(composed(*TINY, "precision=auto", "trainer.precision=16-mixed"))
+    with pytest.raises(UserError, match=r"^trainer\.precision=16-mixed contradicts precision="):
+        trainer_settings(config)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's switch")

@@ -72,12 +72,13 @@ def test_the_tails_are_finite_at_the_ends_of_the_words(monkeypatch):
 
 def test_on_a_device_it_is_the_hosts_and_draws_do_not_wait():
     with Device() as device:
-        noise = SeededNoise([3, 8], HERE)
-        like = device.put(torch.empty(2, 3, 4))
+        seeds = [3, 8, Between(3, 8, 0.25)]
+        noise = SeededNoise(seeds, HERE)
+        like = device.put(torch.empty(3, 3, 4))
         before = device.waits
         z = noise(like)
         assert device.waits == before
-    assert torch.equal(z.held, Counted([3, 8], "cpu")(torch.empty(2, 3, 4)))
+    assert torch.equal(z.held, Counted(seeds, "cpu")(torch.empty(3, 3, 4)))
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, Between(0, 2**32, 0.5)])
