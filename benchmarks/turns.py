@@ -41,6 +41,8 @@ class Turns:
             self.say("rounds", "a", round=trained // self.steps - 1, seconds=now - self.since, steps=self.steps, **peak(self.device))
         else:
             self.say("ready", "w", pid=os.getpid(), threads=torch.get_num_threads(), torch=torch.__version__, **self.facts)
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()  # the device is the others' meanwhile, and does not hold seven trainings' memory at once
         self.wait_for_turn(trained // self.steps)
         self.since = time.perf_counter()
 
