@@ -30,11 +30,11 @@ def remembered(of_times: Callable[..., Any]) -> Callable[..., Any]:
     def kept(*args: Any) -> Any:
         with torch.inference_mode(False), torch.enable_grad():
             answer = of_times(*(torch.tensor(arg.value, dtype=arg.dtype, device="cpu") if isinstance(arg, At) else arg for arg in args))
-        return answer if all(map(plain, answer if isinstance(answer, tuple) else (answer,))) else None  # None for a schedule that learns
+        return answer if all(map(underived, answer if isinstance(answer, tuple) else (answer,))) else None  # a schedule that learns
 
     @wraps(of_times)
     def found(*args: Any) -> Any:
-        if not all(map(constant, args)):
+        if not all(map(unchanging, args)):
             return of_times(*args)
         try:
             answer = kept(*(At(arg.item(), arg.dtype) if isinstance(arg, Tensor) else arg for arg in args))
@@ -47,11 +47,11 @@ def remembered(of_times: Callable[..., Any]) -> Callable[..., Any]:
     return found
 
 
-def constant(arg: Any) -> bool:
+def unchanging(arg: Any) -> bool:
     """Whether an argument is ever after what it is now: a plain value, a frozen dataclass such as this package's schedules are, or a
-    single `plain` time on the host."""
+    single `underived` time on the host."""
     if isinstance(arg, Tensor):
-        return arg.ndim == 0 and arg.device.type == "cpu" and plain(arg)
+        return arg.ndim == 0 and arg.device.type == "cpu" and underived(arg)
     return frozen(type(arg)) or isinstance(arg, (int, float, str)) or arg is None
 
 
@@ -60,7 +60,7 @@ def frozen(kind: type) -> bool:
     return getattr(kind.__dict__.get("__dataclass_params__"), "frozen", False)
 
 
-def plain(x: Tensor) -> bool:
+def underived(x: Tensor) -> bool:
     """Whether nothing is derived by a tensor or mapped over it, by gradients, dual numbers or torch.func, and it has numbers."""
     if type(x) is not Tensor or x.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(x):
         return False
