@@ -4,7 +4,7 @@ In the process that trains, `Turns.step()` stands before each step. It and `proc
 the number of a round that may run, -1 where that is the warming up (so that many may be started at once, and none is warmed by another's
 time), `ready-RANK.jsonl` is what the process says of itself when it is warm, and `rounds-RANK.jsonl` has a line for each round done.
 Nothing but the folder is shared, so that the ranks of one run take part as well. Who waits reads from a pipe, and takes nothing from the
-cores: five processes that looked into a file every 2 ms took a third of one."""
+cores: to look into a file every 2 ms takes 8 % of one."""
 
 import json
 import os

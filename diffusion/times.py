@@ -126,9 +126,8 @@ class Asymmetric(Checked, Times):
 
     def __call__(self, n: int, schedule: Schedule, device: torch.device | str = "cpu") -> Draw:
         tau, k = self.threshold, self.ratio
-        early = k * tau / (k * tau + 1 - tau)  # the share of t <= tau
-        u = 1 - _rand(n, device)
-        t = torch.where(u <= early, u * tau / max(early, 1e-300), tau + (u - early) * (1 - tau) / max(1 - early, 1e-300))
+        u = (1 - _rand(n, device)) * (k * tau + 1 - tau)  # so long as all t together, of which those up to tau are k times as dense
+        t = torch.where(u <= k * tau, u / k, u - k * tau + tau)
         return _drawn(schedule, (1 - t).clamp(0, 1 - 2**-53))
 
 

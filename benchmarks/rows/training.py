@@ -13,7 +13,7 @@ from ..harness import OURS, Ratio, Row, Side
 from ..process import Started, taking
 from ..work import Bench
 
-# What we type for each precision, and what the bare loop is told so that it does the same: compile=auto compiles on a GPU alone.
+# What we type for each precision; compile=auto compiles on a GPU alone.
 WORDS = {"fp32": ["precision=32-true", "compile=off"], "best": ["precision=auto", "compile=auto"]}
 NEVER = ["eval_every=100000000", "checkpoint_every=100000000"]  # within a run of the benchmark
 IMPORTS = """

@@ -40,7 +40,7 @@ def gpus() -> list[str]:
 
 def keep_freed_memory() -> None:
     """Let this process keep what it frees for what it asks for next: a step on a CPU asks for as much as the last one. By default
-    glibc gives them back to the kernel, which hands them out zeroed a page at a time. Other C libraries have no such switch."""
+    glibc gives it back to the kernel, which hands it out again a page at a time, zeroed. Other C libraries have no such switch."""
     with suppress(OSError, AttributeError, TypeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(TRIM, -1)

@@ -25,10 +25,11 @@ VARIANTS = 128  # of one block's code: as many as a network has widths and sizes
 def compile_blocks(module: TrainingModule, **settings: Any) -> None:
     """Compile each element of the network's outermost ModuleLists by itself: blocks of one shape share what is compiled, so that it takes
     a fraction of the whole network's time. Raises UserError for a network without such lists."""
-    for block in (found := blocks(module.denoiser.network)):
-        block.compile(**settings)
+    found = blocks(module.denoiser.network)
     if not found:
         raise UserError(f"compile=blocks finds no blocks in {type(module.denoiser.network).__name__}: say compile=network.")
+    for block in found:
+        block.compile(**settings)
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:

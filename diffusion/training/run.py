@@ -84,13 +84,8 @@ def _train(config: Mapping[str, Any], folder: Path, sources: Mapping[str, str], 
     limit, interruption = TimeLimit(config.get("minutes")), Interruption(callbacks := build_callbacks(config))
     first, then = [Record(config, sources, copies(model.codec)), Divergence(), Unscale(), limit], callbacks.values()
     trainer = build_trainer(config, settings, folder, [*first, *then, interruption])
-    given = {
-        "dataset": dataset,
-        "batch_size": config["batch_size"],
-        "seed": config["seed"],
-        "conditions": module.conditions,
-        "serving": serving,
-    }
+    given = {key: config[key] for key in ("batch_size", "seed")}
+    given |= {"dataset": dataset, "conditions": module.conditions, "serving": serving}
     data = construct(DataModule, config["data"], "data", given=given)
     with alone_in(folder) if trainer.is_global_zero else nullcontext():
         resume, done, left = resumable(config) if config["resume"] else (None, 0, False)
