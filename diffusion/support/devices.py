@@ -60,7 +60,8 @@ def multiplying_in(word: str) -> Iterator[None]:
 
 
 def join_ranks(word: str) -> torch.device:
-    """This process's device, after joining the others where torchrun started several; one group serves all the cells of a sweep."""
+    """This process's device, after joining the others where torchrun started several; one group serves all the cells of a sweep. On a
+    CPU the process keeps the memory that it frees."""
     kind = preferred() if word == "auto" else word
     found = device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if kind == "cuda" else kind)
     if found.type == "cuda":
