@@ -57,7 +57,8 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
         require_texts(model.conditions, "negative_prompt", cfg.negative_prompt)
     n = cfg.n or (len(texts_in(cfg.prompts)) if cfg.prompts is not None else 64 if model.path else 1)
     size = model.size(cfg.height, cfg.width)
-    recipe = model.recipe(**own(model.config, cfg, typed), batch_size=cfg.sample_batch_size, precision=cfg.precision, size=size)
+    how = {"batch_size": cfg.sample_batch_size, "precision": cfg.precision, "size": size, "graphs": cfg.graphs}
+    recipe = model.recipe(**own(model.config, cfg, typed), **how)
     recipe = edited(recipe, OmegaConf.to_container(cfg.edit, resolve=True), n)
     seeds = between(cfg.between, n) if cfg.between else range(cfg.seed, cfg.seed + n)
     said = {key: OmegaConf.to_object(cfg[key]) if OmegaConf.is_config(cfg[key]) else cfg[key] for key in ("classes", "prompt", "prompts")}

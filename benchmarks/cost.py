@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.flops import FLOAT, Machine, arithmetic, memory, operations
+from benchmarks.flops import FLOAT, Machine, arithmetic, memory, operations, product
 from diffusion.metrics.extractors.resnet56 import CifarResNet
 from diffusion.model import Model, network_of, variance_of
 from diffusion.support.build import build, ways
@@ -160,15 +160,15 @@ def assumptions(machine: Machine) -> list[str]:
     ]
 
 
-def matmul_rate(size: int = 1024, seconds: float = 1.0) -> float:
+def matmul_rate(side: int = 1024, seconds: float = 1.0) -> float:
     """Operations a second of processor time of a float32 matrix product on this machine, the median of those made in so many seconds."""
-    a, b, times = torch.randn(size, size), torch.randn(size, size), []
-    a @ b
+    (multiply, work), times = product(side, "cpu", torch.float32), []
+    multiply()
     until = time.process_time() + seconds
     while (start := time.process_time()) < until:
-        a @ b
+        multiply()
         times.append(time.process_time() - start)
-    return 2 * size**3 / median(times)
+    return work / median(times)
 
 
 def step_seconds(run: Run, batch: int, rounds: int = 3) -> float:

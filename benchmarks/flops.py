@@ -51,6 +51,12 @@ def operations(work: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
+def product(side: int, device: str, dtype: torch.dtype) -> tuple[Callable[[], Tensor], int]:
+    """A product of square matrices of random numbers, whose rate is what a device can do at best, and its operations."""
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return lambda: a @ b, 2 * side**3
+
+
 def arithmetic(make: Callable[[], nn.Module], inputs: Callable[[int], tuple[Tensor, ...]]) -> Arithmetic:
     """Of the network that `make()` makes, on the tensors `inputs(batch)`."""
     with torch.device("meta"):

@@ -27,7 +27,20 @@ from diffusion.support.files import require_writable
 from diffusion.support.progress import doing
 
 PLACE = ("name", "out", "paths")  # of the lines
-OWN = ("ckpt", "images", "reference", "averaged", "seed", "precision", "sample_batch_size", "device", "floor", "keep_features", *PLACE)
+OWN = (
+    "ckpt",
+    "images",
+    "reference",
+    "averaged",
+    "seed",
+    "precision",
+    "sample_batch_size",
+    "graphs",
+    "device",
+    "floor",
+    "keep_features",
+    *PLACE,
+)
 CHANGED = ("sampler", "grid", "guidance", "metric", "dataset", "reference", "sweep", "way", "trust", "published")
 HERE = ("device", "sweep", "trust", *PLACE)  # what is said of any command
 OF_IMAGES = ("images", "reference", "dataset", "metric", "sample_batch_size", "floor", "keep_features", "published", *HERE)

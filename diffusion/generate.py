@@ -7,17 +7,18 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache, partial
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from diffusion.codecs import Pixels
 from diffusion.conditions import Unconditional
-from diffusion.denoiser import Estimate
+from diffusion.denoiser import Denoiser, Estimate
 from diffusion.noise import Seed, SeededNoise
 from diffusion.samplers import State, last
 from diffusion.support.devices import multiplying_in
+from diffusion.support.graphs import recorded
 from diffusion.support.hashes import tensors_hash
 from diffusion.typing import Codec, Conditions, Denoise, Rows, device_of
 
@@ -156,11 +157,12 @@ class Recipe:
 
     `precision` is what the network computes in: 32-true, or bf16-mixed or 16-mixed for autocast, as in training, or bf16-true or 16-true
     for autocast with weights of that type (see `Model.to`); or 64-true, whose rounding is too small to move an adaptive sampler's steps.
-    `matmul_precision` is torch's for float32 (high: TF32 where there is any).
+    `matmul_precision` is torch's for float32 (high: TF32 where there is any). With `graphs` the networks' calls are CUDA graphs
+    (`diffusion.support.graphs`), which a GPU gains by where it would wait for Python: small batches and small networks.
     `model` is the denoiser without guidance, where that is known.
 
-    Raises ValueError at once for another precision, for weights of another type than it says, and if the grid does not fit the denoiser's
-    schedule."""
+    Raises ValueError at once for another precision, for weights of another type than it says, for graphs without a GPU, and if the grid
+    does not fit the denoiser's schedule."""
 
     denoiser: Denoise
     sampler: Callable
@@ -171,6 +173,7 @@ class Recipe:
     batch_size: int = 64
     precision: str = "32-true"
     matmul_precision: str = "high"
+    graphs: bool = False
     model: Denoise | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -181,6 +184,8 @@ class Recipe:
         weights = {weight.dtype for weight in getattr(self.model, "parameters", tuple)()} & set(HALVES.values())
         if self.model is not None and weights != {HALVES[name] for name in {self.precision} & HALVES.keys()}:
             raise ValueError(f"precision={self.precision} needs weights of that type: load the model again, and say to(device, precision).")
+        if self.graphs and device_of(self.denoiser).type != "cuda":
+            raise ValueError("graphs=true records what a GPU is told, and the network is not on one: leave it out, or say device=cuda.")
         self.grid(self.denoiser.schedule)
 
     def __call__(self, seeds: Sequence[Seed], cond: Rows | None = None) -> Made:
@@ -193,7 +198,8 @@ class Recipe:
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Within the context the network computes in the recipe's precision."""
-        with multiplying_in(self.matmul_precision), PRECISIONS[self.precision](self.denoiser):
+        networks = [cast(torch.nn.Module, model.network) for model in modules(self.denoiser) if self.graphs and isinstance(model, Denoiser)]
+        with multiplying_in(self.matmul_precision), PRECISIONS[self.precision](self.denoiser), recorded(networks):
             yield
 
     def describe(self) -> dict[str, Any]:

@@ -80,10 +80,12 @@ class Model:
         batch_size: int | None = None,
         precision: str | None = None,
         size: tuple[int, int] | None = None,
+        graphs: bool = False,
     ) -> Recipe:
         """The recipe with this sampler and grid, each an object or its configuration, and with `guidance`, a sequence or a mapping of
         stages, each a function of the denoiser or its configuration, the last one outermost. `size` is the images' (height, width) where it
-        is not that of training. What is None is the run's own, if the model is of a run.
+        is not that of training. With `graphs` a GPU is told each call at once (see `Recipe`). What is None is the run's own, if the model
+        is of a run.
 
         Raises ValueError or UserError where they do not fit each other or the model, and for what is neither given nor a run's."""
         own = ways(self.config)["main"] if self.config else {"guidance": {}}
@@ -114,6 +116,7 @@ class Model:
             run["sample_batch_size"] if batch_size is None else batch_size,
             fastest(device_of(denoiser).type) if said == AUTO else said,
             run["matmul_precision"],
+            graphs,
             self.denoiser,
         )
 

@@ -105,6 +105,7 @@ class SampleSchema:
     averaged: bool = MISSING
     precision: str | None = None
     sample_batch_size: Images | None = None
+    graphs: bool = MISSING
     device: str = MISSING
     trajectory: bool = MISSING
     between: tuple[Seed, Seed] | None = None
@@ -127,6 +128,7 @@ class EvaluateSchema(TrainSchema):
     images: str | None = None
     reference: str | None = None
     averaged: bool = MISSING
+    graphs: bool = MISSING
     device: str = MISSING
     floor: bool = MISSING
     keep_features: NonNegative = MISSING

@@ -13,6 +13,8 @@ import time
 
 import torch
 
+from benchmarks.flops import product
+
 SIDES = {"cuda": 8192, "cpu": 1024}
 KINDS = {"cuda": {"float32": ("highest", torch.float32), "tf32": ("high", torch.float32), "bf16": ("high", torch.bfloat16)}}
 KINDS["cpu"] = {"float32": ("highest", torch.float32), "bf16": ("highest", torch.bfloat16)}
@@ -32,17 +34,16 @@ def rate(device: str, kind: str, rounds: int = 10) -> float:
     """TFLOP/s."""
     precision, dtype = KINDS[device][kind]
     torch.set_float32_matmul_precision(precision)
-    side, seconds = SIDES[device], []
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    (multiply, work), seconds = product(SIDES[device], device, dtype), []
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     for number in range(rounds + 3):
         wait()
         started = time.perf_counter()
-        torch.mm(a, b)
+        multiply()
         wait()
         if number >= 3:
             seconds.append(time.perf_counter() - started)
-    return 2 * side**3 / statistics.median(seconds) / 1e12
+    return work / statistics.median(seconds) / 1e12
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ from ..work import Bench
 
 CLASSES, SCALE = 10, 2.0
 BEST = "bf16-true"
+GRAPHS = f"ours {BEST}, graphs"
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,10 @@ def row(bench: Bench, method: Method) -> Row:
         Ratio("diffusers / ours, both fp32", "diffusers", OURS, {"cpu": ">= 1"}),
         Ratio("diffusers / ours, both bf16", "diffusers bf16", f"ours {BEST}", {"cpu": ">= 1", "cuda": ">= 2"}),
     ]
+    if bench.device == "cuda":
+        sides.append(Side(GRAPHS, partial(drawing, bench, method, partial(ours, graphs=True), BEST)))
+        ratios.append(Ratio(f"ours {BEST} / {GRAPHS}", f"ours {BEST}", GRAPHS))
+        ratios.append(Ratio(f"diffusers bf16 / {GRAPHS}", "diffusers bf16", GRAPHS, {"cuda": ">= 2"}))
     if method.name == "dpmpp-2m":
         sides.append(Side("k-diffusion", partial(drawing, bench, method, k_diffusion, "fp32")))
         ratios.append(Ratio("k-diffusion / ours, both fp32", "k-diffusion", OURS, {"cpu": ">= 1", "cuda": ">= 1"}))
@@ -96,21 +101,21 @@ def drawing(bench: Bench, method: Method, make: Callable, precision: str, side: 
     yield lambda: bench.seconds(draw) / method.batch
 
 
-def recipe(bench: Bench, method: Method, network: nn.Module, precision: str) -> Recipe:
+def recipe(bench: Bench, method: Method, network: nn.Module, precision: str, graphs: bool = False) -> Recipe:
     """What sample.py makes of a run with this network."""
     size = bench.sizes.image_size
     conditions = Classes(CLASSES) if method.guided else Unconditional()
     denoiser = Denoiser(network, Linear(), Epsilon()).eval()
     model = Model(denoiser, Pixels([size, size, 3]), conditions).to(bench.device, precision)
     stages = [partial(ClassifierFree, scale=SCALE)] * method.guided + [Clip] * method.clipped
-    return model.recipe(method.sampler, method.grid(method.steps), stages, batch_size=method.batch, precision=precision)
+    return model.recipe(method.sampler, method.grid(method.steps), stages, batch_size=method.batch, precision=precision, graphs=graphs)
 
 
-def ours(bench: Bench, method: Method, precision: str) -> Callable[[], Any]:
+def ours(bench: Bench, method: Method, precision: str, graphs: bool = False) -> Callable[[], Any]:
     """As sample.py: a seed and a condition for each image, uint8 images on the CPU."""
     torch.manual_seed(0)
     network = networks.ours(method.width, bench.sizes.image_size, num_classes=CLASSES if method.guided else 0)
-    made = recipe(bench, method, network, precision)
+    made = recipe(bench, method, network, precision, graphs)
     cond = made.conditions.ask(torch.arange(method.batch)) if method.guided else None
     return lambda: made(range(method.batch), cond)
 

@@ -9,6 +9,7 @@ import torch
 from diffusion.support.devices import fastest
 
 from .. import loops, networks
+from ..flops import product
 from ..harness import OURS, Ratio, Row, Side
 from ..process import Started, taking
 from ..work import Bench
@@ -45,7 +46,8 @@ def row(bench: Bench, batch: int, how: str) -> Row:
         sides.insert(2, Side("diffusers fp32", start(loop(bench, batch, "accelerated"))))
     if how == "best" and bench.device == "cuda":  # on a CPU there is no room for so many processes at once
         sides.insert(2, Side("bare eager", start(loop(bench, batch, "bare", "--precision=bf16", *as_ours(bench, "fp32")))))
-        sides.insert(4, Side("diffusers compiled", start(loop(bench, batch, "accelerated", "--precision=bf16", "--compile"))))
+        sides.insert(3, Side("bare contiguous", start(loop(bench, batch, "bare", "--precision=bf16", "--compile"))))
+        sides.insert(5, Side("diffusers compiled", start(loop(bench, batch, "accelerated", "--precision=bf16", "--compile"))))
     what = f"training, {batch} images a step, {'float32' if how == 'fp32' else 'our best words: ' + ' '.join(WORDS[how])}"
     return Row(f"training-{batch}-{how}", what, "s/image", tuple(sides), (*RATIOS[how], *memory(bench)))
 
@@ -73,6 +75,7 @@ RATIOS = {
         PER_FLOP,
         OVERHEAD,
         Ratio("bare eager / bare compiled", "bare eager", "bare"),
+        Ratio("bare contiguous / bare channels last", "bare contiguous", "bare"),
         Ratio("FLOPs: ours / matmul", "matmul", OURS, {"cuda": ">= 0.4"}, per=FLOP),
     ),
 }
@@ -155,12 +158,12 @@ def work_of_ours(bench: Bench) -> dict[str, float]:
 def matmul(bench: Bench, precision: str, side: Side) -> Iterator[Callable[[], float]]:
     """Seconds for a product of square matrices, the machine's rate. On a GPU float32 is TF32, as in all of this process."""
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    n, times = bench.sizes.matmul, 20 if bench.device == "cuda" else 3
-    a, b = (torch.randn(n, n, device=bench.device).to(kind) for _ in range(2))
-    side.facts |= {"GFLOP": 2 * n**3 / 1e9, "threads": torch.get_num_threads()}
-    bench.seconds(lambda: a @ b)
+    times = 20 if bench.device == "cuda" else 3
+    multiply, work = product(bench.sizes.matmul, bench.device, kind)
+    side.facts |= {"GFLOP": work / 1e9, "threads": torch.get_num_threads()}
+    bench.seconds(multiply)
 
     def one() -> float:
-        return bench.seconds(lambda: [a @ b for _ in range(times)]) / times
+        return bench.seconds(lambda: [multiply() for _ in range(times)]) / times
 
     yield one

@@ -44,7 +44,7 @@ def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any]
     if not metrics:
         raise UserError("There is nothing to measure: say metric=fd_digits, fid or fd_resnet56.")
     model = subject.model
-    how = {"batch_size": config["sample_batch_size"], "precision": config["precision"]}
+    how = {"batch_size": config["sample_batch_size"], "precision": config["precision"], "graphs": config["graphs"]}
     recipe = model.recipe(*(way[key] for key in WAY), **how)
     for metric in metrics:
         metric.setup(subject.data, subject.device, recipe.conditions)

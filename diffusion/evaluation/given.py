@@ -104,7 +104,7 @@ class GivenImages:
         known = {key: self.made_by[key] for key in KEPT if key in self.made_by}
         return {"sampler": {"name": GIVEN}, "guidance": None, **known, "images": {"n": len(self.data), "sha256": self.data.sha256}}
 
-    def recipe(self, *way: Any, batch_size: int | None = None, precision: str | None = None) -> Self:
+    def recipe(self, *way: Any, batch_size: int | None = None, precision: str | None = None, graphs: bool = False) -> Self:
         """Itself, in the place of `Model.recipe`: there is no way to sample."""
         return replace(self, batch_size=batch_size or self.batch_size)
 

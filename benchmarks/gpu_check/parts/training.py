@@ -88,7 +88,7 @@ class Training:
         return {}
 
     def counted(self, check: Check) -> Result:
-        return said(check.ran("FLOPs", "-m", "benchmarks.gpu_check.counted", str(self.folder(check)), check.device))
+        return said(check.ran("FLOPs", "-m", "benchmarks.gpu_check.counted", str(self.folder(check))))
 
     def draw(self, check: Check) -> None:
         """The curve and the last pictures, beside the report."""
