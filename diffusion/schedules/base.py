@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
+from torch.autograd import forward_ad
 
 from diffusion.support.ranges import Checked
 
@@ -37,7 +37,7 @@ def remembered(of_times: Callable[..., Any]) -> Callable[..., Any]:
         if not all(map(unchanging, args)):
             return of_times(*args)
         try:
-            answer = kept(*(At(arg.item(), arg.dtype) if isinstance(arg, Tensor) else arg for arg in args))
+            answer = kept(*[At(arg.item(), arg.dtype) if type(arg) is Tensor else arg for arg in args])
         except TypeError:  # a list in a schedule of a user's has no hash
             answer = None
         if answer is None:
@@ -51,7 +51,7 @@ def unchanging(arg: Any) -> bool:
     """Whether an argument is ever after what it is now: a plain value, a frozen dataclass such as this package's schedules are, or a
     single `underived` time on the host."""
     if isinstance(arg, Tensor):
-        return arg.ndim == 0 and arg.device.type == "cpu" and underived(arg)
+        return arg.is_cpu and arg.ndim == 0 and underived(arg)
     return frozen(type(arg)) or isinstance(arg, (int, float, str)) or arg is None
 
 
@@ -64,7 +64,7 @@ def underived(x: Tensor) -> bool:
     """Whether nothing is derived by a tensor or mapped over it, by gradients, dual numbers or torch.func, and it has numbers."""
     if type(x) is not Tensor or x.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(x):
         return False
-    return unpack_dual(x).tangent is None
+    return forward_ad._current_level < 0 or forward_ad.unpack_dual(x).tangent is None
 
 
 class Schedule(Checked, ABC):
