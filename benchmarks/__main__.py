@@ -13,6 +13,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from diffusion.support.host import keep_freed_memory
+
 from . import rows, sizes
 from .harness import Result, measured
 from .results import HEAD, Report, lines, machine, sides, table
@@ -35,6 +37,8 @@ def main(words: list[str] | None = None) -> int:
         parser.error(f"--rounds {given.rounds}: at least 1.")
     size = sizes.SMOKE if given.smoke else {"cpu": sizes.CPU, "cuda": sizes.CUDA}[given.device]
     torch.set_float32_matmul_precision("high")  # of all sides in this process, whichever rows there are; train.py's own default
+    if given.device == "cpu":
+        keep_freed_memory()  # as sample.py does; of all sides in this process, too
     with TemporaryDirectory(prefix="benchmark-") as folder:
         bench = Bench(given.device, size, Path(folder))
         known = rows.every(bench)

@@ -23,28 +23,35 @@ class Turns:
     def __init__(self, folder: str | Path, warmup: int, steps: int, device: str = "cpu", rank: int = 0, **facts: Any) -> None:
         self.folder, self.warmup, self.steps, self.device, self.rank, self.facts = Path(folder), warmup, steps, device, rank, facts
         self.done = 0  # steps
+        self.free = int(device.startswith("cuda"))  # of a round, before those that are timed: the allocator is empty when it begins
         self.turn = WARMING - 1  # the last round that may run
         self.since = 0.0
         self.given: TextIO | None = None
 
     def step(self) -> None:
         """Before each step: where a round has ended, say so and wait for the next."""
-        trained = self.done - self.warmup
         if self.done == 0:
             self.wait_for_turn(WARMING)
+        number, within = divmod(self.done - self.warmup, self.free + self.steps)
         self.done += 1
-        if trained < 0 or trained % self.steps:
+        if number < 0 or within > self.free:
             return
         self.wait_for_device()
-        now = time.perf_counter()
-        if trained:
-            self.say("rounds", "a", round=trained // self.steps - 1, seconds=now - self.since, steps=self.steps, **peak(self.device))
+        if within == 0:
+            self.between(number)
+        if within == self.free:
+            self.since = time.perf_counter()
+
+    def between(self, number: int) -> None:
+        """The round before this one has ended, or the warm-up; wait for this one's turn."""
+        if number:
+            seconds = time.perf_counter() - self.since
+            self.say("rounds", "a", round=number - 1, seconds=seconds, steps=self.steps, **peak(self.device))
         else:
             self.say("ready", "w", pid=os.getpid(), threads=torch.get_num_threads(), torch=torch.__version__, **self.facts)
         if self.device.startswith("cuda"):
-            torch.cuda.empty_cache()  # the device is the others' meanwhile, and does not hold seven trainings' memory at once
-        self.wait_for_turn(trained // self.steps)
-        self.since = time.perf_counter()
+            torch.cuda.empty_cache()  # the device is the others' meanwhile, and does not hold all trainings' memory at once
+        self.wait_for_turn(number)
 
     def wait_for_turn(self, number: int) -> None:
         """Until this round may run; the process ends if there is nobody left to say so."""

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from math import isfinite
 from typing import Any, NamedTuple, cast
 
@@ -18,7 +18,7 @@ from diffusion.denoiser import Denoiser, Estimate
 from diffusion.noise import Seed, SeededNoise
 from diffusion.samplers import State, last
 from diffusion.support.devices import multiplying_in
-from diffusion.support.graphs import recorded
+from diffusion.support.graphs import Graphs
 from diffusion.support.hashes import tensors_hash
 from diffusion.typing import Codec, Conditions, Denoise, Rows, device_of
 
@@ -186,6 +186,8 @@ class Recipe:
             raise ValueError(f"precision={self.precision} needs weights of that type: load the model again, and say to(device, precision).")
         if self.graphs and device_of(self.denoiser).type != "cuda":
             raise ValueError("graphs=true records what a GPU is told, and the network is not on one: leave it out, or say device=cuda.")
+        if self.graphs and not self.recorded.networks:
+            raise ValueError(f"graphs=true records a denoiser's network, and {type(self.denoiser).__name__} has none: leave it out.")
         self.grid(self.denoiser.schedule)
 
     def __call__(self, seeds: Sequence[Seed], cond: Rows | None = None) -> Made:
@@ -198,9 +200,14 @@ class Recipe:
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Within the context the network computes in the recipe's precision."""
-        networks = [cast(torch.nn.Module, model.network) for model in modules(self.denoiser) if self.graphs and isinstance(model, Denoiser)]
-        with multiplying_in(self.matmul_precision), PRECISIONS[self.precision](self.denoiser), recorded(networks):
+        played = self.recorded.played if self.graphs else nullcontext
+        with multiplying_in(self.matmul_precision), PRECISIONS[self.precision](self.denoiser), played():
             yield
+
+    @cached_property
+    def recorded(self) -> Graphs:
+        """What is recorded of the networks with `graphs`."""
+        return Graphs([cast(torch.nn.Module, model.network) for model in modules(self.denoiser) if isinstance(model, Denoiser)])
 
     def describe(self) -> dict[str, Any]:
         """Sampler, grid, guidance, conditions, an autoencoder, precision and kind of device as plain data for a passport."""

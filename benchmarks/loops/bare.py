@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from diffusion.support.host import keep_freed_memory
-from diffusion.training.compilation import blocks
+from diffusion.training.compilation import allow_variants, blocks
 
 from .. import networks
 from . import settings, turns
@@ -24,8 +24,10 @@ def main() -> None:
     layout = torch.channels_last if given.channels_last else torch.contiguous_format
     network = networks.ours(given.channels, given.image_size, dropout=0.1).to(device, memory_format=layout)
     facts = networks.facts(network, given.image_size, given.device)
-    for block in blocks(network) if given.compile else []:
-        block.compile()
+    if given.compile:
+        allow_variants()
+        for block in blocks(network):
+            block.compile()
     images = torch.from_numpy(np.load(Path(given.images).with_suffix(".npy"))).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-4, weight_decay=0.0, fused=True)
     weights = list(network.parameters())

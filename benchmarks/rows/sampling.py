@@ -23,6 +23,7 @@ from diffusion.model import Model
 from diffusion.parameterization import Epsilon
 from diffusion.samplers import DDIM, DDPM, DPMPP2M
 from diffusion.schedules import Linear
+from diffusion.support.devices import laid_out
 
 from .. import networks
 from ..harness import OURS, Ratio, Row, Side, missing
@@ -227,7 +228,8 @@ def diffusers_alone(bench: Bench, method: Method, precision: str) -> Callable[[]
 
 def network_alone(bench: Bench, method: Method, precision: str) -> Callable[[], Any]:
     """As many calls of our network."""
-    network = networks.ours(method.width, bench.sizes.image_size).to(bench.device).eval()
+    where = torch.device(bench.device)
+    network = laid_out(networks.ours(method.width, bench.sizes.image_size).to(where).eval(), where)
     x = torch.randn(method.batch, 3, bench.sizes.image_size, bench.sizes.image_size, device=bench.device)
     label = torch.full((method.batch,), 500.0, device=bench.device)
     calls: Sequence[int] = range(method.steps)

@@ -34,7 +34,7 @@ def row(bench: Bench, batch: int, how: str) -> Row:
     """One batch size in float32, or by our best words: then the peers run in the precision that these choose here, bfloat16 where there is
     hardware for it, and diffusers also as it is documented."""
     peer = "bf16" if how == "best" and fastest(bench.device) == "bf16-mixed" else "fp32"
-    start = partial(partial, process, bench, batch)
+    start = partial(partial, process, bench, batch, how)
     sides = [
         Side(OURS, start(train(bench, batch, WORDS[how])), needed=True),
         Side("bare", start(loop(bench, batch, "bare", f"--precision={peer}", *as_ours(bench, how)))),
@@ -42,14 +42,14 @@ def row(bench: Bench, batch: int, how: str) -> Row:
         Side("lucidrains", start(loop(bench, batch, "lucidrains", f"--precision={peer}"))),
         Side("matmul", partial(matmul, bench, peer)),
     ]
-    if how == "best":
+    if peer == "bf16":
         sides.insert(2, Side("diffusers fp32", start(loop(bench, batch, "accelerated"))))
     if how == "best" and bench.device == "cuda":  # on a CPU there is no room for so many processes at once
         sides.insert(2, Side("bare eager", start(loop(bench, batch, "bare", "--precision=bf16", *as_ours(bench, "fp32")))))
         sides.insert(3, Side("bare contiguous", start(loop(bench, batch, "bare", "--precision=bf16", "--compile"))))
         sides.insert(5, Side("diffusers compiled", start(loop(bench, batch, "accelerated", "--precision=bf16", "--compile"))))
     what = f"training, {batch} images a step, {'float32' if how == 'fp32' else 'our best words: ' + ' '.join(WORDS[how])}"
-    return Row(f"training-{batch}-{how}", what, "s/image", tuple(sides), (*RATIOS[how], *memory(bench)))
+    return Row(f"training-{batch}-{how}", what, "s/image", tuple(sides), (*ratios(how, peer), *memory(bench)))
 
 
 def as_ours(bench: Bench, how: str) -> list[str]:
@@ -59,17 +59,21 @@ def as_ours(bench: Bench, how: str) -> list[str]:
 
 OVERHEAD = Ratio("overhead: ours / bare - 1", OURS, "bare", {"cpu": "< 0.02", "cuda": "< 0.03"}, less=1.0)
 PER_FLOP = Ratio("lucidrains / ours, per FLOP", "lucidrains", OURS, {"cpu": ">= 1", "cuda": ">= 1"}, per=FLOP)
-RATIOS = {
-    "fp32": (
-        Ratio("diffusers / ours", "diffusers", OURS, {"cpu": ">= 1.1"}),
-        Ratio("lucidrains / ours", "lucidrains", OURS),
-        PER_FLOP,
-        OVERHEAD,
-        Ratio("FLOPs: ours / matmul", "matmul", OURS, per=FLOP),
-    ),
-    "best": (
-        Ratio("diffusers as documented (fp32) / ours", "diffusers fp32", OURS, {"cpu": ">= 2"}),
-        Ratio("diffusers bf16 / ours", "diffusers", OURS, {"cpu": ">= 1", "cuda": ">= 2"}),
+
+
+def ratios(how: str, peer: str) -> tuple[Ratio, ...]:
+    """What is made of a row's numbers, where the peers compute in this precision."""
+    if how == "fp32":
+        return (
+            Ratio("diffusers / ours", "diffusers", OURS, {"cpu": ">= 1.1"}),
+            Ratio("lucidrains / ours", "lucidrains", OURS),
+            PER_FLOP,
+            OVERHEAD,
+            Ratio("FLOPs: ours / matmul", "matmul", OURS, per=FLOP),
+        )
+    return (
+        Ratio("diffusers as documented (fp32) / ours", "diffusers fp32" if peer == "bf16" else "diffusers", OURS, {"cpu": ">= 2"}),
+        Ratio(f"diffusers {peer} / ours", "diffusers", OURS, {"cpu": ">= 1", "cuda": ">= 2"}),
         Ratio("diffusers bf16, compiled / ours", "diffusers compiled", OURS, {"cuda": ">= 2"}),
         Ratio("lucidrains / ours", "lucidrains", OURS, {"cuda": ">= 2"}),
         PER_FLOP,
@@ -77,8 +81,7 @@ RATIOS = {
         Ratio("bare eager / bare compiled", "bare eager", "bare"),
         Ratio("bare contiguous / bare channels last", "bare contiguous", "bare"),
         Ratio("FLOPs: ours / matmul", "matmul", OURS, {"cuda": ">= 0.4"}, per=FLOP),
-    ),
-}
+    )
 
 
 def memory(bench: Bench) -> list[Ratio]:
@@ -122,10 +125,10 @@ def loop(bench: Bench, batch: int, name: str, *words: str) -> list[str]:
 
 
 @contextmanager
-def process(bench: Bench, batch: int, words: list[str], side: Side) -> Iterator[Callable[[], float]]:
+def process(bench: Bench, batch: int, how: str, words: list[str], side: Side) -> Iterator[Callable[[], float]]:
     """A side that is a process which takes turns. Its facts are what it says of itself, and the memory it takes above what it imports."""
     bench.draw()
-    with taking(bench.place("training", batch, words[-1].strip("-"), side.name), [words]) as taken:
+    with taking(bench.place("training", batch, how, side.name), [words]) as taken:
         side.facts |= work_of_ours(bench) if side.name == OURS else {}
 
         def warm() -> None:
@@ -163,7 +166,11 @@ def matmul(bench: Bench, precision: str, side: Side) -> Iterator[Callable[[], fl
     side.facts |= {"GFLOP": work / 1e9, "threads": torch.get_num_threads()}
     bench.seconds(multiply)
 
+    def many() -> None:
+        for _ in range(times):
+            multiply()
+
     def one() -> float:
-        return bench.seconds(lambda: [multiply() for _ in range(times)]) / times
+        return bench.seconds(many) / times
 
     yield one

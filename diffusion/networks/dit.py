@@ -1,6 +1,7 @@
 """The diffusion transformer."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -81,15 +82,18 @@ class DiT(ConditionedNetwork):
         rows, columns = patches(height, width, self.patch)
         given = self.given(label, cond)
         x = self.stem(x_t).flatten(2).transpose(1, 2)
-        x = x + self._position(rows, columns).to(x)
+        x = x + self._position(rows, columns, x)
         for block in self.blocks:
             x = through(self.checkpointing, block, x, given)
         scale, shift = self.modulate(given.embedding)[:, None].chunk(2, dim=-1)
         return self._image(self.out(norm(x) * (1 + scale) + shift), rows)
 
-    def _position(self, rows: int, columns: int) -> Tensor:
-        """The table of positions: the stored one for images of image_size, a new one for images of another size."""
-        return self.position if (rows, columns) == self.grid else positions(rows, columns, self.position.shape[1])
+    def _position(self, rows: int, columns: int, x: Tensor) -> Tensor:
+        """The table of positions in the type of x: the stored one for images of image_size, one that is kept for another size, whose way
+        to a GPU would be waited for in each call."""
+        if (rows, columns) == self.grid:
+            return self.position.to(x)
+        return elsewhere(rows, columns, self.position.shape[1], x.dtype, x.device)
 
     def _image(self, tokens: Tensor, rows: int) -> Tensor:
         """[b, rows columns, p p c] -> [b, c, rows p, columns p]."""
@@ -147,6 +151,13 @@ def patches(height: int, width: int, patch: int) -> tuple[int, int]:
     if height % patch or width % patch:
         raise ValueError(f"{height} x {width} pixels do not divide into patches of {patch}: use another patch or another image size.")
     return height // patch, width // patch
+
+
+@lru_cache(maxsize=16)
+def elsewhere(rows: int, columns: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`positions` of this type on this device."""
+    with torch.inference_mode(False):
+        return positions(rows, columns, width).to(device, dtype)
 
 
 def positions(rows: int, columns: int, width: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,40 +12,77 @@ Play = Callable[..., Tensor]
 SHAPES = 8  # recorded of a network; each keeps memory of its own, and an adaptive sampler asks for as many as its batch has images
 
 
+class Room:
+    """Where calls are recorded: on a stream, and in a pool of memory that they share, since what a play gives is copied before the next."""
+
+    @cached_property
+    def stream(self) -> Any:
+        return torch.cuda.Stream()
+
+    @cached_property
+    def pool(self) -> Any:
+        return torch.cuda.graph_pool_handle()
+
+
+class Graphs:
+    """The recorded calls of some networks, which live as long as this object, or until the weights lie elsewhere in memory."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        self.networks, self.room = tuple(dict.fromkeys(networks)), Room()
+        self.places: list[int] = []
+        self.recorded: dict[nn.Module, Recorded] = {}
+
+    @contextmanager
+    def played(self) -> Iterator[None]:
+        """Within the context the networks' calls are `Recorded`."""
+        places = [weight.data_ptr() for network in self.networks for weight in (*network.parameters(), *network.buffers())]
+        if places != self.places:
+            self.places, self.recorded = places, {network: Recorded(network.forward, self.room) for network in self.networks}
+        for network, recorded in self.recorded.items():
+            network.forward = recorded
+        try:
+            yield
+        finally:
+            for network in self.networks:
+                del network.forward
+
+
 class Recorded:
     """A network's forward pass without gradients. The first call of a shape is plain, the second is recorded: what comes only once, such as
-    a last smaller batch, is not worth it. Labels and conditions are copied into the record's own tensors, as x is; of more than `SHAPES`
-    shapes, and where gradients are asked for, calls are plain."""
+    a last smaller batch, is not worth it. x, labels and conditions are copied into the record's own tensors. Of more than `SHAPES` shapes,
+    and where gradients are asked for, calls are plain."""
 
-    def __init__(self, forward: Play) -> None:
-        self.forward, self.seen, self.plays = forward, set[tuple](), dict[tuple, Play]()
+    def __init__(self, forward: Play, room: Room) -> None:
+        self.forward, self.room = forward, room
+        self.seen, self.plays = set[tuple](), dict[tuple, Play]()
 
     def __call__(self, x: Tensor, label: Tensor, cond: Tensor | None = None) -> Tensor:
         given = (x, label) if cond is None else (x, label, cond)
-        key = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in given)
-        if torch.is_grad_enabled() or key not in self.seen:
-            self.seen.add(key)
+        if torch.is_grad_enabled():
             return self.forward(*given)
-        if key not in self.plays:
-            if len(self.plays) == SHAPES:
-                return self.forward(*given)
-            self.plays[key] = self.record(given)
-        return self.plays[key](*given).clone()  # the next play writes over what this one gave
-
-    def record(self, given: tuple[Tensor, ...]) -> Play:
-        """A call of these shapes as one launch. Autocast's copies of the weights are made in it, and not kept from call to call."""
-        kind = given[0].device.type
-        with torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False):
-            return cast(Play, torch.cuda.make_graphed_callables(self.forward, tuple(map(torch.clone, given))))
+        key = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in given)
+        if key in self.seen and key not in self.plays and len(self.plays) < SHAPES:
+            self.plays[key] = record(self.forward, given, self.room)
+        self.seen.add(key)
+        return self.plays.get(key, self.forward)(*given)
 
 
-@contextmanager
-def recorded(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Within the context these networks' calls are `Recorded`; their weights must stay where they are in memory."""
-    for network in networks:
-        network.forward = Recorded(network.forward)
-    try:
-        yield
-    finally:
-        for network in networks:
-            del network.forward
+def record(forward: Play, given: tuple[Tensor, ...], room: Room) -> Play:
+    """A call of these shapes as one launch. Autocast casts the weights in each play, where plain calls keep what it made: with weights of
+    bfloat16 (precision=bf16-true) there is nothing to cast."""
+    own, kind, graph = tuple(map(torch.clone, given)), given[0].device.type, torch.cuda.CUDAGraph()
+    with torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False):
+        room.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(room.stream):
+            forward(*own)  # what is made at a stream's first call must not be in a graph
+        torch.cuda.current_stream().wait_stream(room.stream)
+        with torch.cuda.graph(graph, pool=room.pool, stream=room.stream):
+            out = forward(*own)
+
+    def play(*given: Tensor) -> Tensor:
+        for mine, theirs in zip(own, given, strict=True):
+            mine.copy_(theirs)
+        graph.replay()
+        return out.clone()
+
+    return play

@@ -86,5 +86,10 @@ def compiled(config: Mapping[str, Any], module: TrainingModule, accelerator: str
         return
     if config["compile"] == "auto":
         log.info("compile=auto: %s", word)
-    torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
+    allow_variants()
     WAYS[word](module, **settings)
+
+
+def allow_variants() -> None:
+    """From now on torch compiles as many variants of one code as a network has."""
+    torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
