@@ -13,6 +13,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from diffusion.support.errors import UserError, one_sentence
+from diffusion.support.files import require_writable
 from diffusion.support.host import keep_freed_memory
 
 from . import rows, sizes
@@ -27,7 +29,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="these alone in this order, or all that begin so: training sampling-ddim")
     parser.add_argument("--rounds", type=int, help="3 by default")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results.json")
+    parser.add_argument("--out", type=Path, help="benchmarks/results.json, or part.json of some rows and of --smoke")
     parser.add_argument("--smoke", action="store_true", help="tiny: whether it runs, not how fast")
     parser.add_argument("--list", action="store_true", help="the rows' names, and nothing else")
     given = parser.parse_args(words)
@@ -48,7 +50,22 @@ def main(words: list[str] | None = None) -> int:
         chosen = list(dict.fromkeys(name for said in given.rows or [""] for name in known if name.startswith(said)))
         if strangers := [said for said in given.rows or [] if not any(name.startswith(said) for name in known)]:
             parser.error(f"--rows {' '.join(strangers)}: the rows are {', '.join(known)}.")
-        return run(bench, [known[name] for name in chosen], given.rounds or size.rounds, given.out)
+        out = given.out or Path(__file__).parent / ("part.json" if given.smoke or given.rows else "results.json")
+        with one_sentence():
+            require_writable(out.parent, "--out")
+            if out.is_dir():
+                raise UserError(f"--out {out} is a folder: say a file.")
+        return run(bench, [known[name] for name in chosen], given.rounds or size.rounds, out)
+
+
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def end(signum: int, frame: object) -> None:
+    """What is told to end leaves what there is, and no process; told again meanwhile it does not hear."""
+    for told in ENDS:
+        signal.signal(told, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def run(bench: Bench, chosen: list, rounds: int, out: Path) -> int:
@@ -74,5 +91,6 @@ def run(bench: Bench, chosen: list, rounds: int, out: Path) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is told to end leaves what there is, and no process
+    for told in ENDS:
+        signal.signal(told, end)
     sys.exit(main())

@@ -15,10 +15,13 @@ from statistics import median
 from typing import Any
 
 import torch
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from benchmarks.flops import FLOAT, Machine, arithmetic, memory, operations, product
 from diffusion.metrics.extractors.resnet56 import CifarResNet
+from diffusion.mistyped import plainly
 from diffusion.model import Model, network_of, variance_of
 from diffusion.support.build import build, ways
 from diffusion.support.errors import UserError, one_sentence
@@ -130,7 +133,8 @@ def on_paper(run: Run, machine: Machine, batch: int) -> list[str]:
     cost, kept, calls = arithmetic(run.make, run.inputs), memory(run.make, run.inputs, run.averages), run.calls()
     sampled, seconds = calls * cost.forward, 1 / machine.rate
     lines = ["| what | of an image | seconds, 1 GPU, 10,000 images |", "| --- | --- | --- |"]
-    counts = {"forward": cost.forward, "training step": cost.step, f"sampling, {calls} calls": sampled, **evaluation()}
+    counts = {"forward": cost.forward, "training step": cost.step, f"sampling, {calls} calls": sampled}
+    counts |= evaluation() if run.config["metric"] else {}
     lines += [row(name, quantity(count, "FLOP"), f"{1e4 * count * seconds:.3g}") for name, count in counts.items()]
     lines += ["", "| parameters | weights | gradients | Adam | averages | activations of an image | with a batch of " + f"{batch:,} |"]
     lines += ["| --- " * 7 + "|"]
@@ -200,19 +204,20 @@ def beside_measured(rounds: int) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cost", description=__doc__.splitlines()[0])
     parser.add_argument("words", nargs="*", metavar="WORD")
-    parser.add_argument("--batch", type=int, default=128, help="images on each GPU")
-    parser.add_argument("--flops-per-second", type=float, default=1.5e14, help="that a GPU is assumed to reach")
+    parser.add_argument("--batch", type=int, help="images on each GPU; by default what the words' batch_size says")
+    parser.add_argument("--flops-per-second", type=float, default=1.4e14, help="that a GPU is assumed to reach")
     parser.add_argument(
         "--bandwidth", type=float, nargs=2, default=(4e11, 4e10), metavar=("INSIDE", "BETWEEN"), help="bytes/s of a GPU in a ring"
     )
     parser.add_argument("--measure", action="store_true", help="also steps on this CPU")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args(arguments)
-    with one_sentence():
-        if args.batch < 1 or args.rounds < 1:
+    sys.argv = ["train.py", *args.words]  # whose words they are, by which a mistyped one is explained
+    with one_sentence(HydraException, OmegaConfBaseException, say=plainly):
+        if args.rounds < 1 or (args.batch is not None and args.batch < 1):
             raise UserError(f"--batch={args.batch} and --rounds={args.rounds} should be at least 1.")
-        machine = Machine(args.flops_per_second, *args.bandwidth)
-        print(*on_paper(Run(args.words), machine, args.batch), sep="\n")
+        run, machine = Run(args.words), Machine(args.flops_per_second, *args.bandwidth)
+        print(*on_paper(run, machine, args.batch or run.config["batch_size"]), sep="\n")
         if args.measure:
             print("", *beside_measured(args.rounds), sep="\n")
 

@@ -1,4 +1,4 @@
-"""python -m benchmarks.fast --weights PATH/resnet56.th [CANDIDATE ...] [--seeds 0 1 2] [--steps 1200] — small runs for cifar10_fast.
+"""python -m benchmarks.fast --weights PATH/resnet56.th [CANDIDATE ...] [--seeds 0 1 2] [--steps 800] — small runs for cifar10_fast.
 
 Trains each candidate with each seed on CIFAR-10: a narrow U-Net, equal steps of equal batches, the same images, noise and first weights
 for all candidates of a seed. Measures the averaged weights by two things that weight no level of noise as a candidate's loss does: the
@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -25,6 +26,8 @@ from diffusion.metrics import FrechetDistance, ResNet56
 from diffusion.model import Model, assemble
 from diffusion.samplers import DPMPP2M
 from diffusion.support.build import build
+from diffusion.support.errors import UserError, one_sentence
+from diffusion.support.files import atomic, require_writable
 from diffusion.training.power_ema import Power
 
 ROOT = Path(__file__).parent.parent
@@ -35,11 +38,11 @@ NETWORK = [
 EDM = ["schedule=edm", "parameterization=edm", "objective=edm", "times=log_normal"]
 CANDIDATES = {
     "edm": EDM,
-    "edm, mean -0.4, std 1": [*EDM, "times.mean=-0.4", "times.std=1.0"],
-    "edm, mean -0.8, std 1.6": [*EDM, "times.mean=-0.8", "times.std=1.6"],
+    "edm_later": [*EDM, "times.mean=-0.4", "times.std=1.0"],
+    "edm_wider": [*EDM, "times.mean=-0.8", "times.std=1.6"],
     "edm2": ["schedule=edm", "parameterization=edm", "objective=edm2", "times=log_normal", "times.mean=-0.4", "times.std=1.0"],
-    "v, min-SNR": ["schedule=cosine", "parameterization=v", "objective=min_snr", "times=uniform"],
-    "v, min-SNR, asymmetric t": ["schedule=cosine", "parameterization=v", "objective=min_snr", "times=asymmetric"],
+    "min_snr": ["schedule=cosine", "parameterization=v", "objective=min_snr", "times=uniform"],
+    "min_snr_asymmetric": ["schedule=cosine", "parameterization=v", "objective=min_snr", "times=asymmetric"],
     "flow": ["schedule=flow", "parameterization=velocity", "objective=simple", "times=logit_normal"],
 }
 STDS = (0.05, 0.10, 0.20)  # lengths of averages; images are of the second
@@ -138,29 +141,48 @@ def table(lines: Sequence[dict[str, Any]], steps: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fast", description=__doc__.splitlines()[0])
-    parser.add_argument("candidates", nargs="*", metavar="CANDIDATE", help=f"of {', '.join(CANDIDATES)}; all")
+    parser.add_argument("candidates", nargs="*", metavar="CANDIDATE", help=f"of {', '.join(CANDIDATES)}; by default all")
     parser.add_argument("--weights", required=True, help="of ResNet-56")
     parser.add_argument("--data", default="data")
     parser.add_argument("--cache", default="data/cache")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--out", type=Path, default=Path("runs/fast.jsonl"))
     args = parser.parse_args()
     if unknown := set(args.candidates) - CANDIDATES.keys():
         parser.error(f"{sorted(unknown)[0]} is no candidate: {', '.join(CANDIDATES)}.")
+    if args.steps < 1 or min(args.seeds) < 0:
+        parser.error("--steps should be at least 1, and --seeds at least 0.")
+    with one_sentence(OSError):
+        compare(args.candidates or list(CANDIDATES), args.seeds, args.steps, args.out, args)
+
+
+def compare(names: Sequence[str], seeds: Sequence[int], steps: int, out: Path, args: argparse.Namespace) -> None:
+    """Make the runs that the file has not, and print the table as it grows."""
+    lines = runs_in(out)
+    require_writable(out.parent, "--out")
+    if not Path(args.weights).is_file():
+        raise UserError(f"--weights {args.weights} is no file: give ResNet-56's, resnet56-4bfd9763.pth.")
     data, test = (CIFAR10(root=args.data, cache=args.cache, split=split).load() for split in ("train", "test"))
     metric = FrechetDistance(extractor=ResNet56(weights=args.weights, cache=args.cache), n=IMAGES, cache=args.cache)
     metric.setup(data, "cpu")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
-    for seed in args.seeds:
-        for name in args.candidates or CANDIDATES:
-            if not any((line["candidate"], line["seed"], line["steps"]) == (name, seed, args.steps) for line in lines):
-                lines.append(measured(name, seed, args.steps, data, test, metric))
-                with args.out.open("a") as file:
-                    file.write(json.dumps(lines[-1]) + "\n")
-                print(table(lines, args.steps), flush=True)
-    print(table(lines, args.steps))
+    for seed, name in product(seeds, names):
+        if not any((line["candidate"], line["seed"], line["steps"]) == (name, seed, steps) for line in lines):
+            lines.append(measured(name, seed, steps, data, test, metric))
+            with atomic(out) as temporary:
+                temporary.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+            print(table(lines, steps), flush=True)
+    print(table(lines, steps))
+
+
+def runs_in(out: Path) -> list[dict[str, Any]]:
+    """The runs that a file has. Raises UserError for one that is not of this command."""
+    try:
+        lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+        assert all({"candidate", "seed", "steps", "fd", "errors"} <= line.keys() for line in lines)
+    except (ValueError, AttributeError, AssertionError):
+        raise UserError(f"{out} has a line that is no run of this command: take it out, or say another --out.") from None
+    return lines
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The other side of turns: processes that are started, given rounds, and ended."""
 
+import ctypes
 import json
 import os
 import signal
@@ -20,6 +21,18 @@ LOOK = 0.005  # seconds between two looks at a process that is timed from here
 SELDOM = 0.05  # at one that times itself
 
 
+PARENT_DIED = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+def as_a_child() -> None:
+    """In a process that was started from here, before it begins: Ctrl-C is heard even where this was begun in the background, and so is the
+    end of the process that began it (on Linux)."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PARENT_DIED, signal.SIGINT)
+
+
 class Started:
     """`python WORDS` in the repository's root, what it says in a file, in a group of processes of its own, to be ended whole."""
 
@@ -36,7 +49,14 @@ class Started:
         with self.said.open("w") as file:
             self.began = time.perf_counter()
             self.process = subprocess.Popen(
-                [sys.executable, *words], cwd=ROOT, env=given, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+                [sys.executable, *words],
+                cwd=ROOT,
+                env=given,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                preexec_fn=as_a_child,
             )
 
     def until(self, there: Callable[[], Any], limit: float, every: float = LOOK) -> Any:

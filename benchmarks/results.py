@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from diffusion.passport import code_version
+from diffusion.support.files import atomic
 
 from .harness import Result
 
@@ -46,14 +47,12 @@ class Report:
 
     def __init__(self, file: Path, facts: Mapping[str, Any]) -> None:
         self.file, self.facts, self.rows = file, dict(facts), {}
-        file.parent.mkdir(parents=True, exist_ok=True)
 
     def keep(self, result: Result) -> None:
         """Write the file with this row in it, too."""
         self.rows[result.name] = asdict(result)
-        beside = self.file.with_name(f".{self.file.name}.part")
-        beside.write_text(json.dumps({**self.facts, "rows": self.rows}, indent=1) + "\n")
-        os.replace(beside, self.file)
+        with atomic(self.file) as temporary:
+            temporary.write_text(json.dumps({**self.facts, "rows": self.rows}, indent=1) + "\n")
 
 
 HEAD = ["| row | ratio | median | range | goal | |", "|---|---|---|---|---|---|"]

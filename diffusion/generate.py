@@ -180,12 +180,13 @@ class Recipe:
         if self.batch_size < 1:
             raise ValueError(f"sample_batch_size={self.batch_size} is the number of images at a time, at least 1.")
         if self.precision not in PRECISIONS:
-            raise ValueError(f"precision={self.precision} is not one that images are made in: use {', '.join(PRECISIONS)}.")
+            raise ValueError(f"precision={self.precision} is not one that images are made in: use {', '.join(PRECISIONS)}, or auto.")
         weights = {weight.dtype for weight in getattr(self.model, "parameters", tuple)()} & set(HALVES.values())
         if self.model is not None and weights != {HALVES[name] for name in {self.precision} & HALVES.keys()}:
             raise ValueError(f"precision={self.precision} needs weights of that type: load the model again, and say to(device, precision).")
         if self.graphs and device_of(self.denoiser).type != "cuda":
-            raise ValueError("graphs=true records what a GPU is told, and the network is not on one: leave it out, or say device=cuda.")
+            remedy = ", or say device=cuda" if torch.cuda.is_available() else ""
+            raise ValueError(f"graphs=true records what a GPU is told, and the network is not on one: leave it out{remedy}.")
         if self.graphs and not self.recorded.networks:
             raise ValueError(f"graphs=true records a denoiser's network, and {type(self.denoiser).__name__} has none: leave it out.")
         self.grid(self.denoiser.schedule)

@@ -71,6 +71,7 @@ def prepared(args: argparse.Namespace) -> Check:
         print(f"begun anew: what is in {out} is of {state.before}, and this is of {key}", flush=True)
         set_aside(out)
     state.content["machine"] = machine
+    state.save()
     around["TORCHINDUCTOR_CACHE_DIR"] = str(work / "compiled")
     place = work / "-".join([key["code"], args.device, chosen.name])
     return Check(out, place, args.device, args.minutes, chosen, data, state, PARTS, around)

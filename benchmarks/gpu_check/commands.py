@@ -1,18 +1,17 @@
 """Running a command within a time: ended as Ctrl-C ends it when the time is over, and with the process that began it."""
 
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from benchmarks.process import as_a_child
+
 ROOT = Path(__file__).resolve().parents[2]
 GRACE = {signal.SIGINT: 0.7, signal.SIGTERM: 0.3, signal.SIGKILL: 1.0}  # of the margin, for what each asks to be done
-PARENT_DIED = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def run(
@@ -43,15 +42,6 @@ def run(
         return process.returncode
     finally:
         end(process, margin)
-
-
-def as_a_child() -> None:
-    """In the command's process, before it begins: Ctrl-C is heard even where this was begun in the background, and so is the end of the
-    process that began it."""
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_DFL)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PARENT_DIED, signal.SIGINT)
 
 
 def end(process: subprocess.Popen, margin: float) -> None:

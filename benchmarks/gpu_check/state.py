@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_check.commands import ROOT
+from diffusion.support.errors import UserError
 from diffusion.support.files import atomic
 
 SOURCES = ("*.py", "diffusion/**/*.py", "conf/**/*.yaml", "benchmarks/**/*.py", "tests/**/*.py")
@@ -27,10 +28,23 @@ class State:
 
     def __init__(self, out: Path, key: Mapping[str, str]) -> None:
         self.file, self.key = out / "state.json", dict(key)
-        found = json.loads(self.file.read_text()) if self.file.exists() else {"key": self.key}
+        found = self.found()
         self.before: dict[str, str] | None = None if found["key"] == self.key else found["key"]
         anew = {"key": self.key, "begun": datetime.now(UTC).isoformat(" ", "seconds"), "machine": {}, "parts": {}}
         self.content: dict[str, Any] = anew if self.before is not None else anew | found
+
+    def found(self) -> dict[str, Any]:
+        """What the file says. Raises UserError for one that no check has written, and for a folder of something else."""
+        if not self.file.exists():
+            if any(self.file.parent.iterdir()):
+                raise UserError(f"--out {self.file.parent} is not empty, and no check has been there: say another folder.")
+            return {"key": self.key}
+        try:
+            content = json.loads(self.file.read_text())
+            assert isinstance(content["key"], dict)
+        except (ValueError, KeyError, TypeError, AssertionError):
+            raise UserError(f"{self.file} is damaged, or not a check's: take the folder away, or say another --out.") from None
+        return content
 
     @property
     def parts(self) -> dict[str, dict[str, Any]]:

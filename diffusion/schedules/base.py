@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from functools import lru_cache, wraps
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ def remembered(of_times: Callable[..., Any]) -> Callable[..., Any]:
 
     @lru_cache(maxsize=2**14)
     def kept(*args: Any) -> Any:
+        if not all(map(plain, args)):
+            return None
         with torch.inference_mode(False), torch.enable_grad():
             answer = of_times(*(torch.tensor(arg.value, dtype=arg.dtype, device="cpu") if isinstance(arg, At) else arg for arg in args))
         return answer if all(map(underived, answer if isinstance(answer, tuple) else (answer,))) else None  # a schedule that learns
@@ -53,6 +56,15 @@ def unchanging(arg: Any) -> bool:
     if isinstance(arg, Tensor):
         return arg.is_cpu and arg.ndim == 0 and underived(arg)
     return frozen(type(arg)) or isinstance(arg, (int, float, str)) or arg is None
+
+
+def plain(arg: Any) -> bool:
+    """Whether an argument holds nothing that may be another while it looks the same: tensors, arrays, networks."""
+    if is_dataclass(arg):
+        return all(plain(getattr(arg, part.name)) for part in fields(arg))
+    if isinstance(arg, tuple):
+        return all(map(plain, arg))
+    return arg is None or isinstance(arg, (int, float, str, torch.dtype))
 
 
 def frozen(kind: type) -> bool:

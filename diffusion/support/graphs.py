@@ -13,7 +13,8 @@ SHAPES = 8  # recorded of a network; each keeps memory of its own, and an adapti
 
 
 class Room:
-    """Where calls are recorded: on a stream, and in a pool of memory that they share, since what a play gives is copied before the next."""
+    """Where calls are recorded: on a stream of the current device, and in a pool of memory that they share, since what a play gives is
+    copied before the next."""
 
     @cached_property
     def stream(self) -> Any:
@@ -37,14 +38,19 @@ class Graphs:
         """Within the context the networks' calls are `Recorded`."""
         places = [weight.data_ptr() for network in self.networks for weight in (*network.parameters(), *network.buffers())]
         if places != self.places:
-            self.places, self.recorded = places, {network: Recorded(network.forward, self.room) for network in self.networks}
+            self.places = places
+            self.recorded = {network: Recorded(unrecorded(network.forward), self.room) for network in self.networks}
+        before = {network: vars(network).get("forward") for network in self.networks}  # their own where this is within itself
         for network, recorded in self.recorded.items():
             network.forward = recorded
         try:
             yield
         finally:
-            for network in self.networks:
-                del network.forward
+            for network, forward in before.items():
+                if forward is None:
+                    del network.forward
+                else:
+                    network.forward = forward
 
 
 class Recorded:
@@ -61,10 +67,16 @@ class Recorded:
         if torch.is_grad_enabled():
             return self.forward(*given)
         key = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in given)
-        if key in self.seen and key not in self.plays and len(self.plays) < SHAPES:
-            self.plays[key] = record(self.forward, given, self.room)
-        self.seen.add(key)
-        return self.plays.get(key, self.forward)(*given)
+        with torch.cuda.device(x.device):
+            if key in self.seen and key not in self.plays and len(self.plays) < SHAPES:
+                self.plays[key] = record(self.forward, given, self.room)
+            self.seen.add(key)
+            return self.plays.get(key, self.forward)(*given)
+
+
+def unrecorded(forward: Play) -> Play:
+    """The forward pass itself, of one that may be recorded."""
+    return forward.forward if isinstance(forward, Recorded) else forward
 
 
 def record(forward: Play, given: tuple[Tensor, ...], room: Room) -> Play:

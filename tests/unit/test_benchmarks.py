@@ -251,6 +251,44 @@ def test_a_process_whose_benchmark_is_gone_waits_for_no_turn(tmp_path, when):
     assert started.process.wait(120) == 1 and "began" not in started.said.read_text()
 
 
+def test_a_process_ends_with_the_one_that_started_it_however_that_ends(tmp_path):
+    code = f"""
+import time
+from pathlib import Path
+from benchmarks.process import Started
+print(Started(["-c", "import time; time.sleep(60)"], Path({str(tmp_path)!r})).process.pid, flush=True)
+time.sleep(60)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    state = Path(f"/proc/{pid}/stat")
+    for _ in range(250):
+        if not state.exists() or state.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.02)
+    os.kill(pid, 9)
+    raise AssertionError("the child lives")
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(program, "run", lambda *given: pytest.fail("measured"))
+    (tmp_path / "file").touch()
+    for out, said in ((tmp_path, "is a folder: say a file"), (tmp_path / "file/x.json", "cannot be written to")):
+        with pytest.raises(SystemExit) as ended:
+            program.main(["--device", "cpu", "--smoke", "--rows", "startup", f"--out={out}"])
+        assert ended.value.code == 1 and said in capsys.readouterr().err
+
+
+def test_some_rows_and_small_ones_do_not_take_the_place_of_the_whole_table(monkeypatch):
+    written = []
+    monkeypatch.setattr(program, "run", lambda bench, chosen, rounds, out: written.append(out.name) or 0)
+    for words in ([], ["--smoke"], ["--rows", "startup"]):
+        program.main(["--device", "cpu", *words])
+    assert written == ["results.json", "part.json", "part.json"]
+
+
 @pytest.mark.parametrize("num_classes", [0, 10])
 def test_the_networks_are_of_one_shape(num_classes):
     """As many parameters, and as many operations for an image; with classes too, whose null class is one more."""

@@ -170,16 +170,28 @@ def test_a_machine_that_is_none_is_refused(wrong):
         (["dataset=cifar10", "--flops-per-second=0"], "rate=0.0"),
         (["dataset=cifar10", "--bandwidth", "1e11", "-1"], "between=-1.0"),
         (["dataset=two_moons"], "dataset.image_size"),
+        (["netwrk=dit_s"], "netwrk is not a key of this command; did you mean network"),
+        (["dataset=nope"], "dataset=nope is not one of the choices"),
+        (["nonsense"], "missing EQUAL"),
     ],
 )
-def test_nonsense_is_one_sentence(words, sentence, capsys):
+def test_nonsense_is_one_sentence(words, sentence, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["cost"])
     with pytest.raises(SystemExit) as end:
         main(words)
     said = capsys.readouterr().err.strip()
     assert end.value.code == 1 and sentence in said and len(said.splitlines()) == 1
 
 
-def test_the_command_prints_what_is_counted_and_what_is_assumed(capsys):
+def test_the_batch_is_that_of_the_words_unless_it_is_said(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["cost"])
+    for words, batch in (([], 256), (["batch_size=32"], 32), (["batch_size=32", "--batch=16"], 16)):
+        main(["experiment=cifar10_fast", "metric=none", *words])
+        assert f"with a batch of {batch} |" in (said := capsys.readouterr().out) and "Inception" not in said
+
+
+def test_the_command_prints_what_is_counted_and_what_is_assumed(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["cost"])
     main([*CIFAR, "network=ddpm_cifar10", "sampler=ddim", "grid.steps=5", "objective=simple", "--batch=64"])
     said = capsys.readouterr().out
     assert "12.4 GFLOP" in said and "35.7 M" in said and "sampling, 5 calls" in said and "none of them measured" in said

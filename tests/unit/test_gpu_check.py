@@ -86,6 +86,23 @@ SAVING = "import time\ntry:\n  print('begun', flush=True)\n  time.sleep(60)\nexc
 DEAF = "import signal, time\nfor s in (2, 15): signal.signal(s, signal.SIG_IGN)\ntime.sleep(60)"
 
 
+@pytest.mark.parametrize("file", ["report.md", "kept-mine.tar.gz", "results.json"])
+def test_a_folder_of_something_else_is_refused_and_stays(file, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / file).write_text("mine")
+    with pytest.raises(UserError, match="is not empty, and no check has been there"):
+        checked(tmp_path, Made())
+    assert [path.read_text() for path in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("content", ['{"key": {"cod', '{"mine": 1}', "[]", '{"key": 3}'])
+def test_a_state_that_no_check_has_written_is_refused_by_name(content, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/state.json").write_text(content)
+    with pytest.raises(UserError, match=r"state\.json is damaged, or not a check's"):
+        checked(tmp_path, Made())
+
+
 def test_a_command_that_outlives_its_part_is_ended_as_ctrl_c_does_and_keeps_what_it_has(tmp_path):
     file, started = tmp_path / "file", time.monotonic()
     check = checked(tmp_path, Made(lambda check: check.ran("long", "-c", SAVING.format(str(file)))), minutes=0.05)

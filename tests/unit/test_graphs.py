@@ -73,7 +73,9 @@ def tapes(monkeypatch):
             yield
 
     pretended = {"CUDAGraph": graph, "graph": capturing, "Stream": lambda: stream, "current_stream": lambda: stream}
-    for name, value in (pretended | {"stream": lambda stream: nullcontext(), "graph_pool_handle": lambda: None}).items():
+    for name, value in (
+        pretended | {"stream": lambda stream: nullcontext(), "device": lambda device: nullcontext(), "graph_pool_handle": lambda: None}
+    ).items():
         monkeypatch.setattr(torch.cuda, name, value)
     return made
 
@@ -163,6 +165,15 @@ def test_so_many_shapes_are_recorded_and_no_more(tapes):
     assert plays(tapes) == [2] * SHAPES
 
 
+def test_a_context_within_itself(tapes):
+    made, plain = recipe(denoiser(), DDIM()), recipe(denoiser(), DDIM(), graphs=False)
+    with made.computing():
+        found = [images(made, 2).images for _ in range(2)]
+        assert "forward" in vars(made.denoiser.network)
+    assert "forward" not in vars(made.denoiser.network) and all(torch.equal(each, images(plain, 2).images) for each in found)
+    assert len(tapes) == 1
+
+
 def test_an_error_leaves_the_network_as_it_was():
     network = denoiser().network
     with pytest.raises(RuntimeError, match="on the way"), Graphs([network]).played():
@@ -171,7 +182,7 @@ def test_an_error_leaves_the_network_as_it_was():
 
 
 def test_without_a_gpu_or_a_network_it_is_refused(monkeypatch):
-    with pytest.raises(ValueError, match=r"graphs=true .* the network is not on one: leave it out, or say device=cuda"):
+    with pytest.raises(ValueError, match=r"graphs=true .* the network is not on one: leave it out"):
         Recipe(denoiser(), DDIM(), Trailing(6), SHAPE, graphs=True)
     monkeypatch.setattr("diffusion.generate.device_of", lambda denoiser: torch.device("cuda"))
     exact = GaussianMixture(torch.zeros(1, *SHAPE), torch.ones(1), schedule=Cosine())

@@ -159,3 +159,17 @@ def test_it_can_be_derived_and_mapped():
         assert torch.equal(both, torch.stack([alpha(T), alpha(S)]))
         _, pull = torch.func.vjp(lambda x: alpha(T) * x, torch.ones(2, dtype=torch.float64))
         assert torch.equal(pull(torch.ones(2, dtype=torch.float64))[0], alpha(T).expand(2))
+
+
+@dataclass(frozen=True)
+class Tabled(Logit):
+    """Frozen, and what it holds is not."""
+
+    slope: torch.Tensor
+
+
+def test_a_schedule_that_holds_a_tensor_is_asked_each_time():
+    schedule = Tabled(torch.tensor(1.0, dtype=torch.float64))
+    before = schedule(T)[0]
+    schedule.slope.mul_(3)
+    assert schedule(T)[0] == Schedule.__call__.__wrapped__(schedule, T)[0] != before
