@@ -29,7 +29,7 @@ def remembered(of_times: Callable[..., Any]) -> Callable[..., Any]:
 
     @lru_cache(maxsize=2**14)
     def kept(*args: Any) -> Any:
-        if not all(map(plain, args)):
+        if not all(map(immutable, args)):
             return None
         with torch.inference_mode(False), torch.enable_grad():
             answer = of_times(*(torch.tensor(arg.value, dtype=arg.dtype, device="cpu") if isinstance(arg, At) else arg for arg in args))
@@ -58,12 +58,12 @@ def unchanging(arg: Any) -> bool:
     return frozen(type(arg)) or isinstance(arg, (int, float, str)) or arg is None
 
 
-def plain(arg: Any) -> bool:
+def immutable(arg: Any) -> bool:
     """Whether an argument holds nothing that may be another while it looks the same: tensors, arrays, networks."""
     if is_dataclass(arg):
-        return all(plain(getattr(arg, part.name)) for part in fields(arg))
+        return all(immutable(getattr(arg, part.name)) for part in fields(arg))
     if isinstance(arg, tuple):
-        return all(map(plain, arg))
+        return all(map(immutable, arg))
     return arg is None or isinstance(arg, (int, float, str, torch.dtype))
 
 

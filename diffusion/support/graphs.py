@@ -69,7 +69,7 @@ class Recorded:
         key = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in given)
         with torch.cuda.device(x.device):
             if key in self.seen and key not in self.plays and len(self.plays) < SHAPES:
-                self.plays[key] = record(self.forward, given, self.room)
+                self.plays[key] = captured(self.forward, given, self.room)
             self.seen.add(key)
             return self.plays.get(key, self.forward)(*given)
 
@@ -79,7 +79,7 @@ def unrecorded(forward: Play) -> Play:
     return forward.forward if isinstance(forward, Recorded) else forward
 
 
-def record(forward: Play, given: tuple[Tensor, ...], room: Room) -> Play:
+def captured(forward: Play, given: tuple[Tensor, ...], room: Room) -> Play:
     """A call of these shapes as one launch. Autocast casts the weights in each play, where plain calls keep what it made: with weights of
     bfloat16 (precision=bf16-true) there is nothing to cast."""
     own, kind, graph = tuple(map(torch.clone, given)), given[0].device.type, torch.cuda.CUDAGraph()
