@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,12 +43,18 @@ def shell(main: Callable[[], None]) -> None:
 
 def _shell(main: Callable[[], None]) -> None:
     os.environ |= {"HYDRA_FULL_ERROR": "1", SENTENCES: "1"}  # Hydra then hands its errors on instead of printing them; see `begin`
+    warnings.formatwarning = in_a_line
     try:
         with one_sentence(HydraException, OmegaConfBaseException, say=plainly), disk_s_end():
             main()
         sys.stdout.flush()
     except BrokenPipeError:  # of `--help | head`: who reads has enough, and Python would say so once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def in_a_line(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """A warning without the line of code that gave it, which is for who reads code."""
+    return f"{category.__name__}: {' '.join(str(message).split())}\n"
 
 
 def quoted(word: str) -> str:

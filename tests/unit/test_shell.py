@@ -1,5 +1,8 @@
 """How a command ends: what a user can mend is one sentence and exit code 1."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -26,6 +29,13 @@ def test_too_little_memory_is_a_sentence(take, capsys):
     said = capsys.readouterr().err
     assert end.value.code == 1 and said.count("\n") == 1
     assert said.startswith("error: There is not enough memory for this (") and "lower batch_size" in said
+
+
+def test_a_warning_is_a_line():
+    """Of a process of its own, since it is the process that prints them."""
+    code = "import warnings; from diffusion.shell import shell; shell(lambda: warnings.warn('too few\\nimages: use more'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stderr == "UserWarning: too few images: use more\n"
 
 
 def test_other_errors_keep_their_traceback():
