@@ -92,5 +92,6 @@ def run(bench: Bench, chosen: list, rounds: int, out: Path) -> int:
 
 if __name__ == "__main__":
     for told in ENDS:
-        signal.signal(told, end)
+        if signal.getsignal(told) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(told, end)
     sys.exit(main())

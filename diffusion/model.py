@@ -90,10 +90,7 @@ class Model:
         Raises ValueError or UserError where they do not fit each other or the model, and for what is neither given nor a run's."""
         own = ways(self.config)["main"] if self.config else {"guidance": {}}
         codec = self.codec.sized(*size) if size else self.codec
-        sampler, grid = (build(own.get(k) if v is None else v, k) for k, v in (("sampler", sampler), ("grid", grid)))
-        for key, value in (("sampler", sampler), ("grid", grid)):
-            if not callable(value):
-                raise ValueError(f"{key}={value} is not a {key}: give an object of diffusion.{key}s, or its configuration.")
+        sampler, grid = (walker(own.get(k) if v is None else v, k) for k, v in (("sampler", sampler), ("grid", grid)))
         if getattr(sampler, "needs_variance", False) and not getattr(self.denoiser, "learned_variance", False):
             raise ValueError(
                 "sampler.variance=learned needs a model with a learned variance: say sampler.variance=auto, or objective=hybrid."
@@ -134,6 +131,13 @@ class Model:
             else:
                 raise ValueError(f"{key} is not one of guidance's stages: nothing says what it builds.")
         return denoiser
+
+
+def walker(said: Any, key: str) -> Any:
+    """The sampler or grid (`key`) of this configuration, or the object itself. Raises ValueError for what is none."""
+    if not callable(made := build(said, key)):
+        raise ValueError(f"{key}={made} is not a {key}: give an object of diffusion.{key}s, or its configuration.")
+    return made
 
 
 def assemble(config: Mapping[str, Any], home: Path | None = None) -> Model:
