@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,12 @@ def run_dir(runs: str, name: str, resume: str | None) -> str:
 def words() -> dict[str, str]:
     """The words that the user or a sweep typed, by key, with no reference in them resolved."""
     typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-    split = (word.lstrip("+~").partition("=") for word in typed)
+    return typed_in(typed)
+
+
+def typed_in(said: Sequence[str]) -> dict[str, str]:
+    """Words KEY=VALUE by key."""
+    split = (word.lstrip("+~").partition("=") for word in said)
     return {key.split("@")[0]: unescaped(value) for key, _, value in split}
 
 

@@ -66,9 +66,32 @@ def measured_cell(cfg: DictConfig, typed: dict[str, str]) -> Published | None:
     config = settings(cfg)
     file = where(config)
     with doing("loading torch and the run"):  # slow, so that --help and a mistyped word have been answered by now
-        from diffusion.checkpoint import load
-        from diffusion.evaluation import cells, given, subjects
-        from diffusion.support.devices import join_ranks
+        from diffusion.evaluation import cells
+
+    if config["ckpt"] is None and config["images"] is None:
+        reference_alone(cfg, config, typed, file)
+        return None
+    subject, way = asked_for(cfg, config, typed)
+    cells.evaluate(subject, way, config, typed, file)
+    return subject.published
+
+
+def reference_alone(cfg: DictConfig, config: dict[str, Any], typed: dict[str, str], file: Path) -> None:
+    """The statistics of a reference alone, to the file."""
+    from diffusion.evaluation import given, subjects
+    from diffusion.support.devices import join_ranks
+
+    device, path = join_ranks(config["device"]), config["reference"]
+    data = given.reference(Path(path), config["paths"]["cache"]) if path else subjects.data_set(config["dataset"])
+    given.keep_statistics(data, metrics_typed(cfg, typed), device, file)
+
+
+def asked_for(cfg: DictConfig, config: dict[str, Any], typed: dict[str, str]) -> tuple[Any, dict[str, Any]]:
+    """(the `Subject` that these words name, its own way to sample, metrics and data set, with what was typed). Raises UserError for what is
+    none."""
+    from diffusion.checkpoint import load
+    from diffusion.evaluation import cells, given, subjects
+    from diffusion.support.devices import join_ranks
 
     device = join_ranks(config["device"])
     run: Mapping[str, Any] = config
@@ -76,9 +99,6 @@ def measured_cell(cfg: DictConfig, typed: dict[str, str]) -> Published | None:
     if config["ckpt"] is None:
         data = subjects.data_set(config["dataset"]) if real is None else real
         metrics = metrics_typed(cfg, typed)
-        if config["images"] is None:
-            given.keep_statistics(data, metrics, device, file)
-            return None
         images, metrics = given.given(config["images"], config["paths"]["cache"], data, metrics, typed)
         subject = subjects.Subject(images, device, data, {"step": images.step, "images": 0})
         way = dict.fromkeys(cells.WAY) | {"metric": metrics}
@@ -93,9 +113,7 @@ def measured_cell(cfg: DictConfig, typed: dict[str, str]) -> Published | None:
         subject = subjects.trained(model, way["dataset"], device, real)
     if real is not None:
         subject = subject._replace(data=real)
-    subject = subject._replace(published=numbers_beside(cfg, {**run, **way}))
-    cells.evaluate(subject, way, config, typed, file)
-    return subject.published
+    return subject._replace(published=numbers_beside(cfg, {**run, **way})), way
 
 
 def numbers_beside(cfg: DictConfig, run: Mapping[str, Any]) -> Published:

@@ -33,8 +33,9 @@ NAMED = (*WAY, "way", "ckpt", "images", "averaged", "seed", "precision", "datase
 log = logging.getLogger(__name__)
 
 
-def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any], typed: Mapping[str, str], path: Path) -> None:
-    """Measure one cell, unless the file at `path` has it, and append a line for each metric; by all ranks together.
+def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any], typed: Mapping[str, str], path: Path) -> list[dict]:
+    """Measure one cell, unless the file at `path` has it, and append a line for each metric; by all ranks together. Returns the lines of
+    the cell's metrics.
 
     `way` holds the sampler, grid, guidance and metrics, `config` the command's own keys, `typed` what was typed, which labels the cell. A
     cell is what a number depends on beside the metric, as the passport says it: models by the hashes of their weights, not by their paths.
@@ -56,6 +57,7 @@ def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any]
         if not isinstance(subject.data, ImageSet):
             raise UserError(f"floor=true draws images from the real ones, and {subject.data.name} is known by statistics: leave it out.")
         sources["floor"] = Drawn(subject.data, recipe.conditions, recipe.batch_size)
+    lines: dict[str, list[dict]] = {}
     for kind, source in sources.items():
         cell = finite({"seed": first, **passport, **of_exact, **model_of(model), **source.describe()})
         words = {key: value for key, value in typed.items() if key.split(".")[0] in NAMED}
@@ -66,6 +68,8 @@ def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any]
         kept = KeptFeatures(path.parent / "features", made_by, config["keep_features"] if ours({**groups_of(model), **way}) else 0)
         measured = partial(measure, model, source, facts=passport, first_seed=first, kept=kept)
         fill(path, facts, asked, measured, subject.published if kind == "sampler" else NOTHING)
+        lines[kind] = [line for line in read_cells(path) if line["cell"] == cell and any(is_of(line, metric) for metric in asked)]
+    return lines["sampler"]
 
 
 def model_of(model: Model | GivenImages) -> dict[str, str]:

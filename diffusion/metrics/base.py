@@ -1,7 +1,7 @@
 """The contract of metrics."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from itertools import count
 from typing import Any, ClassVar, Self
@@ -11,6 +11,7 @@ import torchmetrics
 from torch import Tensor
 
 from diffusion.conditions import Unconditional
+from diffusion.metrics.intervals import GROUPS, Part, jackknife, without_each
 from diffusion.metrics.reference import RealImages
 from diffusion.support.ranges import Several
 from diffusion.support.ranks import gather_dealt
@@ -43,6 +44,7 @@ class Metric(torchmetrics.Metric):
 
     def __init__(self) -> None:
         super().__init__()
+        self.without: dict[str, list[float]] = {}
         self.row_kinds: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
         self.add_state("apart", torch.tensor(next(NUMBERS)), dist_reduce_fx="max")
 
@@ -142,9 +144,24 @@ class Metric(torchmetrics.Metric):
         """A picture of the result, uint8 [h, w, 3], after `compute`; None for most metrics."""
         return None
 
+    def jackknifed(self, keys: Sequence[str], statistic: Callable[[list[Part]], Tensor], parts: Sequence[Part]) -> dict[str, Tensor]:
+        """The standard error over these groups of images of each number `keys` of `statistic`, by KEY/error. What the numbers are without
+        each group is kept for `facts`: two models' differences of those, with the same images' seeds, tell the models apart."""
+        values = without_each(statistic, parts)
+        self.without = dict(zip([f"{key}/without" for key in keys], values.T.tolist(), strict=True))
+        return dict(zip([f"{key}/error" for key in keys], jackknife(values), strict=True))
+
+    def mean_of_images(self, values: Tensor) -> dict[str, Tensor]:
+        """The mean of a number [n] of each image, and its standard error."""
+        self.jackknifed(
+            [self.name], lambda parts: torch.cat(parts).mean()[None], [values[g::GROUPS] for g in range(min(GROUPS, len(values)))]
+        )
+        return {self.name: values.mean(), f"{self.name}/error": values.std() / len(values) ** 0.5}
+
     def facts(self) -> dict[str, Any]:
-        """Results that are not single numbers, such as lists, as plain data by names that begin with NAME/; after `compute`."""
-        return {}
+        """Results that are not single numbers, such as lists, as plain data by names that begin with NAME/; after `compute`. Where there
+        are groups of images, KEY/without is what the number is without each, but for a part that is the same for all models."""
+        return dict(self.without)
 
 
 def abbreviated(n: int) -> str:

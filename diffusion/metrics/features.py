@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffusion.metrics.base import UNCONDITIONAL, Metric, Numbers, abbreviated
 from diffusion.metrics.extractors import Extractor
-from diffusion.metrics.intervals import Part, dealt, standard_errors
+from diffusion.metrics.intervals import Part, dealt
 from diffusion.metrics.reference import RealImages, facts
 from diffusion.support.errors import UserError
 from diffusion.support.ranges import Several, Some
@@ -176,8 +176,7 @@ class FeatureMetric(Metric, Generic[Part]):
             return {}
         with warnings.catch_warnings():  # the statistic of all images has already warned if they are too few
             warnings.simplefilter("ignore")
-            errors = standard_errors(self.statistic, parts)
-        return dict(zip([f"{key}/error" for key in self.keys], errors, strict=True))
+            return self.jackknifed(self.keys, self.statistic, parts)
 
     def intervals(self) -> dict[str, str]:
         """The meaning of NAME/error and the like, in words for the passport."""

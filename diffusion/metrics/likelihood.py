@@ -76,8 +76,7 @@ class BitsPerDimension(Metric):
         width = self.columns()
         rows = gather_dealt(torch.cat([*parts, torch.empty(0, width, dtype=torch.float64, device=self.device)]))
         self.means = rows.mean(0).cpu()
-        error = rows[:, 0].std() / len(rows) ** 0.5
-        return {self.name: self.means[0], f"{self.name}/error": error}
+        return self.mean_of_images(rows[:, 0])
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor | None, SeededNoise]:
         """The images with these numbers in the model's space, their conditions, and their noise."""
@@ -150,7 +149,7 @@ class VariationalBits(BitsPerDimension):
         terms, fraction = self.means[2:].chunk(2)
         found = {"terms": terms.tolist(), "prior": self.means[1].item()}
         found |= {} if fraction.isnan().any() else {"fraction": fraction.tolist()}
-        return {f"{self.name}/{key}": value for key, value in found.items()}
+        return super().facts() | {f"{self.name}/{key}": value for key, value in found.items()}
 
     def picture(self) -> Tensor | None:
         """See `bound_plot`."""

@@ -55,7 +55,7 @@ class PairMetric(Metric):
     def compute(self) -> dict[str, Tensor]:
         values = self.kept("values")
         self.require_n(len(values))
-        return {self.name: values.mean(), f"{self.name}/error": values.std() / len(values) ** 0.5}
+        return self.mean_of_images(values)
 
     def passport(self) -> dict[str, Any]:
         of = {"quantisation": "uint8", "extractor": {"name": self.word}, "reference": self.reference, "statistics": ""}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusion.conditions import Text
 from diffusion.metrics.base import UNCONDITIONAL, Metric, Numbers, abbreviated
-from diffusion.metrics.intervals import dealt, standard_errors
+from diffusion.metrics.intervals import dealt
 from diffusion.metrics.objects import SceneClassifier, Scenes
 from diffusion.metrics.reference import RealImages, facts
 from diffusion.support.errors import UserError
@@ -110,8 +110,7 @@ class PromptAccuracy(Metric):
         if not self.groups:
             return values
         group = dealt(numbers, self.n, len(SPLITS)) % self.groups
-        errors = standard_errors(shares_right, [rows[group == g] for g in range(self.groups)])
-        return values | dict(zip([f"{key}/error" for key in self.keys], errors, strict=True))
+        return values | self.jackknifed(self.keys, shares_right, [rows[group == g] for g in range(self.groups)])
 
     def by_chance(self, found: Tensor, asked: Tensor) -> Tensor:
         """The shares [2] that are right of the n (n - 1) pairs of a sample and another sample's prompt."""
@@ -120,7 +119,7 @@ class PromptAccuracy(Metric):
 
     def facts(self) -> dict[str, Any]:
         """Of each number, the same share of real pictures, and by chance."""
-        return {
+        return super().facts() | {
             f"{key}/{word}": value
             for word, values in (("real", self.real), ("chance", self.chance))
             for key, value in zip(self.keys, values.tolist(), strict=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffusion.metrics.base import UNCONDITIONAL, Metric, Numbers, abbreviated, home
-from diffusion.metrics.intervals import dealt, standard_errors
+from diffusion.metrics.intervals import dealt
 from diffusion.metrics.reference import RealImages, facts, own_batches, require_images
 from diffusion.support.ranges import Few, Seed, Several, Some
 from diffusion.support.ranks import gather_rows
@@ -88,8 +88,7 @@ class SlicedWasserstein(Metric):
         if not self.groups:
             return value
         group = (dealt(torch.arange(self.n), self.n, self.conditions.period) % self.groups).to(rows.device)
-        error = standard_errors(self.statistic, [rows[group == g] for g in range(self.groups)])[0]
-        return {self.name: value, f"{self.name}/error": error}
+        return {self.name: value} | self.jackknifed([self.name], self.statistic, [rows[group == g] for g in range(self.groups)])
 
     def statistic(self, parts: Sequence[Tensor]) -> Tensor:
         """The distance [1] of the items whose projections are in `parts`, each [n_i, projections]."""

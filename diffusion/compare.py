@@ -1,0 +1,180 @@
+"""python -m diffusion.compare A B [C ...] [KEY=VALUE ...] — is A better than B, by how much, and how sure is that?
+
+A, B, ... are runs, checkpoints, folders or files of images, or the word exact; KEY=VALUE are words of diffusion.evaluate, of which
+KEY=1,2 makes a contestant of each value. All have the same seeds, and each is compared with the first, by the metrics that are named or
+those of the first run. Images are drawn until all are told apart, or the budget is spent. Runs that differ in their training's seed
+alone, two or more of each configuration, are compared as configurations.
+
+  python -m diffusion.compare runs/a runs/b metric=fd_digits
+  python -m diffusion.compare runs/a sampler=ddim,heun grid.steps=10,20 --budget 20000
+  python -m diffusion.compare FOLDER FILE.npz reference=cifar10 metric=[fid,kid]
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from diffusion.config import register, told, training_hash, typed_in
+from diffusion.evaluate import asked_for, settings, where, with_reference
+from diffusion.evaluation import EXACT
+from diffusion.mistyped import CONF, plainly
+from diffusion.schemas import EvaluateSchema, known
+from diffusion.shell import begin, quoted
+from diffusion.support.errors import UserError, one_sentence
+from diffusion.support.progress import doing
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """What is compared: a name, and the words of `diffusion.evaluate` that measure it."""
+
+    label: str
+    words: tuple[str, ...]
+
+    @property
+    def given(self) -> bool:
+        """Whether its images are there already, and no more can be drawn."""
+        return self.words[0].startswith("images=")
+
+    def composed(self) -> tuple[DictConfig, dict[str, str]]:
+        """(the configuration, the words by key). Raises UserError for a key that is none."""
+        cfg = compose("evaluate", [quoted(word) for word in self.words])
+        known(cfg, EvaluateSchema)
+        return cfg, typed_in(self.words)
+
+    def own_metric(self) -> dict[str, Any]:
+        """The metrics that are named, or the run's. Raises UserError for none."""
+        cfg, typed = self.composed()
+        typed = with_reference(cfg, typed)
+        metric: dict[str, Any] = asked_for(cfg, settings(cfg), typed)[1]["metric"]
+        if not metric:
+            raise UserError("There is nothing to compare by: say metric=fd_digits, fid or fd_resnet56.")
+        return metric
+
+    def lines(self, metric: Mapping[str, Any], times: int) -> list[dict]:
+        """A line for each of these metrics, of so many times the images that it asks for."""
+        from diffusion.evaluation import cells
+
+        cfg, typed = self.composed()
+        typed = with_reference(cfg, typed)
+        config = settings(cfg)
+        subject, way = asked_for(cfg, config, typed)
+        return cells.evaluate(subject, way | {"metric": enlarged(metric, times)}, config, typed, where(config))
+
+
+def enlarged(metric: Mapping[str, Any], times: int) -> dict[str, Any]:
+    """Metrics of so many times the images, each with groups of them."""
+    from diffusion.metrics.intervals import GROUPS
+
+    more = {name: dict(stage) for name, stage in metric.items()}
+    for stage in more.values():
+        stage |= {"n": stage["n"] * times} if stage.get("n") else {}
+        stage |= {"groups": GROUPS} if stage.get("groups") == 0 else {}
+    return more
+
+
+def contestants(words: Sequence[str]) -> list[Contestant]:
+    """One for each path and each combination of the values of KEY=1,2. Raises UserError for fewer than two, and for what is neither a path
+    nor KEY=VALUE."""
+    paths = [word for word in words if os.path.exists(word) or word == EXACT]
+    typed = [word for word in words if word not in paths]
+    if strange := [word for word in typed if "=" not in word]:
+        raise UserError(f"There is no file or folder {strange[0]}, and it is not KEY=VALUE.")
+    keys = [word.partition("=")[0].lstrip("+~") for word in typed]
+    if again := {"ckpt", "images", "out"} & {*keys}:
+        raise UserError(f"{min(again)}= is not said here: name the runs and the folders, as A B, and name=NAME for the file.")
+    parsed = OverridesParser.create().parse_overrides([quoted(word) for word in typed])
+    choices = [
+        [f"{key}={value}" for value in override.sweep_string_iterator()] if override.is_sweep_override() else [word]
+        for word, key, override in zip(typed, keys, parsed, strict=True)
+    ]
+    swept = {key for key, override in zip(keys, parsed, strict=True) if override.is_sweep_override()}
+    usual = [] if "name" in keys else ["name=compare"]
+    found = []
+    for path, chosen in product(paths, product(*choices)):
+        apart = [word for word in chosen if word.partition("=")[0].lstrip("+~") in swept]
+        label = " ".join([*([path] if len(paths) > 1 or not apart else []), *apart])
+        found.append(Contestant(label, (subject_word(path), *usual, *chosen)))
+    if len(found) < 2:
+        raise UserError("Say two things to compare at least: runs/A runs/B, or runs/A sampler=ddim,heun.")
+    if twice := {one.label for one in found if [other.label for other in found].count(one.label) > 1}:
+        raise UserError(f"{min(twice)} is said twice: there is nothing to tell apart.")
+    return found
+
+
+def subject_word(path: str) -> str:
+    """ckpt=PATH for a run, a checkpoint or a model in another format, images=PATH for anything else that is there."""
+    place = Path(path)
+    run = path == EXACT or place.suffix == ".ckpt" or any((place / name).exists() for name in ("config.yaml", "model_index.json"))
+    return f"{'ckpt' if run else 'images'}={path}"
+
+
+def by_configuration(found: Sequence[Contestant]) -> list[list[Contestant]]:
+    """The contestants, those together that are runs of one configuration but for the seed, if there are two or more of each of several;
+    otherwise each alone."""
+    from diffusion.checkpoint import find, read_config
+
+    groups: dict[Any, list[Contestant]] = {}
+    for one in found:
+        subject, *rest = one.words
+        path = subject.partition("=")[2]
+        if not subject.startswith("ckpt=") or path == EXACT or (Path(path) / "model_index.json").exists():
+            return [[one] for one in found]
+        groups.setdefault((training_hash(read_config(find(path)[0]) | {"seed": 0}), *rest), []).append(one)
+    together = len(groups) > 1 and min(map(len, groups.values())) > 1
+    return list(groups.values()) if together else [[one] for one in found]
+
+
+@contextmanager
+def hydra_s() -> Iterator[None]:
+    """Within the context configurations can be composed, and a mistake in one is a sentence."""
+    register()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)  # as conf/hydra's job_logging
+    with (
+        one_sentence(HydraException, OmegaConfBaseException, say=plainly),
+        initialize_config_dir(str(CONF), version_base="1.3"),
+    ):
+        yield
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m diffusion.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("words", nargs="+", metavar="A|KEY=VALUE", help="a run, a checkpoint, images; or a word of diffusion.evaluate")
+    parser.add_argument("--budget", type=int, metavar="N", help="images to draw of each at most (8 times the metric's n)")
+    parser.add_argument("--confidence", type=float, default=0.95, help="that no verdict of the call is false (0.95)")
+    given = parser.parse_args()
+    command = " ".join(sys.argv[1:])
+    sys.argv[0] = str(CONF.parent / "diffusion" / "evaluate.py")  # whose keys and groups a mistake is told
+    with hydra_s():
+        if not 0.5 <= given.confidence < 1:
+            raise UserError(f"--confidence {given.confidence} is a probability from 0.5 to below 1, as 0.95.")
+        found = contestants(given.words)
+        configurations = [one.composed() for one in found]
+        places = [place for cfg, typed in configurations for place in told(cfg, typed)]
+        with begin(trust=configurations[0][0].trust, places=places):
+            with doing("loading torch and the runs"):
+                from diffusion.evaluation.contest import Contest
+
+            contest = Contest(by_configuration(found), given.budget, 1 - given.confidence)
+            contest.run()
+            contest.save(where(settings(configurations[0][0])), f"python -m diffusion.compare {command}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Whether one subject's number is better than another's: differences over the images that both were asked for, or over training seeds,
+with what keeps their chance of error however often one looks and however many are compared."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, variance
+
+import torch
+from scipy.stats import norm, t
+
+from diffusion.metrics.intervals import jackknife
+from diffusion.support.errors import UserError
+
+POWER = 0.8  # the chance to tell a difference apart, for which `needed` says how many images it takes
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of two numbers, its standard error, and the degrees of freedom of that error."""
+
+    value: float
+    error: float
+    freedom: float
+
+    @property
+    def p(self) -> float:
+        """The probability of a value so far from 0, to either side, if the truth is 0 (Student's t)."""
+        if self.error == 0:
+            return 1.0 if self.value == 0 else 0.0
+        return float(2 * t.sf(abs(self.value) / self.error, self.freedom))
+
+    def half_width(self, level: float) -> float:
+        """y of the interval value +- y that covers the truth but for a probability `level`."""
+        return float(t.isf(level / 2, self.freedom)) * self.error
+
+    def needed(self, n: int, level: float) -> int | None:
+        """How many images, or runs, tell a difference of this value apart at this level with probability 0.8, where these are of n and its
+        error falls as 1/sqrt(n); None for no difference."""
+        if self.value == 0:
+            return None
+        return round(n * ((norm.isf(level / 2) + norm.isf(1 - POWER)) * self.error / self.value) ** 2)
+
+
+def over_images(first: float, other: float, without_first: Sequence[float], without_other: Sequence[float]) -> Difference:
+    """other - first, of the expectations at this number of images: the delete-a-group jackknife of the difference, which leaves the same
+    seeds out of both, so that what the images share is no error (see `jackknife`). Of images that share nothing it is as good.
+
+    Raises UserError for numbers that were measured with other groups of images."""
+    if len(without_first) != len(without_other):
+        raise UserError(f"These were measured with {len(without_first)} and {len(without_other)} groups of images: say another name=NAME.")
+    apart = torch.tensor([without_other, without_first], dtype=torch.float64)
+    return Difference(other - first, float(jackknife((apart[0] - apart[1])[:, None])), len(without_first) - 1)
+
+
+def over_seeds(first: Sequence[float], other: Sequence[float]) -> Difference:
+    """The difference of the means of two configurations' runs, with a training seed as the unit: Welch's (1947, eq. 28 for the degrees of
+    freedom), each of at least two runs. What the images drawn do to all runs alike is not in it."""
+    parts = [(variance(values) / len(values), len(values)) for values in (first, other)]
+    total = sum(part for part, _ in parts)
+    freedom = total**2 / sum(part**2 / (n - 1) for part, n in parts) if total else min(n for _, n in parts) - 1
+    return Difference(mean(other) - mean(first), total**0.5, freedom)
+
+
+def holm(probabilities: Sequence[float], alpha: float) -> list[float]:
+    """The level at which Holm (1979) tests each of these: the smallest of m at alpha/m, the next at alpha/(m - 1), until one is not below
+    its level, which is that of all after it. With p <= level for a rejection, the probability of any false one is at most alpha."""
+    levels, level, going = [0.0] * len(probabilities), 0.0, True
+    for rank, i in enumerate(sorted(range(len(probabilities)), key=probabilities.__getitem__)):
+        level = alpha / (len(probabilities) - rank) if going else level
+        levels[i], going = level, going and probabilities[i] <= level
+    return levels
+
+
+def shared_out(alpha: float, sizes: Sequence[int]) -> list[float]:
+    """alpha for each of several looks at more and more images, in proportion to how many there are: together they are alpha, whatever is
+    seen at them (Bonferroni), and the last, which sees most, has most."""
+    return [alpha * size / sum(sizes) for size in sizes]
