@@ -11,29 +11,22 @@ alone, two or more of each configuration, are compared as configurations.
 """
 
 import argparse
-import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from diffusion.config import register, told, training_hash, typed_in
+from diffusion.composing import alternatives, composed_of, composing
+from diffusion.config import told, training_hash
 from diffusion.evaluate import asked_for, settings, where, with_reference
 from diffusion.evaluation import EXACT
-from diffusion.mistyped import CONF, plainly
-from diffusion.schemas import EvaluateSchema, known
-from diffusion.shell import begin, quoted
-from diffusion.support.errors import UserError, one_sentence
+from diffusion.shell import begin
+from diffusion.support.errors import UserError
 from diffusion.support.progress import doing
 
 
@@ -51,9 +44,7 @@ class Contestant:
 
     def composed(self) -> tuple[DictConfig, dict[str, str]]:
         """(the configuration, the words by key). Raises UserError for a key that is none."""
-        cfg = compose("evaluate", [quoted(word) for word in self.words])
-        known(cfg, EvaluateSchema)
-        return cfg, typed_in(self.words)
+        return composed_of(self.words)
 
     def own_metric(self) -> dict[str, Any]:
         """The metrics that are named, or the run's. Raises UserError for none."""
@@ -86,22 +77,18 @@ def enlarged(metric: Mapping[str, Any], times: int) -> dict[str, Any]:
     return more
 
 
-def contestants(words: Sequence[str]) -> list[Contestant]:
+def contestants(said: Sequence[str]) -> list[Contestant]:
     """One for each path and each combination of the values of KEY=1,2. Raises UserError for fewer than two, and for what is neither a path
     nor KEY=VALUE."""
-    paths = [word for word in words if os.path.exists(word) or word == EXACT]
-    typed = [word for word in words if word not in paths]
+    paths = [word for word in said if os.path.exists(word) or word == EXACT]
+    typed = [word for word in said if word not in paths]
     if strange := [word for word in typed if "=" not in word]:
         raise UserError(f"There is no file or folder {strange[0]}, and it is not KEY=VALUE.")
     keys = [word.partition("=")[0].lstrip("+~") for word in typed]
     if again := {"ckpt", "images", "out"} & {*keys}:
         raise UserError(f"{min(again)}= is not said here: name the runs and the folders, as A B, and name=NAME for the file.")
-    parsed = OverridesParser.create().parse_overrides([quoted(word) for word in typed])
-    choices = [
-        [f"{key}={value}" for value in override.sweep_string_iterator()] if override.is_sweep_override() else [word]
-        for word, key, override in zip(typed, keys, parsed, strict=True)
-    ]
-    swept = {key for key, override in zip(keys, parsed, strict=True) if override.is_sweep_override()}
+    choices = alternatives(typed)
+    swept = {key for key, words in zip(keys, choices, strict=True) if len(words) > 1}
     usual = [] if "name" in keys else ["name=compare"]
     found = []
     for path, chosen in product(paths, product(*choices)):
@@ -138,18 +125,6 @@ def by_configuration(found: Sequence[Contestant]) -> list[list[Contestant]]:
     return list(groups.values()) if together else [[one] for one in found]
 
 
-@contextmanager
-def hydra_s() -> Iterator[None]:
-    """Within the context configurations can be composed, and a mistake in one is a sentence."""
-    register()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)  # as conf/hydra's job_logging
-    with (
-        one_sentence(HydraException, OmegaConfBaseException, say=plainly),
-        initialize_config_dir(str(CONF), version_base="1.3"),
-    ):
-        yield
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -160,8 +135,7 @@ def main() -> None:
     parser.add_argument("--confidence", type=float, default=0.95, help="that no verdict of the call is false (0.95)")
     given = parser.parse_args()
     command = " ".join(sys.argv[1:])
-    sys.argv[0] = str(CONF.parent / "diffusion" / "evaluate.py")  # whose keys and groups a mistake is told
-    with hydra_s():
+    with composing():
         if not 0.5 <= given.confidence < 1:
             raise UserError(f"--confidence {given.confidence} is a probability from 0.5 to below 1, as 0.95.")
         found = contestants(given.words)

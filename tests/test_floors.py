@@ -21,7 +21,7 @@ FLOORS = {
     6: ["album", "dashboard", "data", "editing", "generate", "metrics", "npz", "part", "passport", "pictures", "published", "shards"],
     7: ["checkpoint", "foreign", "latents", "model"],
     8: ["evaluation", "training"],
-    9: ["average", "compare", "config", "convert", "evaluate", "manual", "mistyped", "schemas", "shell", "sweeps"],
+    9: ["average", "compare", "composing", "config", "convert", "evaluate", "manual", "mistyped", "schemas", "shell", "sweeps"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 # The bound's terms are the objective's and the ODE's solver the sampler's; pairs are pictures;
@@ -126,7 +126,11 @@ def test_the_library_needs_torch_alone(file):
 
 @pytest.mark.parametrize("file", [*INNER, *SCRIPTS])
 def test_hydra_and_lightning_live_in_their_places(file):
-    assert file in SCRIPTS or unit(file) in ("config", "mistyped", "schemas", "shell", "evaluate", "sweeps") or not OUTER[file] & HYDRA
+    assert (
+        file in SCRIPTS
+        or unit(file) in ("config", "composing", "compare", "mistyped", "schemas", "shell", "evaluate", "sweeps")
+        or not OUTER[file] & HYDRA
+    )
     assert file.removeprefix("diffusion/").startswith(MAY_USE_LIGHTNING) or not OUTER[file] & LIGHTNING
 
 

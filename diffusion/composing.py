@@ -1,0 +1,49 @@
+"""The words of `diffusion.evaluate` composed by another command, as often as it needs: Hydra without its main."""
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from diffusion.config import register, typed_in
+from diffusion.mistyped import CONF, plainly
+from diffusion.schemas import EvaluateSchema, known
+from diffusion.shell import quoted
+from diffusion.support.errors import one_sentence
+
+
+@contextmanager
+def composing() -> Iterator[None]:
+    """Within the context words can be composed, a mistake is a sentence that knows the keys of `diffusion.evaluate`, and what is logged is
+    printed."""
+    register()
+    sys.argv[0] = str(CONF.parent / "diffusion" / "evaluate.py")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)  # as conf/hydra's job_logging
+    with (
+        one_sentence(HydraException, OmegaConfBaseException, say=plainly),
+        initialize_config_dir(str(CONF), version_base="1.3"),
+        one_sentence(),
+    ):
+        yield
+
+
+def composed_of(words: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+    """(the configuration of these words KEY=VALUE, the words by key). Raises UserError for a key that is none."""
+    cfg = compose("evaluate", [quoted(word) for word in words])
+    known(cfg, EvaluateSchema)
+    return cfg, typed_in(words)
+
+
+def alternatives(words: Sequence[str]) -> list[list[str]]:
+    """Of each word KEY=VALUE the words that it stands for: of KEY=1,2 one for each value, of any other itself."""
+    parsed = OverridesParser.create().parse_overrides([quoted(word) for word in words])
+    return [
+        [f"{word.partition('=')[0]}={value}" for value in override.sweep_string_iterator()] if override.is_sweep_override() else [word]
+        for word, override in zip(words, parsed, strict=True)
+    ]
