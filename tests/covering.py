@@ -36,7 +36,7 @@ def choices(*groups: str) -> dict[str, list[str]]:
 def file(group: str, choice: str) -> dict[str, Any]:
     """What a choice's file says of its own group."""
     content = yaml.safe_load((ROOT / "conf" / group / f"{choice}.yaml").read_text()) or {}
-    return content.get(group, content) if "defaults" in content else content
+    return content.get(group, content)  # where the file says something of another group too
 
 
 def meaningless(schedule: str, parameterization: str) -> bool:
