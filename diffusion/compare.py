@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("words", nargs="+", metavar="A|KEY=VALUE", help="a run, a checkpoint, images; or a word of diffusion.evaluate")
     parser.add_argument("--budget", type=int, metavar="N", help="images to draw of each at most (8 times the metric's n)")
     parser.add_argument("--confidence", type=float, default=0.95, help="that no verdict of the call is false (0.95)")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     command = " ".join(sys.argv[1:])
     with composing():
         if not 0.5 <= given.confidence < 1:
