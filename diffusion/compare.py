@@ -63,7 +63,7 @@ class Contestant:
         typed = with_reference(cfg, typed)
         config = settings(cfg)
         subject, way = asked_for(cfg, config, typed)
-        return cells.evaluate(subject, way | {"metric": enlarged(metric, times)}, config, typed, where(config))
+        return cells.evaluate(subject, way | {"metric": enlarged(metric, times)}, config, typed, where(config))["sampler"]
 
 
 def enlarged(metric: Mapping[str, Any], times: int) -> dict[str, Any]:

@@ -33,9 +33,11 @@ NAMED = (*WAY, "way", "ckpt", "images", "averaged", "seed", "precision", "datase
 log = logging.getLogger(__name__)
 
 
-def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any], typed: Mapping[str, str], path: Path) -> list[dict]:
-    """Measure one cell, unless the file at `path` has it, and append a line for each metric; by all ranks together. Returns the lines of
-    the cell's metrics.
+def evaluate(
+    subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any], typed: Mapping[str, str], path: Path
+) -> dict[str, list[dict]]:
+    """Measure one cell, unless the file at `path` has it, and append a line for each metric; by all ranks together. Returns the cell's
+    lines of these metrics, under "sampler", and the data set's own, under "floor", if those were asked for.
 
     `way` holds the sampler, grid, guidance and metrics, `config` the command's own keys, `typed` what was typed, which labels the cell. A
     cell is what a number depends on beside the metric, as the passport says it: models by the hashes of their weights, not by their paths.
@@ -68,8 +70,9 @@ def evaluate(subject: Subject, way: Mapping[str, Any], config: Mapping[str, Any]
         kept = KeptFeatures(path.parent / "features", made_by, config["keep_features"] if ours({**groups_of(model), **way}) else 0)
         measured = partial(measure, model, source, facts=passport, first_seed=first, kept=kept)
         fill(path, facts, asked, measured, subject.published if kind == "sampler" else NOTHING)
+        agreed(True)  # all ranks wait until the first has written
         lines[kind] = [line for line in read_cells(path) if line["cell"] == cell and any(is_of(line, metric) for metric in asked)]
-    return lines["sampler"]
+    return lines
 
 
 def model_of(model: Model | GivenImages) -> dict[str, str]:
