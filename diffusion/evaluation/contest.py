@@ -172,8 +172,8 @@ def comparable(lines: Sequence[dict]) -> dict[str, dict]:
     if not found:
         raise UserError("There is no number with groups of images here: say metric.groups=10, or another name=NAME than that of before.")
     for key, line in found.items():
-        if line[key] is None:
-            raise UserError(f"{key} is not finite, and is compared with nothing.")
+        if not all(isinstance(value, int | float) for value in (line[key], *(line[f"{key}/without"] or [None]))):
+            raise UserError(f"{key} is not a finite number in all groups of images, and is compared with nothing.")
     return found
 
 
@@ -182,7 +182,9 @@ def require_alike(key: str, first: Sequence[dict], other: Sequence[dict], *names
     passports = []
     for name, of_one in zip(names, (first[0], other[0]), strict=True):
         if key not in of_one:
-            raise UserError(f"{name} has no {key}, which {names[0]} has: name the metrics, as metric=fid.")
+            raise UserError(
+                f"{name} has no {key}, which {names[0]} has: say the same metrics and as many images, as metric=fid metric.n=5000."
+            )
         passports.append(of_one[key]["passport"])
     for field in ALIKE:
         a, b = (passport.get(field) for passport in passports)

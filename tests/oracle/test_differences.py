@@ -190,3 +190,26 @@ def test_the_jackknife_of_a_mean_is_its_standard_error():
 def test_numbers_of_other_groups_are_refused():
     with pytest.raises(UserError, match="10 and 5 groups"):
         over_images(1.0, 2.0, [1.0] * 10, [2.0] * 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"fd@100": None}, "not a finite number"),
+        ({"fd@100/without": [1.0, None]}, "not a finite number"),
+        ({"fd@100/without": "1"}, "not a finite number"),
+        ({"numbers": []}, "no number with groups"),
+        ({"passport": {"n": 100, "metric": "fd@100", "reference": {"name": "other"}}}, "not measured alike: their reference"),
+        ({"numbers": ["fd@50"], "fd@50": 1.0, "fd@50/without": [1.0] * 10}, "as many images"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(change, said):
+    """Of damaged lines too, and of a folder of others."""
+    rows = torch.randn(100, 1, dtype=torch.float64)
+
+    class Strange(Drawing):
+        def lines(self, metric, times):
+            return [super().lines(metric, times)[0] | change]
+
+    with pytest.raises(UserError, match=said):
+        contest([Drawing("first", rows, None), Strange("other", rows, None)], budget=100)
