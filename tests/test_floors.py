@@ -31,6 +31,7 @@ FLOORS = {
         "evaluate",
         "manual",
         "mistyped",
+        "pareto",
         "schemas",
         "shell",
         "sweeps",

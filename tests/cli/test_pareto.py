@@ -1,0 +1,49 @@
+"""python -m diffusion.pareto, as a user types it."""
+
+import json
+
+import pytest
+from commands import SMALL, command, succeeded
+from PIL import Image
+
+pytestmark = pytest.mark.xdist_group("pareto")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    where = [f"paths.runs={folder}", "name=run", "logger=none", f"paths.cache={folder / 'cache'}"]
+    small = [*SMALL, "callbacks.samples=null", "eval_every=100", "schedule.num_timesteps=50", "metric=none"]
+    succeeded(command("train.py", *small, *where))
+    return folder
+
+
+def test_the_front_of_a_run(place):
+    words = ["metric=fd_digits", "metric.n=40", f"paths.cache={place / 'cache'}", "device=cpu", "sampler=ddim,heun", "grid.steps=2,4"]
+    said = succeeded(command("-m", "diffusion.pareto", place / "run", *words, "--budget", "80"))
+    assert "The best for 2 calls is sampler=" in said
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in said.splitlines() if row.startswith("|")][2:]
+    assert {row[0]: row[1] for row in rows} == {
+        "sampler=ddim grid.steps=2": "2",
+        "sampler=heun grid.steps=2": "2",  # of two steps the first goes down a cliff, and the last to data: one call each
+        "sampler=ddim grid.steps=4": "4",
+        "sampler=heun grid.steps=4": "7",
+    }
+    gflop = {row[0]: float(row[2]) / int(row[1]) for row in rows}
+    assert len({round(value, 4) for value in gflop.values()}) <= 2 and min(gflop.values()) > 0
+    assert {row[6] for row in rows} <= {"on the front", "behind, not told apart", "dropped"} and "on the front" in rows[0]
+    for line in map(json.loads, (place / "run" / "pareto.jsonl").read_text().splitlines()):
+        assert line["passport"]["seeds"]["first"] == 1_000_000
+    with Image.open(place / "run" / "pareto.png") as picture:
+        assert picture.size[0] > 300
+    assert (place / "run" / "pareto.md").read_text() in said
+
+
+def test_a_mistake_about_a_front_is_a_sentence(place):
+    for words, sentence in {
+        ("nowhere",): "no file or folder nowhere",
+        ("run", "sampler=ddim,dim"): "dim is not one of the choices",
+        ("run", "metric=fd_digits", "--budget", "1"): "less than the 1000 images",
+    }.items():
+        result = command("-m", "diffusion.pareto", *(str(place / word) if word == "run" else word for word in words))
+        assert result.returncode == 1 and sentence in result.stderr and result.stderr.count("\n") == 1, result.stderr
