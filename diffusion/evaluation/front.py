@@ -154,11 +154,14 @@ def draw_front(points: Sequence[Point], path: Path) -> None:
         colour, size = (COLOURS[0], 6.0) if point in leading else (GREY, 3.5)
         mark = "x" if point.dropped else "o"
         axes.errorbar(point.calls, point.value, yerr=error, fmt=mark, capsize=2, color=colour, markersize=size)
-    axes.plot([p.calls for p in leading], [p.value for p in leading], color=COLOURS[0], linewidth=1.5)
+    end = [replace(leading[-1], calls=max(point.calls for point in points))]  # more calls are as good
+    axes.plot(*zip(*((p.calls, p.value) for p in [*leading, *end]), strict=True), drawstyle="steps-post", color=COLOURS[0], linewidth=1.5)
     for point in leading:
         axes.annotate(point.label, (point.calls, point.value), (5, -12), textcoords="offset points", fontsize=8)
     axes.set(xlabel="calls of the denoiser", ylabel=points[0].key.partition("@")[0])
     axes.grid(which="both", alpha=0.25)
     logarithmic(axes, all(point.value > 0 for point in points))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png")
