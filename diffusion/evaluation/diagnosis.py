@@ -96,11 +96,8 @@ def diagnosed(run: str | Path, n: int, device: torch.device, share_before: Calla
     dataset = build(model.config["dataset"], "dataset")
     data = data_of(dataset)
     train, heldout, known = items_of(model, data, n, dataset.flip, device)
-    null = None if known.cond is None else model.conditions.null(known.cond[:1])[0]
     old = share_before(model)
-    bands = measured_bands(
-        model.denoiser, None if old is None else last.denoiser, train, heldout, known, null, model.config["sample_batch_size"]
-    )
+    bands = measured_bands(model.denoiser, None if old is None else last.denoiser, train, heldout, known, model.config["sample_batch_size"])
     noise = gradient_noise(last, data, dataset.flip, device)
     evidence = Evidence(bands, model.config["batch_size"] * model.config["accumulate"], old, noise)
     about = model.describe() | {
@@ -113,12 +110,10 @@ def diagnosed(run: str | Path, n: int, device: torch.device, share_before: Calla
 def items_of(model: Model, data: Data, n: int, mirror: bool, device: torch.device) -> tuple[Items, Items | None, Items]:
     """(n training items, n held-out ones or None, all that training sees)."""
 
-    def items(of: ImageSet, numbers: Tensor, words: str = "", mirror: bool = False) -> Items:
-        return encoded(model, of.images, model.conditions.labels(of), numbers, device, words, mirror)
-
-    train = items(data.train, some_of(data.seen, n))
-    heldout = data.heldout and items(data.heldout[0], some_of(data.heldout[1], n), data.heldout[2])
-    return train, heldout, items(data.train, data.seen, mirror=mirror)
+    kinds: dict[bytes, int] = {}
+    train = encoded(model, data.train, some_of(data.seen, n), device, kinds)
+    heldout = data.heldout and encoded(model, data.heldout[0], some_of(data.heldout[1], n), device, kinds, data.heldout[2])
+    return train, heldout, encoded(model, data.train, data.seen, device, kinds, mirror=mirror)
 
 
 def gradient_noise(model: Model, data: Data, mirror: bool, device: torch.device) -> NoiseScale:
@@ -251,7 +246,7 @@ def draw_bands(bands: Bands, path: Path) -> None:
     figure = Figure(figsize=(9, 5), dpi=90, layout="constrained")
     axes = figure.subplots()
     unit = torch.ones_like(bands.t) if bands.gaussian is None else bands.gaussian
-    for name, colour in zip([name for name in COLUMNS if name in bands.errors], COLOURS, strict=False):
+    for name, colour in zip([name for name in COLUMNS if name in bands.errors and not name.startswith("last/")], COLOURS, strict=False):
         mean, error = bands.mean(name) / unit, 2 * bands.error(name) / unit
         look = "o-" if name.endswith("train") else "o--"
         axes.errorbar(bands.log_snr, mean, yerr=error, fmt=look, color=colour, markersize=3.5, capsize=2, label=COLUMNS[name])

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion.data import ImageSet
 from diffusion.noise import SeededNoise
 from diffusion.oracles import EmpiricalDistribution
 from diffusion.parameterization import Epsilon, Parameterization
 from diffusion.schedules import Schedule
 from diffusion.schedules.base import CONTINUOUS_STEPS
-from diffusion.typing import Conditions, Denoise, per_sample_mean
+from diffusion.typing import Denoise, per_sample_mean
 
 BANDS = 10
 MOST = 2**33  # bytes of a training set in float64, beyond which neither the exact denoiser nor the covariance is computed
@@ -21,12 +22,14 @@ WIDEST = 2**14  # rows and columns of the largest matrix whose eigenvalues are t
 
 
 class Items(NamedTuple):
-    """x0 [n, *shape] float64, their conditions [n, ...] or None, and the seed of each one's noise; `words` say which they are."""
+    """x0 [n, *shape] float64, their conditions [n, ...] or None, and the seed of each one's noise; `words` say which they are. `kinds` [n]
+    number the conditions that differ, for the exact denoiser, which asks only whether two are the same."""
 
     x0: Tensor
     cond: Tensor | None
     seeds: list[int]
     words: str = ""
+    kinds: Tensor | None = None
 
 
 class Errors(NamedTuple):
@@ -134,14 +137,12 @@ def target_share(read: Parameterization, schedule: Schedule, times: Tensor, vari
     return square / (variance * read.target(one, none, alpha, sigma) ** 2 + read.target(none, one, alpha, sigma) ** 2)
 
 
-def measured_bands(
-    model: Denoise, last: Denoise | None, train: Items, heldout: Items | None, known: Items, null: Tensor | None, batch_size: int
-) -> Bands:
+def measured_bands(model: Denoise, last: Denoise | None, train: Items, heldout: Items | None, known: Items, batch_size: int) -> Bands:
     """The bands of a model and of its last weights on items of training and, where there are any, held-out ones.
 
     `known` is all that training sees, mirrored pictures too: the exact denoiser's data (see `EmpiricalDistribution`, EDM eq. 57) and the
     Gaussian's. The exact denoiser's error is the least of any on these items; on held-out ones it bounds nothing. It is computed in
-    float64, asked for the same conditions, `null` [...] being that of no condition, and left out of more data than fit (`MOST`)."""
+    float64, asked for the same conditions by their `kinds`, and left out of more data than fit (`MOST`)."""
     times = band_times(model.schedule)
     log_snr = model.schedule.log_snr(times)
     splits = {"train": train} | ({"heldout": heldout} if heldout is not None else {})
@@ -151,9 +152,9 @@ def measured_bands(
         errors["last/train"] = eps_errors(last, train, times, batch_size).eps
     small = known.x0.nbytes <= MOST
     if small:
-        exact = EmpiricalDistribution(known.x0, model.schedule, known.cond, null=torch.tensor(-1) if null is None else null)
+        exact = EmpiricalDistribution(known.x0, model.schedule, known.kinds)
         for name, items in splits.items():
-            errors[f"exact/{name}"] = eps_errors(exact, items, times, batch_size, torch.float64).eps
+            errors[f"exact/{name}"] = eps_errors(exact, items._replace(cond=items.kinds), times, batch_size, torch.float64).eps
     eigenvalues = spectrum(known.x0) if small else None
     variance = known.x0.var(0, correction=0).mean().item()
     inside = own["train"].inside
@@ -169,22 +170,24 @@ def measured_bands(
 
 
 def encoded(
-    model: Any, images: np.ndarray, labels: Any, numbers: Tensor, device: torch.device, words: str = "", mirror: bool = False
+    model: Any, data: ImageSet, numbers: Tensor, device: torch.device, kinds: dict[bytes, int], words: str = "", mirror: bool | None = None
 ) -> Items:
-    """Items `numbers` [n] of a data set as x_0, with the conditions of their labels; of latents, the mean that the codec gives.
+    """Items `numbers` [n] of a data set as x_0, with the conditions of their labels, numbered by `kinds`, which is added to; of latents,
+    the mean that the codec gives.
 
-    With `mirror` there is the mirrored picture of each too, after all of them, with the same condition and seed."""
-    views = [lambda pictures: pictures, lambda pictures: pictures.flip(2)][: 1 + mirror]
-    parts: list[list[Tensor]] = [[] for _ in views]
+    With `mirror` said they are what training sees: the conditions themselves are not kept, and where it is true there is the mirrored
+    picture of each too, after all of them."""
+    labels, views = model.conditions.labels(data), 1 + bool(mirror)
+    parts: list[list[Tensor]] = [[] for _ in range(views)]
+    conds, found = [], []
     for rows in numbers.split(256):
-        chosen = torch.from_numpy(np.array(images[rows.numpy()])).to(device)
-        for part, view in zip(parts, views, strict=True):
-            part.append(model.codec.encode(view(chosen)).double())
-    cond = conditions_at(model.conditions, labels, numbers, device)
-    cond = None if cond is None else torch.cat([cond] * len(views))
-    return Items(torch.cat([x0 for part in parts for x0 in part]), cond, numbers.tolist() * len(views), words)
-
-
-def conditions_at(conditions: Conditions, labels: Any, numbers: Tensor, device: torch.device) -> Tensor | None:
-    """The conditions [n, ...] of the items with these numbers, or None."""
-    return None if labels is None else conditions.of(labels[numbers].to(device))
+        chosen = torch.from_numpy(np.array(data.images[rows.numpy()])).to(device)
+        for view, part in enumerate(parts):
+            part.append(model.codec.encode(chosen.flip(2) if view else chosen).double())
+        cond = None if labels is None else model.conditions.of(labels[rows].to(device))
+        if cond is not None:
+            conds += [cond] if mirror is None else []
+            found += [kinds.setdefault(row.numpy().tobytes(), len(kinds)) for row in cond.cpu()]
+    x0 = torch.cat([x0 for part in parts for x0 in part])
+    numbered = torch.tensor(found * views, device=device) if found else None
+    return Items(x0, torch.cat(conds) if conds else None, numbers.tolist() * views, words, numbered)

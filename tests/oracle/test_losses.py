@@ -43,7 +43,7 @@ class Wiener:
 
 
 def bands_of(model, train: Items, heldout: Items | None = None, last=None):
-    return measured_bands(model, last, train, heldout, train, None, 128)
+    return measured_bands(model, last, train, heldout, train, 128)
 
 
 # ---- the least errors -------------------------------------------------------------------------------------------------------------
