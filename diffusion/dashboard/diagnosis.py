@@ -17,8 +17,8 @@ def diagnosis_of(folder: Path, warnings: list[str]) -> dict[str, Any]:
     where it is none."""
     try:
         found = json.loads(content(folder / "diagnose.json", folder, SETTINGS))
-        means = {name: numbers(found["errors"][name]["mean"]) for name in SHOWN if name in found["errors"]}
-        log_snr = numbers(found["log_snr"])
+        means = {name: numbers_of_bands(found["errors"][name]["mean"]) for name in SHOWN if name in found["errors"]}
+        log_snr = numbers_of_bands(found["log_snr"])
         if any(len(mean) != len(log_snr) for mean in means.values()) or type(found["step"]) is not int:
             raise ValueError
         said = [{key: str(one[key])[:LETTERS] for key in WORDS} | {"normal": one["normal"] is True} for one in found["findings"][:FINDINGS]]
@@ -30,7 +30,7 @@ def diagnosis_of(folder: Path, warnings: list[str]) -> dict[str, Any]:
         return {}
 
 
-def numbers(values: Any) -> list[float | None]:
+def numbers_of_bands(values: Any) -> list[float | None]:
     """A list of finite numbers and None. Raises ValueError for anything else."""
     if (
         not isinstance(values, list)
