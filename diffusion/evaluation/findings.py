@@ -181,12 +181,13 @@ def batch_and_noise(evidence: Evidence) -> Finding | None:
         return None
     known = noise.value < float("inf")
     scale = noise.value if known else noise.least
+    items = ("" if known else "above ") + (f"{scale:,.0f}" if scale >= APART else number(scale))
     small, large = batch * APART < scale, known and batch > APART * scale
     return Finding(
         "Is the batch as large as the gradient's noise asks for?",
         "no, it is smaller" if small else "no, it is larger" if large else "yes" if known else "not told",
         not small and not large,
-        f"the noise scale is {'' if known else 'above '}{scale:,.0f} items by {noise.images:,} of them, and a step has {batch:,} items.",
+        f"the noise scale is {items} items by {noise.images:,} of them, and a step has {batch:,} items.",
         f"the batch is within {APART} times B_simple = tr(Sigma)/|G|^2. Far below it twice the batch does the work of two steps; far above "
         "it twice the batch gains nothing",
         "McCandlish et al. (1812.06162) eq. 2.9 and app. A.1; Adam's own is of the same order",
