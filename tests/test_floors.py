@@ -28,6 +28,7 @@ FLOORS = {
         "composing",
         "config",
         "convert",
+        "diagnose",
         "evaluate",
         "manual",
         "mistyped",

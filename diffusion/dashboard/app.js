@@ -59,6 +59,16 @@ function drawSamples() {
   $("samples").getElementsByClassName("grids")[0].replaceChildren(...figures);
 }
 
+// What diffusion.diagnose found, a list for each run; the rule and what to do where the mouse is.
+function drawFindings() {
+  const make = (tag, text, ...inside) => { const node = document.createElement(tag); node.append(text, ...inside); return node; };
+  $("findings").replaceChildren(...diagnosed().flatMap(run => [make("b", run.name), make("ul", "", ...run.diagnosis.findings.map(one => {
+    const item = make("li", `${one.question} `, make(one.normal ? "span" : "b", `${one.answer}: `), one.seen);
+    item.title = `rule: ${one.rule} (${one.reference})` + (one.normal ? "" : `\nwhat to do: ${one.remedy}`);
+    return item;
+  }))]));
+}
+
 // ---- the page ---------------------------------------------------------------------------------------------------------------------
 
 // A plot is drawn when it comes into view, and again when it is there and something changed.
@@ -149,8 +159,10 @@ function draw() {
   $("samples").hidden = !data.recipes.length;
   $("quarters").hidden = !data.terms.length;
   $("profiles").hidden = !data.profiled.length;
+  $("diagnoses").hidden = !diagnosed().length;
   drawTable();
   drawSamples();
+  drawFindings();
   for (const node of document.querySelectorAll("[data-draw]")) {
     node.stale = true;
     watcher.observe(node);

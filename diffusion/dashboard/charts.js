@@ -202,8 +202,21 @@ const DRAW = {
     box.hidden = !warning;
     plot(node, traces(all, order, {mode: "lines"}), {xaxis: {title: {text: "timestep"}}, yaxis: scale(all)});
   },
+  diagnoses(node) {
+    const looks = {"model/train": "solid", "model/heldout": "dash", "exact/train": "dot"};
+    const drawn = diagnosed().flatMap(run => Object.keys(looks).filter(name => name in run.diagnosis.errors).map(name => {
+      const {log_snr: x, errors, step} = run.diagnosis, y = errors[name].map((v, k) => errors.gaussian ? v / errors.gaussian[k] : v);
+      const owner = x.map((at, k) => ({run, says: `${name}: ${format(errors[name][k])} at log-SNR ${format(at)}, step ${step.toLocaleString("en")}`}));
+      const lit = state.lit === null || state.lit === run.name;
+      return {x, y, owner, type: "scatter", mode: "lines+markers", hoverinfo: "none", opacity: lit ? 1 : 0.15, marker: {size: 4, color: colour(run)},
+        line: {color: colour(run), dash: looks[name], width: 1.8}};
+    }));
+    plot(node, drawn, {xaxis: {title: {text: "log-SNR, from clean data to noise"}, autorange: "reversed"}, yaxis: {type: "log", range: [-1.5, 1.5]},
+      shapes: [{type: "line", xref: "paper", x0: 0, x1: 1, y0: 1, y1: 1, line: {color: "#9aa5b1", width: 1}}]});
+  },
   sweep: drawSweep,
 };
+const diagnosed = () => ranked.filter(run => run.diagnosis.findings).slice(0, PICTURES);
 
 // Parallel coordinates: each axis from 0 to 1, numbers by size (by order of magnitude where they span some), words by rank.
 function drawSweep(node) {

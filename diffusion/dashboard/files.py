@@ -4,7 +4,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from diffusion.support.errors import UserError
 
@@ -66,3 +66,10 @@ def lines_of(path: Path, folder: Path) -> Iterator[bytes]:
             if len(line) > LINE:
                 raise UserError(f"{path.name} has a line of more than {LINE:,} bytes, which no run writes")
             yield line
+
+
+def json_again(value: Any, depth: int) -> bool:
+    """Whether what JSON gave can be written as JSON again, unlike an infinity (1e999), and is no deeper than `depth`."""
+    if isinstance(value, dict | list):
+        return depth > 0 and all(json_again(inner, depth - 1) for inner in (value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, int | float) or abs(value) < 1e300

@@ -96,6 +96,7 @@ def run_data(run: Run, config: dict, keys: list[str], points: int, passports: di
             recipe: [[step, address] for step, path in grids if (address := source(run, path))] for recipe, grids in run.samples.items()
         },
         "published": run.published,
+        "diagnosis": run.diagnosis,
         "rows": {recipe: row_labels(run.config, recipe) for recipe in run.samples},
     }
 

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffusion.dashboard.files import SETTINGS, content, lines_of, locked, within
+from diffusion.dashboard.diagnosis import diagnosis_of
+from diffusion.dashboard.files import SETTINGS, content, json_again, lines_of, locked, within
 from diffusion.published import Published
 from diffusion.support.errors import UserError
 from diffusion.support.trust import parsed
 
+FILES = ("metrics.jsonl", "config.yaml", "words.yaml", "samples", "diagnose.json")
 AXES = ("step", "images", "time", "since")
 NUMBER = (int, float, type(None))  # None is a number that was not finite
 PICTURE = re.compile(r"(?P<recipe>.+)-step=(?P<step>\d{1,15})\.png", re.ASCII)
@@ -56,6 +58,7 @@ class Run:
     modified: float = 0.0
     running: bool | None = None
     published: dict[str, list[tuple[float, str, str, bool]]] = field(default_factory=dict)
+    diagnosis: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -86,7 +89,7 @@ class Reader:
         name = path.parent.name
         signature: list[Any] = []
         try:
-            signature = [signed(path.parent / file) for file in ("metrics.jsonl", "config.yaml", "words.yaml", "samples")]
+            signature = [signed(path.parent / file) for file in FILES]
             signature.append(locked(path.parent / ".lock"))
             if (old := self.known.get(path)) and old[0] == signature:
                 return old
@@ -190,6 +193,7 @@ def read_run(folder: Path) -> Run:
         modified=(folder / "metrics.jsonl").stat().st_mtime,
         running=locked(folder / ".lock"),
         published=published_beside(config, found, warnings),
+        diagnosis=diagnosis_of(folder, warnings),
         warnings=warnings,
     )
 
@@ -239,13 +243,6 @@ def interned(passport: Any, known: dict[tuple, dict]) -> dict | None:
             raise UserError(f"metrics.jsonl has a passport that holds infinities, or more than {DEPTH} levels")
         known[content] = {name: value for name, value in passport.items() if name != "step"}
     return known[content]
-
-
-def json_again(value: Any, depth: int) -> bool:
-    """Whether what JSON gave can be written as JSON again, unlike an infinity (1e999), and is no deeper than `depth`."""
-    if isinstance(value, dict | list):
-        return depth > 0 and all(json_again(inner, depth - 1) for inner in (value.values() if isinstance(value, dict) else value))
-    return not isinstance(value, int | float) or abs(value) < 1e300
 
 
 def mapping(path: Path, warnings: list[str]) -> dict:
