@@ -85,6 +85,12 @@ def words() -> dict[str, str]:
     return typed_in(typed)
 
 
+def job_words() -> list[str]:
+    """The words of this job as they were typed, or as a sweep says them, with no marks of Hydra's."""
+    split = (word.partition("=") for word in HydraConfig.get().overrides.task)
+    return [f"{key}{equals}{unescaped(value)}" for key, equals, value in split]
+
+
 def typed_in(said: Sequence[str]) -> dict[str, str]:
     """Words KEY=VALUE by key."""
     split = (word.lstrip("+~").partition("=") for word in said)

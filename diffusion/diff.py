@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from diffusion.dashboard.read import AXES, flat, mapping, records, words_by_key
+from diffusion.evaluation.again import BAND, near
 from diffusion.support.errors import UserError, one_sentence
 from diffusion.support.moved import brought_up
 
@@ -27,7 +28,6 @@ OF_CURVE = (
     "code",
     "statistics",
 )  # of a passport: what differs anyhow, or is told elsewhere
-BAND = 1e-3  # a share of the larger one: numbers that are closer agree but for rounding
 NEVER, SHOWN = "not recorded", 60  # letters of a value
 
 
@@ -151,11 +151,6 @@ def partings(a: TrainedRun, b: TrainedRun) -> list[Parting]:
         if steps:
             found.append(Parting(key, len(steps), steps[-1], next(iter(differ), None), next((d for d in differ if not near(*d[1:])), None)))
     return found
-
-
-def near(a: float | None, b: float | None, band: float = BAND) -> bool:
-    """Whether two numbers differ by no more than this share of the larger one."""
-    return a == b if a is None or b is None else abs(a - b) <= band * max(abs(a), abs(b))
 
 
 def pairs(a: TrainedRun, b: TrainedRun) -> list[tuple[str, str]]:

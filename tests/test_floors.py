@@ -21,7 +21,22 @@ FLOORS = {
     6: ["album", "dashboard", "data", "editing", "generate", "metrics", "npz", "part", "passport", "pictures", "published", "shards"],
     7: ["checkpoint", "foreign", "latents", "model"],
     8: ["evaluation", "training"],
-    9: ["average", "compare", "composing", "config", "convert", "diff", "evaluate", "manual", "mistyped", "schemas", "shell", "sweeps"],
+    9: [
+        "average",
+        "compare",
+        "composing",
+        "config",
+        "convert",
+        "diff",
+        "evaluate",
+        "harmless",
+        "manual",
+        "mistyped",
+        "reproduce",
+        "schemas",
+        "shell",
+        "sweeps",
+    ],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 # The bound's terms are the objective's and the ODE's solver the sampler's; pairs are pictures;

@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "numpy", "pytorch-lightning")  # those that numbers are computed by
+PACKAGES = ("numpy", "pytorch-lightning")  # those that numbers are computed by, beside torch
 
 
 @cache
 def environment() -> dict[str, Any]:
-    """`python`, `platform`, `processor`, `threads` (torch's on a CPU), `devices` (the names of the GPUs), and the version of each of
-    PACKAGES, None for one that is not installed. Nothing of it names the machine or its user."""
+    """The versions of `python`, `torch` and PACKAGES (None for one that is not installed), `platform`, `processor`, `threads` (torch's on a
+    CPU), and `devices` (the names of the GPUs). Nothing of it names the machine or its user."""
     return {
         "python": platform.python_version(),
+        "torch": str(torch.__version__),
         **{name: installed(name) for name in PACKAGES},
         "platform": f"{platform.system()}-{platform.machine()}",
         "processor": processor(),

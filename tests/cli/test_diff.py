@@ -8,7 +8,8 @@ import yaml
 from commands import command, succeeded
 from inside import lines, trained
 
-from diffusion.diff import near, trained_run, what_changed
+from diffusion.diff import trained_run, what_changed
+from diffusion.evaluation.again import near
 
 METRIC = ("metric=fd_digits", "metric.n=33", "log_every=1")
 

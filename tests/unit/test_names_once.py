@@ -15,7 +15,7 @@ MAY_REPEAT = {
     "Pixels": {"codecs/pixels", "metrics/extractors/pixels"},
     "Quadratic": {"grids", "schedules/discrete"},
     "Unconditional": {"conditions/classes", "guidance/contrast"},
-    "main": {"average", "compare", "convert", "dashboard/__main__", "diff", "evaluate", "training/run"},
+    "main": {"average", "compare", "convert", "dashboard/__main__", "diff", "evaluate", "reproduce", "training/run"},
 }
 
 
