@@ -57,7 +57,9 @@ def safe_word(word: str, folder: Path) -> str | None:
                 raise UserError(f"The file's command has the word {word!r:.80}, a place among others: type the word itself.")
             return f"{key}={found}"
         if key not in GROUPS and NAME.fullmatch(leaf):
-            raise UserError(f"The file's command has the word {word!r:.80}, which is not followed: it names a class or a function.")
+            raise UserError(
+                f"The file's command has the word {word!r:.80}, which is not followed: it names a class, or a file that is not there."
+            )
     return word
 
 

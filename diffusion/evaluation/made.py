@@ -43,12 +43,14 @@ def made_things(path: Path, line: int | None) -> list[Thing]:
     match path.suffix.lower():
         case ".jsonl":
             return numbers_of(path, line)
+        case ".md" | ".csv" if path.with_suffix(".jsonl").is_file():  # a table of those lines
+            return numbers_of(path.with_suffix(".jsonl"), line)
         case ".png":
             return [picture_of(path)]
         case ".json" | ".npz" | ".zip":
             said = recipe_of(path)
             return [thing(path, said, said.get("command"))]
-    raise UserError(f"{path} is none of a recipe.json, an npz, a zip, a PNG and a file of lines: name one of these.")
+    raise UserError(f"{path} is none of a recipe.json, an npz, a zip, a PNG, a file of lines and the table beside one: name one of these.")
 
 
 def thing(path: Path, said: Mapping[str, Any], command: Any, name: str = "", label: str = "") -> Thing:

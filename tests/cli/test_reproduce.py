@@ -89,6 +89,20 @@ def test_numbers_are_the_same_again(run):
     assert "a loss is made by training again" in reproduced(f"{run / 'metrics.jsonl'}:{loss}").stderr
 
 
+def test_a_table_is_made_again_by_its_lines(run, place):
+    """The cells of a sweep, each by its own words, and the contestants of a comparison; the pictures say the whole command."""
+    words = ["sampler=ddim,heun", "grid.steps=2", "metric=fd_digits", "metric.n=33", "device=cpu", f"paths.cache={place / 'cache'}"]
+    succeeded(command("-m", "diffusion.evaluate", "-m", f"ckpt={run}", *words, "name=table"))
+    assert texts(run / "table.png") == {"program": "evaluate", "words": ["-m", f"ckpt={run}", *words, "name=table"], "file": "table.png"}
+    succeeded(command("-m", "diffusion.compare", run, *words, "--budget", "33"))
+    assert texts(run / "compare.png")["program"] == "compare"
+    for name in ("table", "compare"):
+        said = succeeded(reproduced(run / f"{name}.md")).splitlines()
+        assert len(said) == 2 and all(line.endswith(" again.") for line in said)
+        refused = reproduced(run / f"{name}.png")
+        assert refused.returncode == 1 and "is not run again here: name a line of numbers" in refused.stderr
+
+
 def test_a_changed_weight_is_noticed(run):
     from diffusion.checkpoint import read_checkpoint, write_checkpoint
 
