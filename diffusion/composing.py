@@ -50,7 +50,7 @@ def alternatives(words: Sequence[str]) -> list[list[str]]:
     ]
 
 
-def value_of(word: str) -> tuple[str, Any]:
+def read_word(word: str) -> tuple[str, Any]:
     """(the key, the value as plain data) of a word KEY=VALUE. Raises UserError for anything else: a flag, a key that is taken away, several
     values in turn."""
     try:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusion.composing import composed_of, value_of
+from diffusion.composing import composed_of, read_word
 from diffusion.config import STAGED, own
 from diffusion.schemas import TEXTS, container
 from diffusion.shell import GROUPS
@@ -42,7 +42,7 @@ def safe_word(word: str, folder: Path) -> str | None:
         )
     if head in REPLACED:
         return None
-    _, value = value_of(word)
+    _, value = read_word(word)
     for leaf in texts_of(value):
         if key in GROUPS and (leaf == "custom" or not CHOICE.fullmatch(leaf)):
             raise UserError(f"The file's command has the word {word!r:.80}, which is not followed: it names no file of conf/{key}.")

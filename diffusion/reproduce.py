@@ -53,7 +53,7 @@ def words_again(thing: "Thing", typed: Sequence[str]) -> list[str]:
             raise UserError(f"{thing.path} lies in no run's folder: say which run it is of, as ckpt=runs/NAME.")
         file = run / "checkpoints" / Path(subject[0]).name
         subject = [str(file if file.suffix == ".ckpt" and file.is_file() else run)]
-    words += [*(f"ckpt={one}" for one in subject), *map(whole, typed)]
+    words += [*(f"ckpt={one}" for one in subject), *map(with_whole_path, typed)]
     ckpt = next((word.partition("=")[2] for word in reversed(words) if word.startswith("ckpt=")), EXACT)
     require_known_classes(words, thing.program, None if ckpt == EXACT else read_config(find(ckpt)[0]))
     return words
@@ -64,7 +64,7 @@ def key_of(word: str) -> str:
     return word.partition("=")[0].lstrip("+~")
 
 
-def whole(word: str) -> str:
+def with_whole_path(word: str) -> str:
     """A word that the user typed, in which a path is whole."""
     key, equals, value = word.partition("=")
     return f"{key}={os.path.abspath(value)}" if equals and os.path.exists(value) else word

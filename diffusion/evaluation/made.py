@@ -46,7 +46,7 @@ def made_things(path: Path, line: int | None) -> list[Thing]:
         case ".md" | ".csv" if path.with_suffix(".jsonl").is_file():  # a table of those lines
             return numbers_of(path.with_suffix(".jsonl"), line)
         case ".png":
-            return [picture_of(path)]
+            return [drawn_thing(path)]
         case ".json" | ".npz" | ".zip":
             said = recipe_of(path)
             return [thing(path, said, said.get("command"))]
@@ -102,7 +102,7 @@ def mapping_in(text: str | bytes, path: Path) -> dict[str, Any]:
     return found
 
 
-def picture_of(path: Path) -> Thing:
+def drawn_thing(path: Path) -> Thing:
     """A PNG file. What is said of how, beside the command, is what a recipe.json of its folder says."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
