@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import shlex
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion.config import brought, own, register, told, words
 from diffusion.schemas import SampleSchema, known
 from diffusion.shell import begin, shell
+from diffusion.support.commands import made_by_command
 from diffusion.support.errors import UserError
 from diffusion.support.progress import doing
 
@@ -45,6 +45,7 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
         from diffusion.editing import between, edited
         from diffusion.passport import code_version
         from diffusion.support.devices import join_ranks
+        from diffusion.support.environment import environment
 
     if cfg.out is not None:
         if not cfg.out:
@@ -70,8 +71,8 @@ def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
     made_by = {**model.describe(), **recipe.describe(), "seeds": album.seeds_as_data(seeds), **drawn}
     target = Path(cfg.out or model.samples / album.folder_name(made_by)).resolve()  # of a link what it leads to
     album.require_own(target, "out")
-    command = shlex.join(["python", "sample.py", *(f"{key}={value}" for key, value in typed.items())])
-    album.write(recipe, seeds, cond, target, {"command": command, "code": code_version(), **made_by}, cfg.columns, cfg.trajectory, names)
+    by = {"command": made_by_command(), "environment": environment(), "code": code_version()}
+    album.write(recipe, seeds, cond, target, {**by, **made_by}, cfg.columns, cfg.trajectory, names)
     first, film = f" of the first {album.PICTURES}" * (n > album.PICTURES), ", trajectory.gif" * cfg.trajectory
     beside = "" if album.suffix_of(target) else f", grid.png{first}{film} and samples.npz"
     log.info("%d image%s%s in %s", n, "s" * (n > 1), beside, target)

@@ -21,7 +21,7 @@ from torch import Tensor
 from diffusion.generate import Asked, Recipe, finished, trajectories
 from diffusion.noise import Between, Seed, SeededNoise
 from diffusion.part import Part, part_of, share, together
-from diffusion.pictures import CLASSES, Bounds, levels, limits, save_gif, save_png, show, tile
+from diffusion.pictures import CLASSES, Bounds, levels, limits, save_gif, save_image, save_png, show, tile
 from diffusion.samplers import State
 from diffusion.support.errors import UserError
 from diffusion.support.files import atomic, sweep
@@ -195,7 +195,7 @@ def zipped(path: Path, images: Tensor, record: str, labels: np.ndarray | None) -
 def draw(images: Tensor, folder: Path, columns: int | None, names: Sequence[str] | None = None) -> None:
     """Each picture as a file, and grid.png, in which those of one name stand together."""
     for name, picture in as_pictures(images):
-        picture.save(folder / name)
+        save_image(picture, folder / name)
     bounds: Bounds | None = None if images.dtype == torch.uint8 else spanned(images)
     shown = images[: POINTS if images.ndim == 2 else PICTURES]
     count, sections = len(shown), None

@@ -26,6 +26,7 @@ from diffusion.config import told, training_hash
 from diffusion.evaluate import asked_for, settings, where, with_reference
 from diffusion.evaluation import EXACT
 from diffusion.shell import begin
+from diffusion.support.commands import running
 from diffusion.support.errors import UserError
 from diffusion.support.progress import doing
 
@@ -63,7 +64,10 @@ class Contestant:
         typed = with_reference(cfg, typed)
         config = settings(cfg)
         subject, way = asked_for(cfg, config, typed)
-        return cells.evaluate(subject, way | {"metric": enlarged(metric, times)}, config, typed, where(config))["sampler"]
+        metric = enlarged(metric, times)
+        sizes = [f"metric.{name}.{key}={stage[key]}" for name, stage in metric.items() for key in ("n", "groups") if stage.get(key)]
+        with running("evaluate", (*self.words, *sizes)):  # which measures this contestant again
+            return cells.evaluate(subject, way | {"metric": metric}, config, typed, where(config))["sampler"]
 
 
 def enlarged(metric: Mapping[str, Any], times: int) -> dict[str, Any]:
@@ -141,7 +145,7 @@ def main() -> None:
         found = contestants(given.words)
         configurations = [one.composed() for one in found]
         places = [place for cfg, typed in configurations for place in told(cfg, typed)]
-        with begin(trust=configurations[0][0].trust, places=places):
+        with running("compare", sys.argv[1:]), begin(trust=configurations[0][0].trust, places=places):
             with doing("loading torch and the runs"):
                 from diffusion.evaluation.contest import Contest
 

@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -12,10 +13,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion.config import register, typed_in
-from diffusion.mistyped import CONF, plainly
-from diffusion.schemas import EvaluateSchema, known
+from diffusion.mistyped import CONF, SCHEMAS, plainly
+from diffusion.schemas import known
 from diffusion.shell import quoted
-from diffusion.support.errors import one_sentence
+from diffusion.support.errors import UserError, one_sentence
 
 
 @contextmanager
@@ -33,10 +34,10 @@ def composing() -> Iterator[None]:
         yield
 
 
-def composed_of(words: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
-    """(the configuration of these words KEY=VALUE, the words by key). Raises UserError for a key that is none."""
-    cfg = compose("evaluate", [quoted(word) for word in words])
-    known(cfg, EvaluateSchema)
+def composed_of(words: Sequence[str], program: str = "evaluate") -> tuple[DictConfig, dict[str, str]]:
+    """(the configuration of these words KEY=VALUE of a command, the words by key). Raises UserError for a key that is none."""
+    cfg = compose(program, [quoted(word) for word in words])
+    known(cfg, SCHEMAS[program])
     return cfg, typed_in(words)
 
 
@@ -47,3 +48,15 @@ def alternatives(words: Sequence[str]) -> list[list[str]]:
         [f"{word.partition('=')[0]}={value}" for value in override.sweep_string_iterator()] if override.is_sweep_override() else [word]
         for word, override in zip(words, parsed, strict=True)
     ]
+
+
+def read_word(word: str) -> tuple[str, Any]:
+    """(the key, the value as plain data) of a word KEY=VALUE. Raises UserError for anything else: a flag, a key that is taken away, several
+    values in turn."""
+    try:
+        (override,) = OverridesParser.create().parse_overrides([quoted(word)])
+        if override.is_delete() or override.is_sweep_override() or override.package or "=" not in word:
+            raise ValueError
+        return override.key_or_group, override.value()
+    except (HydraException, ValueError):
+        raise UserError(f"{word!r:.80} is not one KEY=VALUE.") from None

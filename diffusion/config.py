@@ -81,8 +81,17 @@ def run_dir(runs: str, name: str, resume: str | None) -> str:
 
 def words() -> dict[str, str]:
     """The words that the user or a sweep typed, by key, with no reference in them resolved."""
+    return typed_in(_task())
+
+
+def job_words() -> list[str]:
+    """The words of this job as they were typed, or as a sweep says them, with no reference in them resolved and no mark of a text."""
+    return [f"{key}{equals}{unescaped(value)}" for key, equals, value in (word.partition("=") for word in _task())]
+
+
+def _task() -> list[str]:
     typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-    return typed_in(typed)
+    return typed
 
 
 def typed_in(said: Sequence[str]) -> dict[str, str]:

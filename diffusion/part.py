@@ -98,7 +98,7 @@ def part_of(target: Path, made_by: Mapping[str, Any], n: int, anew: bool = False
     left of the same ones is there, unless `anew`. It goes with the context, except that one that was stopped leaves what it has made.
 
     Raises UserError where another process is making the same."""
-    told = {key: value for key, value in made_by.items() if key != "command"}
+    told = {key: value for key, value in made_by.items() if key not in ("command", "environment")}
     digest = sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
     place, first = writable(target).with_name(f".{target.name}.{digest}.part"), rank_and_world()[0] == 0
     with ExitStack() as stack:

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torch.nn.functional import pad
 
+from diffusion.support.commands import as_text
 from diffusion.support.files import atomic
 
 CLASSES = "dataset.json"  # beside pictures, as EDM's dataset tool writes it: {"labels": [[name of a picture, class], ...]}
@@ -155,8 +157,16 @@ def transmittance(places: Tensor, size: int, radius: float, opacity: float) -> T
 def save_png(picture: Tensor, path: str | Path) -> Path:
     """Write a uint8 picture [h, w, 3] as PNG, whole or not at all."""
     with atomic(path) as temporary:
-        Image.fromarray(picture.numpy()).save(temporary, format="PNG")
+        save_image(Image.fromarray(picture.numpy()), temporary)
     return Path(path)
+
+
+def save_image(picture: Image.Image, path: Path) -> None:
+    """Write a picture as PNG, which says the command that made it, and the file's name."""
+    texts = PngInfo()
+    for key, text in as_text(file=path.name).items():
+        texts.add_text(key, text)
+    picture.save(path, format="PNG", pnginfo=texts)
 
 
 def save_gif(pictures: Sequence[Tensor], path: str | Path, seconds: float = 4.0) -> Path:

@@ -9,16 +9,18 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion.config import escaped
+from diffusion.config import escaped, job_words
 from diffusion.manual import manual
 from diffusion.mistyped import CONF, command, plainly
 from diffusion.schemas import TEXTS
+from diffusion.support.commands import running
 from diffusion.support.errors import SENTENCES, TRACEBACK, UserError, one_sentence
 from diffusion.support.files import writing_in
 from diffusion.support.progress import speaks
@@ -33,7 +35,12 @@ def shell(main: Callable[[], None]) -> None:
     traceback."""
     if {"--help", "-h"} & {*sys.argv}:
         return print(manual(command()))
-    sys.argv[1:] = [quoted(word) for word in sys.argv[1:]]
+    with running(command(), sys.argv[1:]):
+        sys.argv[1:] = [quoted(word) for word in sys.argv[1:]]
+        _run(main)
+
+
+def _run(main: Callable[[], None]) -> None:
     try:
         main() if TRACEBACK else _shell(main)
     finally:
@@ -90,6 +97,7 @@ def begin(folder: Path | None = None, trust: Sequence[str] = (), places: Sequenc
             disk_s_end(),
             trusting(trust),
             writing_in(places),
+            running(str(HydraConfig.get().job.config_name), job_words()) if HydraConfig.initialized() else nullcontext(),
         ):
             yield
     finally:

@@ -24,6 +24,8 @@ from diffusion.passport import finite
 from diffusion.pictures import save_png
 from diffusion.published import NOTHING, Published
 from diffusion.support.build import build_stages
+from diffusion.support.commands import made_by_command
+from diffusion.support.environment import environment
 from diffusion.support.errors import UserError
 from diffusion.support.files import writing_in
 from diffusion.support.ranks import rank_and_world, sum_over_ranks
@@ -64,6 +66,7 @@ def evaluate(
         cell = finite({"seed": first, **passport, **of_exact, **model_of(model), **source.describe()})
         words = {key: value for key, value in typed.items() if key.split(".")[0] in NAMED}
         facts = {**subject.facts, "ckpt": config["images"] or config["ckpt"], "way": kind, "cell": cell, "words": words}
+        facts |= {"command": made_by_command(), "environment": environment()}
         # Real images cannot measure the model, and are not made for a question.
         asked = metrics if kind == "sampler" else [m for m in metrics if m.n and m.asks(recipe.conditions) is recipe.conditions]
         made_by = {**cell, "made of": source.data.sha256 if isinstance(source, Drawn) else subject.made_of, "model": groups_of(model)}

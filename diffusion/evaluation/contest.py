@@ -12,6 +12,7 @@ import torch
 
 from diffusion.evaluation.differences import Difference, holm, over_images, over_seeds, shared_out
 from diffusion.evaluation.tables import COLOURS, GREY, number
+from diffusion.support.commands import as_text
 from diffusion.support.errors import UserError
 from diffusion.support.files import atomic
 from diffusion.support.ranks import rank_and_world, sum_over_ranks
@@ -223,4 +224,4 @@ def forest(verdicts: Sequence[Verdict], path: Path) -> None:
         axes.set_xlabel(f"{key} less that of {own[0].first}: better to the {better}")
         axes.grid(axis="x", alpha=0.25)
     with atomic(path) as temporary:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format="png", metadata=as_text(file=path.name))

@@ -11,6 +11,7 @@ from typing import Any
 
 from diffusion.evaluation.rows import FLOOR, axis, layout, read_cells
 from diffusion.published import Published
+from diffusion.support.commands import as_text
 from diffusion.support.files import atomic
 
 COLOURS = ("#2f6fb0", "#d9772b", "#3a923a", "#b83b3b", "#7d5fb2", "#1f9eb0")
@@ -151,7 +152,7 @@ def plot(rows: list[dict], path: Path) -> None:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="upper right" if by == "steps" else "best", fontsize=8)
     with atomic(path) as temporary:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format="png", metadata=as_text(file=path.name))
 
 
 def logarithmic(axes: Any, positive: bool) -> None:

@@ -15,7 +15,19 @@ MAY_REPEAT = {
     "Pixels": {"codecs/pixels", "metrics/extractors/pixels"},
     "Quadratic": {"grids", "schedules/discrete"},
     "Unconditional": {"conditions/classes", "guidance/contrast"},
-    "main": {"attribute", "average", "compare", "convert", "dashboard/__main__", "diagnose", "evaluate", "pareto", "training/run"},
+    "main": {
+        "attribute",
+        "average",
+        "compare",
+        "convert",
+        "dashboard/__main__",
+        "diagnose",
+        "diff",
+        "reproduce",
+        "evaluate",
+        "pareto",
+        "training/run",
+    },
 }
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from diffusion.passport import code_version
+from diffusion.support.environment import environment
 from diffusion.support.files import atomic, cut, lines
 from diffusion.training.launch import require_one_folder
 from diffusion.training.loggers import purge
@@ -19,8 +21,8 @@ TEMPORARY = (".*.yaml.*.tmp", ".codec.*.tmp", ".metrics.*.tmp", "*/.metrics.*.tm
 
 class Record(Callback):
     """Before the first step, when data, model, metrics and, of a resumed run, its checkpoint have been loaded: the resolved configuration
-    and where it came from to the run's folder, with the folders that the functions `beside` write, and the configuration to every logger.
-    A refused command leaves the folder as it was.
+    and where it came from to the run's folder, with what it runs on (environment.yaml) and the folders that the functions `beside` write,
+    and the configuration to every logger. A refused command leaves the folder as it was.
 
     A checkpoint knows how many lines the files of numbers had. A resumed run cuts them there, and goes on as if it had never been stopped;
     what was measured afterwards stays, since it says itself of which weights it is. A new run begins them anew. What killed writers left
@@ -58,7 +60,10 @@ class Record(Callback):
         for name, write in self.beside.items():
             with atomic(folder / name) as temporary:
                 write(temporary)
-        for name, text in {"config.yaml": yaml.safe_dump(self.config, sort_keys=False), **self.sources}.items():
+        around = {"code": code_version(), **environment(), "processes": trainer.world_size}
+        recorded = {"config.yaml": self.config, "environment.yaml": around}
+        texts = {name: yaml.safe_dump(content, sort_keys=False) for name, content in recorded.items()}
+        for name, text in (texts | dict(self.sources)).items():
             with atomic(folder / name) as temporary:
                 temporary.write_text(text)
         for file in files(folder) if self.stood is not None else ():
