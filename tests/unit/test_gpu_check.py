@@ -295,7 +295,7 @@ def test_distances_that_do_not_agree_are_a_failure(tmp_path):
 
 def test_the_curve_and_the_utilisation_are_those_of_the_numbers(tmp_path):
     """By hand: 200 images a second of 3 GFLOP each are 0.6 TFLOP/s, a quarter of 2.4."""
-    check = checked(tmp_path, Training())
+    check = checked(tmp_path, Training(), minutes=5)
     run = check.work / "runs" / "gpu-check"
     run.mkdir(parents=True)
     lines = [{"step": i, "since": 0.0, "time": 60.0 * i, "images_per_second": speed} for i, speed in enumerate([1, 2, 100, 200, 300])]
