@@ -113,3 +113,12 @@ class Point:
 def test_the_stand_in_is_solved_exactly(made):
     sampler, grid = made("sample", "sampler=unipc")
     assert last(sampler(Point(), torch.ones(1, 2), grid(Linear()))).x.abs().max() < 1e-6
+
+
+def test_a_data_set_brings_a_sampler_to_its_training_and_to_no_run_s_evaluation():
+    """dataset=digits brings DDPM in 25 steps; a sampler that is named takes its place, and a run keeps its own."""
+    assert (composed()["sampler"]["_target_"], composed()["grid"]["steps"]) == ("diffusion.samplers.DDPM", 25)
+    assert composed("sampler=edm")["grid"]["steps"] == 18 and composed("sampler=ddpm")["grid"]["steps"] == 50
+    other = composed("sampler=ddim", "grid.steps=7")
+    own = way(other, "dataset=digits", name="evaluate")
+    assert (own["sampler"], own["grid"]) == (other["sampler"], other["grid"])
