@@ -20,6 +20,7 @@ from diffusion.config import told
 from diffusion.evaluate import asked_for, settings, where
 from diffusion.evaluation import EXACT
 from diffusion.shell import begin
+from diffusion.support.commands import running
 from diffusion.support.errors import UserError
 from diffusion.support.files import atomic
 from diffusion.support.progress import doing
@@ -113,7 +114,7 @@ def main() -> None:
             raise UserError(f"{given.run} is not a run: give its folder, such as runs/NAME, or a checkpoint in it.")
         words = [subject, *([] if "name" in keys else ["name=attribute"]), *given.words]
         cfg, typed = composed_of(words)
-        with begin(trust=cfg.trust, places=told(cfg, typed)):
+        with running("attribute", sys.argv[1:]), begin(trust=cfg.trust, places=told(cfg, typed)):
             with doing("loading torch and the run"):
                 from diffusion.evaluation import cells  # noqa: F401 (slow)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion.shell import begin
+from diffusion.support.commands import running
 from diffusion.support.errors import UserError, one_sentence
 from diffusion.support.progress import doing
 
@@ -37,7 +38,7 @@ def main() -> None:
             from diffusion.support.devices import device
 
         folder = find(given.run)[0]
-        with begin(trust=given.trust, places=[folder, Path(given.cache)]):
+        with running("diagnose", sys.argv[1:]), begin(trust=given.trust, places=[folder, Path(given.cache)]):
             found = diagnosed(given.run, given.images, device(given.device), share_of_first_half)
             print(lines_of_text(found))
             save_diagnosis(found, folder, "python -m diffusion.diagnose " + " ".join(sys.argv[1:]))

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from diffusion.dashboard.read import AXES, flat, mapping, records, words_by_key
+from diffusion.dashboard.columns import AXES, records
+from diffusion.dashboard.read import flat, mapping, words_by_key
 from diffusion.evaluation.again import BAND, near
 from diffusion.support.errors import UserError, one_sentence
 from diffusion.support.moved import brought_up

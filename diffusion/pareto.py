@@ -16,6 +16,7 @@ from diffusion.composing import alternatives, composing
 from diffusion.config import told
 from diffusion.evaluate import asked_for, settings, where
 from diffusion.shell import begin
+from diffusion.support.commands import running
 from diffusion.support.progress import doing
 
 USUAL = ["sampler=ddim,ddpm,deis,dpmpp_2m,heun,unipc", "grid.steps=5,10,20,50"]
@@ -57,7 +58,7 @@ def main() -> None:
         ways = [Way(one.label, one.words) for one in contestants([*given.words, *own, *([] if swept else USUAL)])]
         configurations = [way.composed() for way in ways]
         places = [place for cfg, typed in configurations for place in told(cfg, typed)]
-        with begin(trust=configurations[0][0].trust, places=places):
+        with running("pareto", sys.argv[1:]), begin(trust=configurations[0][0].trust, places=places):
             with doing("loading torch and the run"):
                 from diffusion.evaluation.front import Search
 

@@ -43,6 +43,13 @@ def command(
     return subprocess.CompletedProcess(line, code, *said)
 
 
+def small_run(folder: Path, name: str, *words: str) -> Path:
+    """A training of a few steps, without pictures and metrics, at `folder`/`name`."""
+    quick = ["callbacks.samples=null", "eval_every=100", "schedule.num_timesteps=50", "metric=none", "logger=none"]
+    succeeded(command("train.py", *SMALL, *quick, f"paths.runs={folder}", f"paths.cache={folder / 'cache'}", f"name={name}", *words))
+    return folder / name
+
+
 def succeeded(result: subprocess.CompletedProcess) -> str:
     """Its standard output, or an assertion with all it said."""
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]

@@ -59,7 +59,7 @@ function drawSamples() {
   $("samples").getElementsByClassName("grids")[0].replaceChildren(...figures);
 }
 
-// What diffusion.diagnose found, a list for each run; the rule and what to do where the mouse is.
+// What diffusion.diagnose and diffusion.pareto found, a list for each run; the rule and what to do where the mouse is.
 function drawFindings() {
   const make = (tag, text, ...inside) => { const node = document.createElement(tag); node.append(text, ...inside); return node; };
   $("findings").replaceChildren(...diagnosed().flatMap(run => [make("b", run.name), make("ul", "", ...run.diagnosis.findings.map(one => {
@@ -67,6 +67,7 @@ function drawFindings() {
     item.title = `rule: ${one.rule} (${one.reference})` + (one.normal ? "" : `\nwhat to do: ${one.remedy}`);
     return item;
   }))]));
+  $("ways").replaceChildren(...fronted().flatMap(run => [make("b", run.name), make("ul", "", ...run.front.sentences.map(one => make("li", one)))]));
 }
 
 // ---- the page ---------------------------------------------------------------------------------------------------------------------
@@ -160,6 +161,7 @@ function draw() {
   $("quarters").hidden = !data.terms.length;
   $("profiles").hidden = !data.profiled.length;
   $("diagnoses").hidden = !diagnosed().length;
+  $("fronts").hidden = !fronted().length;
   drawTable();
   drawSamples();
   drawFindings();

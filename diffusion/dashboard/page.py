@@ -10,8 +10,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from diffusion.dashboard.columns import Series
 from diffusion.dashboard.files import picture_of
-from diffusion.dashboard.read import Run, Series, signed
+from diffusion.dashboard.read import Run, signed
 from diffusion.support.errors import UserError
 
 HERE = Path(__file__).parent
@@ -97,6 +98,7 @@ def run_data(run: Run, config: dict, keys: list[str], points: int, passports: di
         },
         "published": run.published,
         "diagnosis": run.diagnosis,
+        "front": run.front,
         "rows": {recipe: row_labels(run.config, recipe) for recipe in run.samples},
     }
 

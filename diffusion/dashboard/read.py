@@ -7,34 +7,19 @@ from anywhere: a run whose numbers cannot be what a training wrote is left out, 
 import json
 import math
 import re
-from array import array
-from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffusion.dashboard.diagnosis import diagnosis_of
-from diffusion.dashboard.files import SETTINGS, content, json_again, lines_of, locked, within
+from diffusion.dashboard.columns import EXACT, Columns, Series
+from diffusion.dashboard.files import SETTINGS, content, locked, within
+from diffusion.dashboard.found import diagnosis_of, front_of
 from diffusion.published import Published
 from diffusion.support.errors import UserError
 from diffusion.support.trust import parsed
 
-FILES = ("metrics.jsonl", "config.yaml", "words.yaml", "samples", "diagnose.json")
-AXES = ("step", "images", "time", "since")
-NUMBER = (int, float, type(None))  # None is a number that was not finite
+FILES = ("metrics.jsonl", "config.yaml", "words.yaml", "samples", "diagnose.json", "pareto.json")
 PICTURE = re.compile(r"(?P<recipe>.+)-step=(?P<step>\d{1,15})\.png", re.ASCII)
-EXACT = 2**53  # the integers below it are floats too, in Python and in the page
-KEYS, DEPTH = 10_000, 20  # of a run's numbers, and of a passport; a training writes some 50 and 4
-
-
-@dataclass(frozen=True)
-class Series:
-    """The values of one key in the order of steps. `at` are their positions on the run's axes, `passports` their passports (or None)."""
-
-    at: array
-    values: array
-    passports: list[dict | None]
 
 
 @dataclass(frozen=True)
@@ -42,8 +27,8 @@ class Run:
     """A run's folder as data. `steps`, `images` and `seconds` are its axes; `profiles` the last list over t of each key, with its step;
     `samples` the pictures of each recipe with their steps; `modified` when a number last came, in seconds since 1970. `choices` is
     the word of each group, `typed` the words of its command line by key; `running` whether a training is at work, None where that cannot be
-    seen; `published` the published numbers beside each key, as (value, label, words, whether they may be compared); `warnings` say what
-    could not be read."""
+    seen; `published` the published numbers beside each key, as (value, label, words, whether they may be compared); `diagnosis` and
+    `front` what diffusion.diagnose and diffusion.pareto found of it; `warnings` say what could not be read."""
 
     name: str
     config: dict[str, Any] = field(default_factory=dict)
@@ -59,6 +44,7 @@ class Run:
     running: bool | None = None
     published: dict[str, list[tuple[float, str, str, bool]]] = field(default_factory=dict)
     diagnosis: dict[str, Any] = field(default_factory=dict)
+    front: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -111,89 +97,30 @@ def signed(path: Path) -> tuple[int, int] | None:
     return stat.st_mtime_ns, stat.st_size
 
 
-def records(folder: Path, passed_over: list[bytes]) -> Iterator[dict]:
-    """The lines of metrics.jsonl that are whole and have a step; those that are not come to be in `passed_over`, except for a last one that
-    is being written. Raises UserError for a step that is none."""
-    for line in lines_of(folder / "metrics.jsonl", folder):
-        try:
-            record = json.loads(line, parse_constant=lambda _: None)  # NaN and infinities, which are not JSON
-            step = record["step"]
-        except (ValueError, LookupError, TypeError):  # half a line: a writer that is at work, or was killed
-            if line.endswith(b"\n") and not line.isspace():
-                passed_over.append(line)
-            continue
-        if type(step) is not int or not 0 <= step < EXACT:
-            raise UserError(f"metrics.jsonl has {short(step)} as a step")
-        yield record
-
-
-class Clock:
-    """Seconds of training until a step, without pauses: a line says `since` when its process trains, and where that is new the clock goes
-    on from what it showed. If a run goes back in steps, so does its clock; of an older one, without `since`, nothing else is known."""
-
-    def __init__(self) -> None:
-        self.steps: list[int] = []  # in order, and the seconds of each
-        self.seconds: list[float] = []
-        self.zero = self.since = math.nan  # before the first line
-
-    def __call__(self, step: int, time: float, since: Any = None) -> float:
-        since = since if since is None else real(since, "since")
-        again = bool(self.steps) and step < self.steps[-1]
-        if again:  # what was recorded after it is recorded again
-            known = bisect_right(self.steps, step)
-            del self.steps[known:], self.seconds[known:]
-        if again or since != self.since:
-            self.zero, self.since = (time if since is None else since) - (self.seconds[-1] if self.seconds else 0.0), since
-        self.steps.append(step)
-        self.seconds.append(time - self.zero)
-        return self.seconds[-1]
-
-
 def read_run(folder: Path) -> Run:
     """One run; of two records of a key at the same step the later one counts."""
-    clock = Clock()
-    axis: dict[int, tuple[float, float]] = {}
-    table: dict[str, dict[int, tuple[float, dict | None]]] = {}
-    profiles: dict[str, tuple[int, list[float]]] = {}
-    passports: dict[tuple, dict] = {}
-    passed_over: list[bytes] = []
-    for record in records(folder, passed_over):
-        step, images, time = record["step"], record.get("images"), record.get("time")
-        old = axis.get(step, (math.nan, math.nan))
-        seconds = old[1] if time is None else clock(step, real(time, "time"), record.get("since"))
-        axis[step] = (old[0] if images is None else real(images, "images"), seconds)
-        passport = interned(record.get("passport"), passports)
-        for key, value in record.items():
-            kind = type(value)
-            if key in AXES:
-                continue
-            if kind in NUMBER:
-                table.setdefault(key, {})[step] = (math.nan if value is None else value, passport)
-            elif kind is list and all(type(item) in NUMBER for item in value):
-                profiles[key] = step, [math.nan if item is None else real(item, key) for item in value]
-        if len(table) + len(profiles) > KEYS:
-            raise UserError(f"metrics.jsonl has more than {KEYS:,} different keys, which no run has")
-    warnings = [f"of metrics.jsonl {len(passed_over)} of the lines could not be read and are passed over"] if passed_over else []
+    columns = Columns(folder)
+    lost = len(columns.passed_over)
+    warnings = [f"of metrics.jsonl {lost} of the lines could not be read and are passed over"] if lost else []
     config, said = (mapping(folder / name, warnings) for name in ("config.yaml", "words.yaml"))
     choices, typed = (words_by_key(said.get(part)) for part in ("choices", "typed"))
-    steps = sorted(axis)
-    position = {step: i for i, step in enumerate(steps)}
-    found = {key: series(key, column, position) for key, column in table.items()}
+    found = columns.series()
     return Run(
         name=folder.name,
         config=flat(config),
         choices=choices,
         typed=typed,
-        steps=steps,
-        images=[axis[step][0] for step in steps],
-        seconds=[axis[step][1] for step in steps],
+        steps=columns.steps(),
+        images=columns.column(0),
+        seconds=columns.column(1),
         series=found,
-        profiles=profiles,
+        profiles=columns.profiles,
         samples=pictures(folder / "samples"),
         modified=(folder / "metrics.jsonl").stat().st_mtime,
         running=locked(folder / ".lock"),
         published=published_beside(config, found, warnings),
         diagnosis=diagnosis_of(folder, warnings),
+        front=front_of(folder, warnings),
         warnings=warnings,
     )
 
@@ -207,42 +134,6 @@ def published_beside(config: dict, found: dict[str, Series], warnings: list[str]
         return {}
     beside = {key: published.beside(key, s.passports[-1]) for key, s in found.items() if s.passports[-1]}
     return {key: [(c.result.value, c.result.label, str(c), c.comparable) for c in shown] for key, shown in beside.items() if shown}
-
-
-def short(value: object) -> str:
-    """For a message: a word or a small number, the type of anything else."""
-    small = isinstance(value, str | float | bool | type(None)) or (isinstance(value, int) and abs(value) < EXACT)
-    return repr(value)[:60] if small else "a huge number" if isinstance(value, int) else f"a {type(value).__name__}"
-
-
-def real(value: Any, key: str) -> float:
-    """The number of a key as a float. Raises UserError for what is none, and for one that is larger than any float."""
-    try:
-        return float(value)
-    except (OverflowError, ValueError, TypeError):
-        raise UserError(f"{key:.100} is {short(value)} in metrics.jsonl") from None
-
-
-def series(key: str, column: dict[int, tuple[float, dict | None]], position: dict[int, int]) -> Series:
-    """{step: (value, passport)} of a key in the order of steps."""
-    steps = sorted(column)
-    values = array("f", [real(column[step][0], key) for step in steps])
-    return Series(array("I", [position[step] for step in steps]), values, [column[step][1] for step in steps])
-
-
-def interned(passport: Any, known: dict[tuple, dict]) -> dict | None:
-    """The passport without its step, the same object for the same content (the id stands for all but these). Raises UserError for what is
-    no passport."""
-    if passport is None or (isinstance(passport, dict) and "id" not in passport):
-        return None
-    if not isinstance(passport, dict) or not isinstance(passport["id"], str):
-        raise UserError(f"metrics.jsonl has {short(passport)} as a passport")
-    content = tuple(str(passport.get(name)) for name in ("id", "code", "statistics", "nfe", "intervals", "weights", "device"))
-    if content not in known:
-        if not json_again(passport, DEPTH):
-            raise UserError(f"metrics.jsonl has a passport that holds infinities, or more than {DEPTH} levels")
-        known[content] = {name: value for name, value in passport.items() if name != "step"}
-    return known[content]
 
 
 def mapping(path: Path, warnings: list[str]) -> dict:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusion.evaluation.contest import comparable
-from diffusion.evaluation.differences import Difference, over_images
+from diffusion.evaluation.differences import Difference, from_zero, over_images
 from diffusion.evaluation.tables import number
 from diffusion.support.build import locate
 from diffusion.support.errors import UserError
@@ -51,12 +51,12 @@ def pieces(stages: Sequence[Stage], measured: Sequence[Lines]) -> dict[str, list
     keys = [key for key in lines[-1] if all(key in of_stage for of_stage in lines)]
     found: dict[str, list[Piece]] = {}
     for key in keys:
-        before, without = 0.0, [0.0] * len(lines[0][key][f"{key}/without"])
+        before: tuple[float, list[float]] | None = None
         for stage, of_stage in zip(stages, lines, strict=True):
-            line = of_stage[key]
-            change = over_images(before, line[key], without, line[f"{key}/without"])
-            found.setdefault(key, []).append(Piece(stage, key, line[key], change))
-            before, without = line[key], line[f"{key}/without"]
+            value, without = of_stage[key][key], of_stage[key][f"{key}/without"]
+            change = from_zero(value, without) if before is None else over_images(before[0], value, before[1], without)
+            found.setdefault(key, []).append(Piece(stage, key, value, change))
+            before = value, without
     if not found:
         raise UserError("No metric here is of images alone: say metric=fd_digits, fid or fd_resnet56.")
     return found

@@ -19,7 +19,9 @@ from diffusion.evaluation.losses import Bands, Items, encoded, measured_bands
 from diffusion.evaluation.noise_scale import NoiseScale, noise_scale
 from diffusion.evaluation.tables import COLOURS, GREY, number
 from diffusion.model import Model
+from diffusion.passport import finite
 from diffusion.support.build import build
+from diffusion.support.commands import as_text
 from diffusion.support.errors import UserError
 from diffusion.support.files import atomic
 from diffusion.support.trust import vet
@@ -219,7 +221,7 @@ def as_data(diagnosis: Diagnosis) -> dict[str, Any]:
 
 def save_diagnosis(diagnosis: Diagnosis, folder: Path, command: str) -> None:
     """Write diagnose.md, .json and .png into a folder. Without Matplotlib there is no plot."""
-    written = {".json": json.dumps(without_infinities(as_data(diagnosis)), indent=1), ".md": markdown_of(diagnosis, command)}
+    written = {".json": json.dumps(finite(as_data(diagnosis)), indent=1), ".md": markdown_of(diagnosis, command)}
     for suffix, text in written.items():
         with atomic(folder / f"diagnose{suffix}") as temporary:
             temporary.write_text(text)
@@ -227,15 +229,6 @@ def save_diagnosis(diagnosis: Diagnosis, folder: Path, command: str) -> None:
         draw_bands(diagnosis.bands, folder / "diagnose.png")
     except ModuleNotFoundError as error:
         log.warning("No plot: %s; `pip install -e .[metrics]` brings it.", error)
-
-
-def without_infinities(value: Any) -> Any:
-    """Plain data in which what is no number, or infinite, is None."""
-    if isinstance(value, dict):
-        return {key: without_infinities(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [without_infinities(inner) for inner in value]
-    return None if isinstance(value, float) and not abs(value) < float("inf") else value
 
 
 def draw_bands(bands: Bands, path: Path) -> None:
@@ -261,4 +254,4 @@ def draw_bands(bands: Bands, path: Path) -> None:
     axes.grid(which="both", alpha=0.25)
     axes.legend(fontsize=8)
     with atomic(path) as temporary:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format="png", metadata=as_text(file=path.name))

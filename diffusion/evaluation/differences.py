@@ -52,6 +52,11 @@ def over_images(first: float, other: float, without_first: Sequence[float], with
     return Difference(other - first, float(jackknife((apart[0] - apart[1])[:, None])), len(without_first) - 1)
 
 
+def from_zero(value: float, without: Sequence[float]) -> Difference:
+    """A number itself, as its difference from one that is known to be 0."""
+    return over_images(0.0, value, [0.0] * len(without), without)
+
+
 def over_seeds(first: Sequence[float], other: Sequence[float]) -> Difference:
     """The difference of the means of two configurations' runs, with a training seed as the unit: Welch's (1947, eq. 28 for the degrees of
     freedom), each of at least two runs. What the images drawn do to all runs alike is not in it."""

@@ -1,6 +1,7 @@
 """The front of cost and quality: of many ways to sample, those that no other beats with as few calls of the denoiser, found without
 measuring all of them with all images."""
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,8 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from diffusion.evaluation.contest import Measured, agreed_to_go_on, comparable, looks
-from diffusion.evaluation.differences import holm, over_images, shared_out
+from diffusion.evaluation.differences import from_zero, holm, over_images, shared_out
 from diffusion.evaluation.tables import COLOURS, GREY, logarithmic, number
+from diffusion.passport import finite
+from diffusion.support.commands import as_text, made_by_command
 from diffusion.support.errors import UserError
 from diffusion.support.files import atomic
 from diffusion.support.ranks import rank_and_world
@@ -51,9 +54,10 @@ class Point:
         change = over_images(other.value, self.value, other.without, self.without)
         return change.p if (change.value < 0) is self.higher and change.value != 0 else 1.0
 
-    def better(self, other: "Point") -> bool:
-        """Whether this one's number is the better."""
-        return (self.value > other.value) is self.higher and self.value != other.value
+    @property
+    def error(self) -> float:
+        """The number's standard error."""
+        return from_zero(self.value, self.without).error
 
 
 def best(points: Sequence[Point]) -> Point:
@@ -112,19 +116,26 @@ class Search:
             among = [q for q in self.points.values() if q.calls <= point.calls and not q.dropped and q is not point]
             p_values = [q.worse_than(point) for q in among]
             alike = [q.label for q, p, at in zip(among, p_values, holm(p_values, self.level), strict=True) if p > at]
-            width = over_images(0.0, point.value, [0.0] * len(point.without), point.without).half_width(self.level)
+            width = from_zero(point.value, point.without).half_width(self.level)
             beside = f"; not told apart from it: {', '.join(alike)}" if alike else ""
             found.append(f"The best for {point.calls} calls is {point.label}: {point.key} {number(point.value)} ± {number(width)}{beside}.")
         return found
 
+    def as_data(self, points: Sequence[Point]) -> dict[str, Any]:
+        """The front as plain data, for the dashboard."""
+        said = {"key": points[0].key, "higher": points[0].higher, "sentences": self.sentences()}
+        return said | {"command": made_by_command(), "points": rows_of_ways(points)}
+
     def save(self, path: Path, command: str) -> None:
-        """Write the table and the picture beside `path`, and print the table."""
+        """Write the table, the picture and the data beside `path`, and print the table."""
         if rank_and_world()[0]:
             return
         points = sorted(self.points.values(), key=lambda point: (point.calls, point.value))
         text = f"```\n{command}\n```\n\n" + "\n".join(f"* {sentence}" for sentence in self.sentences()) + f"\n\n{front_table(points)}"
-        with atomic(path.with_suffix(".md")) as temporary:
-            temporary.write_text(text)
+        written = {".md": text, ".json": json.dumps(finite(self.as_data(points)), indent=1)}
+        for suffix, content in written.items():
+            with atomic(path.with_suffix(suffix)) as temporary:
+                temporary.write_text(content)
         print(text)
         try:
             draw_front(points, path.with_suffix(".png"))
@@ -132,14 +143,30 @@ class Search:
             log.warning("No picture: %s; `pip install -e .[metrics]` brings it.", error)
 
 
-def front_table(points: Sequence[Point]) -> str:
-    """All points as Markdown, from the cheapest on."""
+def rows_of_ways(points: Sequence[Point]) -> list[dict[str, Any]]:
+    """All points as plain data."""
     leading = front(points)
+    return [
+        {
+            "label": point.label,
+            "calls": point.calls,
+            "gflop": point.flops / 1e9,  # an image, as are the milliseconds
+            "ms": 1e3 * point.seconds,
+            "value": point.value,
+            "error": point.error,
+            "images": point.n,
+            "state": "dropped" if point.dropped else "on the front" if point in leading else "behind, not told apart",
+        }
+        for point in points
+    ]
+
+
+def front_table(points: Sequence[Point]) -> str:
+    """All points as Markdown."""
     rows = [["", "calls", "GFLOP an image", "ms an image", "number", "images", ""], ["---"] * 7]
-    for point in points:
-        state = "dropped" if point.dropped else "on the front" if point in leading else "behind, not told apart"
-        cost = [str(point.calls), number(point.flops / 1e9), number(1e3 * point.seconds)]
-        rows.append([point.label, *cost, number(point.value), f"{point.n:,}", state])
+    for one in rows_of_ways(points):
+        cost = [str(one["calls"]), number(one["gflop"]), number(one["ms"])]
+        rows.append([one["label"], *cost, number(one["value"]), f"{one['images']:,}", one["state"]])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
@@ -150,10 +177,9 @@ def draw_front(points: Sequence[Point], path: Path) -> None:
     figure = Figure(figsize=(9, 5.5), dpi=90, layout="constrained")
     axes, leading = figure.subplots(), front(points)
     for point in points:
-        error = over_images(0.0, point.value, [0.0] * len(point.without), point.without).error
         colour, size = (COLOURS[0], 6.0) if point in leading else (GREY, 3.5)
         mark = "x" if point.dropped else "o"
-        axes.errorbar(point.calls, point.value, yerr=error, fmt=mark, capsize=2, color=colour, markersize=size)
+        axes.errorbar(point.calls, point.value, yerr=point.error, fmt=mark, capsize=2, color=colour, markersize=size)
     end = [replace(leading[-1], calls=max(point.calls for point in points))]  # more calls are as good
     axes.plot(*zip(*((p.calls, p.value) for p in [*leading, *end]), strict=True), drawstyle="steps-post", color=COLOURS[0], linewidth=1.5)
     for point in leading:
@@ -164,4 +190,4 @@ def draw_front(points: Sequence[Point], path: Path) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     with atomic(path) as temporary:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format="png", metadata=as_text(file=path.name))

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from diffusion.dashboard.read import records
+from diffusion.dashboard.columns import records
 from diffusion.model import Model
 
 GROUPS = ("dataset", "network", "schedule", "parameterization", "objective", "optimizer", "ema")

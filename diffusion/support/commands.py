@@ -11,7 +11,7 @@ RUNNING: ContextVar[tuple[str, tuple[str, ...]] | None] = ContextVar("the comman
 
 @contextmanager
 def running(program: str, words: Sequence[str]) -> Iterator[None]:
-    """Within the context what is made was made by these words of `program`: train, sample, evaluate or compare."""
+    """Within the context what is made was made by these words of `program`: train, sample, evaluate, compare ..."""
     before = RUNNING.set((program, tuple(map(str, words))))
     try:
         yield

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from commands import SMALL, command, succeeded
+from commands import command, small_run, succeeded
 
 pytestmark = pytest.mark.xdist_group("attribute")
 
@@ -11,10 +11,7 @@ pytestmark = pytest.mark.xdist_group("attribute")
 @pytest.fixture(scope="module")
 def guided_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    where = [f"paths.runs={folder}", "name=run", "logger=none", f"paths.cache={folder / 'cache'}"]
-    small = [*SMALL, "callbacks.samples=null", "eval_every=100", "schedule.num_timesteps=50", "metric=none"]
-    succeeded(command("train.py", *small, *where, "guidance.scale=3", "ema_decay=0.5"))
-    return folder / "run"
+    return small_run(folder, "run", "guidance.scale=3", "ema_decay=0.5")
 
 
 def test_the_parts_of_a_run_s_distance_add_up_to_it(guided_run):
@@ -31,6 +28,8 @@ def test_the_parts_of_a_run_s_distance_add_up_to_it(guided_run):
     changes = [float(row[2].partition(" ± ")[0].rpartition(" ")[2]) for row in rows]
     assert sum(changes) == pytest.approx(float(rows[-1][1]), rel=0.02)
     assert "because the images are not infinitely many" in text
+    stages = [json.loads(line) for line in (guided_run / "attribute.jsonl").read_text().splitlines()]
+    assert {line["command"]["program"] for line in stages} == {"attribute"}
     assert (guided_run / "attribute.md").read_text() in text
     own = succeeded(command("-m", "diffusion.evaluate", f"ckpt={guided_run}", *words, "name=own"))
     line = json.loads((guided_run / "own.jsonl").read_text())

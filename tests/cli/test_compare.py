@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from commands import SMALL, command, succeeded
+from commands import command, small_run, succeeded
 from PIL import Image
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
@@ -28,9 +28,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for name, word in CONFIGURATIONS.items():
         for seed in range(2):
-            where = [f"paths.runs={folder}", f"name={name}{seed}", "logger=none", f"paths.cache={folder / 'cache'}"]
-            small = [*SMALL, "callbacks.samples=null", "eval_every=100", "schedule.num_timesteps=50", "metric=none"]
-            succeeded(command("train.py", *small, *where, word, f"seed={seed}"))
+            small_run(folder, f"{name}{seed}", word, f"seed={seed}")
     return folder
 
 

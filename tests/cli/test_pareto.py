@@ -3,8 +3,10 @@
 import json
 
 import pytest
-from commands import SMALL, command, succeeded
+from commands import command, small_run, succeeded
 from PIL import Image
+
+from diffusion.dashboard import Reader
 
 pytestmark = pytest.mark.xdist_group("pareto")
 
@@ -12,9 +14,7 @@ pytestmark = pytest.mark.xdist_group("pareto")
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    where = [f"paths.runs={folder}", "name=run", "logger=none", f"paths.cache={folder / 'cache'}"]
-    small = [*SMALL, "callbacks.samples=null", "eval_every=100", "schedule.num_timesteps=50", "metric=none"]
-    succeeded(command("train.py", *small, *where))
+    small_run(folder, "run")
     return folder
 
 
@@ -37,6 +37,13 @@ def test_the_front_of_a_run(place):
     with Image.open(place / "run" / "pareto.png") as picture:
         assert picture.size[0] > 300
     assert (place / "run" / "pareto.md").read_text() in said
+    front = Reader(place)()[0].front  # on the page
+    assert {one["label"] for one in front["points"]} == set(gflop) and front["sentences"][0] in said
+    for file in (
+        json.loads((place / "run" / "pareto.json").read_text())["command"],
+        json.loads(Image.open(place / "run" / "pareto.png").text["command"]),
+    ):
+        assert file["program"] == "pareto" and file["words"][1:] == [*words, "--budget", "80"]
 
 
 def test_a_mistake_about_a_front_is_a_sentence(place):

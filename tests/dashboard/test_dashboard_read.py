@@ -71,7 +71,8 @@ def test_numbers_that_were_not_finite_are_gaps(tmp_path):
 
 
 def test_lists_are_profiles_and_the_last_is_kept(tmp_path):
-    records = [{"step": 1, "nll@9/terms": [1, 2.5]}, {"step": 2, "nll@9/terms": [3, None], "words": ["a"]}]
+    """What a number is without each group of its images is no profile."""
+    records = [{"step": 1, "nll@9/terms": [1, 2.5]}, {"step": 2, "nll@9/terms": [3, None], "nll@9/without": [1.0, 2.0], "words": ["a"]}]
     run = read_run(write_run(tmp_path / "a", records))
     assert run.profiles["nll@9/terms"][0] == 2 and run.profiles["nll@9/terms"][1][0] == 3 and list(run.profiles) == ["nll@9/terms"]
 
