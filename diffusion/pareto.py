@@ -2,7 +2,7 @@
 
 Each combination of the values of KEY=1,2 is a way to sample the run; without any they are six samplers of 5 to 50 steps. All are measured
 over the same seeds, by the metric that is named or the run's first, with more and more images up to --budget; one that is told to be
-behind another of no more calls is measured no further. KEY=VALUE are words of diffusion.evaluate; other checkpoints may be named too.
+behind another of no more cost is measured no further. KEY=VALUE are words of diffusion.evaluate; other checkpoints may be named too.
 
   python -m diffusion.pareto runs/NAME
   python -m diffusion.pareto runs/NAME sampler=ddim,heun grid.steps=10,20 guidance.scale=1,2 averaged=true,false --budget 20000
@@ -10,6 +10,8 @@ behind another of no more calls is measured no further. KEY=VALUE are words of d
 
 import argparse
 import sys
+import time
+from typing import TYPE_CHECKING
 
 from diffusion.compare import Contestant, contestants
 from diffusion.composing import alternatives, composing
@@ -19,29 +21,40 @@ from diffusion.shell import begin
 from diffusion.support.commands import running
 from diffusion.support.progress import doing
 
+if TYPE_CHECKING:
+    from diffusion.evaluation.front import Cost
+
 USUAL = ["sampler=ddim,ddpm,deis,dpmpp_2m,heun,unipc", "grid.steps=5,10,20,50"]
 
 
 class Way(Contestant):
-    """A contestant whose calls are counted."""
+    """A contestant whose cost is known."""
 
-    def flops(self) -> float:
-        """FLOPs of one call of the guided denoiser for one image, as torch counts them: two for each multiplication and addition of
-        convolutions, matrix products and, on a GPU, attention."""
+    def cost(self, images: int) -> "Cost":
+        """Of one image, from noise to the end: the calls of all networks, and FLOPs as torch counts them, of convolutions, matrix products
+        and, on a GPU, attention. Milliseconds are those of at most so many images, and no more than a batch, without the metric."""
         import torch
         from torch.utils.flop_counter import FlopCounterMode
 
         from diffusion.evaluation.cells import WAY
+        from diffusion.evaluation.front import Cost
+        from diffusion.generate import modules
 
         cfg, typed = self.composed()
-        subject, way = asked_for(cfg, settings(cfg), typed)
-        recipe = subject.model.recipe(*(way[key] for key in WAY), batch_size=1, precision=cfg.precision)
-        counter = FlopCounterMode(display=False)
-        x = torch.zeros(1, *recipe.shape, device=subject.device)
-        with counter, torch.no_grad(), recipe.computing():
-            cond = recipe.conditions.ask(torch.arange(1))
-            recipe.denoiser(x, torch.full((1,), 0.5, device=x.device), None if cond is None else cond.to(x.device))
-        return float(counter.get_total_flops())
+        config = settings(cfg)
+        subject, way = asked_for(cfg, config, typed)
+        recipe = subject.model.recipe(*(way[key] for key in WAY), batch_size=config["sample_batch_size"], precision=config["precision"])
+        calls: list[int] = []
+        hooks = [one.register_forward_pre_hook(lambda _, given: calls.append(len(given[0]))) for one in modules(recipe.denoiser)]
+        try:
+            with FlopCounterMode(display=False) as counter:
+                made = recipe([config["seed"]], recipe.conditions.ask(torch.arange(1)))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        n, start = min(images, recipe.batch_size), time.perf_counter()
+        recipe(range(config["seed"], config["seed"] + n), recipe.conditions.ask(torch.arange(n))).images.cpu()
+        return Cost(sum(calls) or made.nfe, counter.get_total_flops() / 1e9, 1e3 * (time.perf_counter() - start) / n)
 
 
 def main() -> None:
@@ -51,6 +64,7 @@ def main() -> None:
     )
     parser.add_argument("words", nargs="+", metavar="RUN|KEY=1,2", help="a run or a checkpoint; or words of diffusion.evaluate")
     parser.add_argument("--budget", type=int, metavar="N", help="images to draw of each at most (8 times the metric's n)")
+    parser.add_argument("--cost", choices=("calls", "gflop", "ms"), default="calls", help="what the front is drawn against (calls)")
     given, command = parser.parse_intermixed_args(), " ".join(sys.argv[1:])
     with composing():
         swept = any(len(words) > 1 for words in alternatives([word for word in given.words if "=" in word]))
@@ -62,7 +76,7 @@ def main() -> None:
             with doing("loading torch and the run"):
                 from diffusion.evaluation.front import Search
 
-            search = Search(ways, given.budget, alpha=0.05)
+            search = Search(ways, given.budget, 0.05, given.cost)
             search.run()
             search.save(where(settings(configurations[0][0])), f"python -m diffusion.pareto {command}")
 

@@ -215,22 +215,23 @@ const DRAW = {
       shapes: [{type: "line", xref: "paper", x0: 0, x1: 1, y0: 1, y1: 1, line: {color: "#9aa5b1", width: 1}}]});
   },
   fronts(node) {
-    const stem = run => run.front.key.replace(/@\w+/, ""), all = fronted(), drawn = [];
-    for (const run of all.filter(run => stem(run) === stem(all[0]))) {
+    const stem = run => run.front.key.replace(/@\w+/, ""), all = fronted(), unit = all[0]?.front.unit in FRONT_UNITS ? all[0].front.unit : "calls", drawn = [];
+    for (const run of all.filter(run => stem(run) === stem(all[0]) && run.front.unit === unit)) {
       const lit = state.lit === null || state.lit === run.name, first = one => one.state === "on the front";
-      const points = [...run.front.points].sort((a, b) => a.calls - b.calls);
+      const points = [...run.front.points].sort((a, b) => a[unit] - b[unit]);
       for (const [some, look] of [[points.filter(one => !first(one)), {mode: "markers", opacity: lit ? 0.35 : 0.1}],
         [points.filter(first), {mode: "lines+markers", opacity: lit ? 1 : 0.15, line: {shape: "hv", color: colour(run), width: 1.8}}]])
-        drawn.push({type: "scatter", hoverinfo: "none", x: some.map(one => one.calls), y: some.map(one => one.value), marker: {size: 6, color: colour(run)},
+        drawn.push({type: "scatter", hoverinfo: "none", x: some.map(one => one[unit]), y: some.map(one => one.value), marker: {size: 6, color: colour(run)},
           error_y: {array: some.map(one => one.error), color: colour(run), thickness: 1, width: 2}, ...look,
           owner: some.map(one => ({run, says: `${one.label}: ${stem(run)} ${format(one.value)} ± ${format(one.error)} (one standard error) of `
             + `${one.images.toLocaleString("en")} images, ${one.calls} calls, ${format(one.gflop)} GFLOP and ${format(one.ms)} ms an image, ${one.state}`}))});
     }
     const y = drawn.flatMap(trace => trace.y);
-    plot(node, drawn, {xaxis: {title: {text: "calls of the denoiser"}}, yaxis: {title: {text: all.length ? stem(all[0]) : ""}, type: y.every(v => v > 0) ? "log" : "linear"}});
+    plot(node, drawn, {xaxis: {title: {text: FRONT_UNITS[unit]}}, yaxis: {title: {text: all.length ? stem(all[0]) : ""}, type: y.every(v => v > 0) ? "log" : "linear"}});
   },
   sweep: drawSweep,
 };
+const FRONT_UNITS = {calls: "calls of the network for an image", gflop: "GFLOP an image", ms: "ms an image"};
 const fronted = () => ranked.filter(run => run.front.points?.length).slice(0, PICTURES);
 const diagnosed = () => ranked.filter(run => run.diagnosis.findings).slice(0, PICTURES);
 

@@ -56,8 +56,16 @@ def ways_found(found: Any) -> dict[str, Any]:
             raise ValueError
         words = {key: str(one[key])[:LETTERS] for key in ("label", "state")}
         points.append(words | dict(zip(NUMBERS, values, strict=True)))
+    if found["unit"] not in NUMBERS:
+        raise ValueError
     said = [str(sentence)[:LETTERS] for sentence in found["sentences"][:FINDINGS]]
-    return {"key": str(found["key"])[:LETTERS], "higher": found["higher"] is True, "sentences": said, "points": points}
+    return {
+        "key": str(found["key"])[:LETTERS],
+        "higher": found["higher"] is True,
+        "unit": found["unit"],
+        "sentences": said,
+        "points": points,
+    }
 
 
 def finite_numbers(values: Any) -> list[float | None]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusion.evaluation.contest import comparable
-from diffusion.evaluation.differences import Difference, from_zero, over_images
+from diffusion.evaluation.differences import Difference, from_zero, holm, over_images
 from diffusion.evaluation.tables import number
 from diffusion.support.build import locate
 from diffusion.support.errors import UserError
@@ -34,11 +34,6 @@ class Piece:
     key: str
     value: float
     change: Difference
-
-    @property
-    def told(self) -> bool:
-        """Whether it is told from no change, at 5 percent."""
-        return self.change.p <= 0.05
 
 
 def pieces(stages: Sequence[Stage], measured: Sequence[Lines]) -> dict[str, list[Piece]]:
@@ -100,7 +95,8 @@ def said(own: Sequence[Piece], more: Difference | None) -> str:
     text = f"{key}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
     if more is not None:
         text += f"\nOf the run's {number(total.value)}, {in_sign(more)} is there because the images are not infinitely many.\n"
-    told = [part for part in own[1:] if part.told and part.change.value > 0]
+    levels = holm([part.change.p for part in own[1:]], 0.05)
+    told = [part for part, level in zip(own[1:], levels, strict=True) if part.change.p <= level and part.change.value > 0]
     if not told:
         return text + "\nNothing beyond the floor is told from 0 by these images: ask for more, by metric.n.\n"
     most = max(told, key=lambda part: part.change.value)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any, Protocol
 
 import torch
@@ -64,7 +65,7 @@ class Verdict:
         by = f"{number(abs(self.difference.value))} ± {number(self.difference.half_width(self.level))}"
         if self.told:
             return f"better by {by}: {self.better} ({of})"
-        needed = self.difference.needed(self.runs if self.runs > 1 else self.n, self.level)
+        needed = self.difference.needed(self.runs if self.runs > 1 else self.n, self.level, self.runs > 1)
         more = f"; about {float(f'{needed:.2g}'):,.0f} would do" if needed else ""
         return f"not told apart, {by} ({of}{more})"
 
@@ -111,19 +112,20 @@ class Contest:
                     continue
                 require_alike(key, first, other, self.groups[0][0].label, self.groups[g][0].label)
                 a, b = ([one[key][key] for one in of] for of in (first, other))
-                without = (of[0][key][f"{key}/without"] for of in (first, other))
-                found[g, key] = over_seeds(a, b) if self.over_runs else over_images(a[0], b[0], *without), a, b, first[0][key]
+                without = ([*map(mean, zip(*(one[key][f"{key}/without"] for one in of), strict=True))] for of in (first, other))
+                images = over_images(mean(a), mean(b), *without)
+                found[g, key] = over_seeds(a, b, images) if self.over_runs else images, a, b, first[0][key]
         levels = holm([difference.p for difference, *_ in found.values()], level)
         for ((g, key), (difference, a, b, line)), at in zip(found.items(), levels, strict=True):
             self.verdicts[g, stem(key)] = Verdict(
                 self.name(0),
                 self.name(g),
                 key,
-                (sum(a) / len(a), sum(b) / len(b)),
+                (mean(a), mean(b)),
                 difference,
                 at,
                 line["passport"]["n"],
-                line.get("higher", False),
+                bool(line.get("higher")),
                 min(len(a), len(b)),
             )
 
@@ -147,13 +149,13 @@ class Contest:
 
 
 def looks(metric: Mapping[str, Any], budget: int | None, fixed: bool) -> list[int]:
-    """How many times the metrics' images there are at each look: twice as many as at the one before, up to the budget, or to 8 times. One
-    look where no more are drawn. Raises UserError for a budget below the first look."""
+    """How many times the metrics' images there are at each look: twice as many as at the one before, and in the end what the budget allows,
+    or 8 times. One look where no more are drawn. Raises UserError for a budget below the first look."""
     first = max((stage.get("n") or 0 for stage in metric.values()), default=0)
     if budget is not None and budget < first:
         raise UserError(f"--budget {budget} is less than the {first} images of the first look: say more, or metric.n={budget}.")
     most = 8 if budget is None else budget // max(first, 1)
-    return [1] if fixed or not first else [2**k for k in range(most.bit_length())]
+    return [1] if fixed or not first else [*(2**k for k in range(most.bit_length()) if 2**k < most), most]
 
 
 def stem(key: str) -> str:
@@ -181,21 +183,21 @@ def comparable(lines: Sequence[dict]) -> dict[str, dict]:
 def require_alike(key: str, first: Sequence[dict], other: Sequence[dict], *names: str) -> None:
     """Raises UserError unless these numbers were measured alike, of different images."""
     passports = []
-    for name, of_one in zip(names, (first[0], other[0]), strict=True):
+    for name, of_one in ((name, of_one) for name, of in zip(names, (first, other), strict=True) for of_one in of):
         if key not in of_one:
             raise UserError(
                 f"{name} has no {key}, which {names[0]} has: say the same metrics and as many images, as metric=fid metric.n=5000."
             )
         passports.append(of_one[key]["passport"])
     for field in ALIKE:
-        a, b = (passport.get(field) for passport in passports)
-        if a != b:
-            raise UserError(f"{key} of {names[0]} and of {names[1]} were not measured alike: their {field} are {a} and {b}.")
+        for passport in passports:
+            if (a := passports[0].get(field)) != (b := passport.get(field)):
+                raise UserError(f"{key} of {names[0]} and of {names[1]} were not measured alike: their {field} are {a} and {b}.")
 
 
 def verdict_table(verdicts: Sequence[Verdict], command: str, confidence: float) -> str:
     """The verdicts as a table for each metric."""
-    parts = [f"```\n{command}\n```\n", f"With probability {confidence:g} no verdict that one is better is wrong.\n"]
+    parts = [f"```\n{command}\n```\n", f"With probability {confidence:g} no two are told apart here that are alike.\n"]
     for key in dict.fromkeys(stem(verdict.key) for verdict in verdicts):
         own = [verdict for verdict in verdicts if stem(verdict.key) == key]
         rows = [["", "its number", own[0].first, "verdict"], ["---"] * 4]

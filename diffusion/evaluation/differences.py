@@ -1,26 +1,30 @@
 """Whether one subject's number is better than another's: differences over the images that both were asked for, or over training seeds,
 with what keeps their chance of error however often one looks and however many are compared."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, variance
 
 import torch
-from scipy.stats import norm, t
+from scipy.stats import t
 
 from diffusion.metrics.intervals import jackknife
 from diffusion.support.errors import UserError
 
+MOST = 10**9  # images or runs: nobody draws more
 POWER = 0.8  # the chance to tell a difference apart, for which `needed` says how many images it takes
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of two numbers, its standard error, and the degrees of freedom of that error."""
+    """A difference of two numbers, its standard error, the degrees of freedom of that error, and the part of its square that does not fall
+    with more of what was drawn."""
 
     value: float
     error: float
     freedom: float
+    lasting: float = 0.0
 
     @property
     def p(self) -> float:
@@ -33,12 +37,18 @@ class Difference:
         """y of the interval value +- y that covers the truth but for a probability `level`."""
         return float(t.isf(level / 2, self.freedom)) * self.error
 
-    def needed(self, n: int, level: float) -> int | None:
-        """How many images, or runs, tell a difference of this value apart at this level with probability 0.8, where these are of n and its
-        error falls as 1/sqrt(n); None for no difference."""
-        if self.value == 0:
-            return None
-        return round(n * ((norm.isf(level / 2) + norm.isf(1 - POWER)) * self.error / self.value) ** 2)
+    def needed(self, n: int, level: float, grows: bool = False) -> int | None:
+        """How many images, or runs, tell a difference of this value apart at this level with probability 0.8, where these are of n and the
+        square of its error falls as 1/n, but for the lasting part; its degrees of freedom are the same (of as many groups of images), or
+        `grows` with n (of runs). Both quantiles are Student's t, which the test's power is near to. None if there are no so many."""
+
+        def enough(m: int) -> bool:
+            freedom = max(1.0, self.freedom * (m / n if grows else 1))
+            square = (self.error**2 - self.lasting) * n / m + self.lasting
+            return bool((t.isf(level / 2, freedom) + t.isf(1 - POWER, freedom)) ** 2 * square <= self.value**2)
+
+        found = bisect_left(range(MOST), True, lo=1, key=enough)
+        return found if found < MOST else None
 
 
 def over_images(first: float, other: float, without_first: Sequence[float], without_other: Sequence[float]) -> Difference:
@@ -57,13 +67,16 @@ def from_zero(value: float, without: Sequence[float]) -> Difference:
     return over_images(0.0, value, [0.0] * len(without), without)
 
 
-def over_seeds(first: Sequence[float], other: Sequence[float]) -> Difference:
-    """The difference of the means of two configurations' runs, with a training seed as the unit: Welch's (1947, eq. 28 for the degrees of
-    freedom), each of at least two runs. What the images drawn do to all runs alike is not in it."""
-    parts = [(variance(values) / len(values), len(values)) for values in (first, other)]
+def over_seeds(first: Sequence[float], other: Sequence[float], images: Difference) -> Difference:
+    """The difference of the means of two configurations' runs, with a training seed as the unit: Welch's, each of at least two runs, to
+    whose square of the error that of `images` is added, the difference of the same means over the images drawn (`over_images`). These are
+    the same for all runs, so that what they do to one configuration and not to the other is seen in no spread of runs. The degrees of
+    freedom are Satterthwaite's (1946)."""
+    parts = [(variance(values) / len(values), len(values) - 1.0) for values in (first, other)]
+    parts.append((images.error**2, images.freedom))
     total = sum(part for part, _ in parts)
-    freedom = total**2 / sum(part**2 / (n - 1) for part, n in parts) if total else min(n for _, n in parts) - 1
-    return Difference(mean(other) - mean(first), total**0.5, freedom)
+    freedom = total**2 / sum(part**2 / own for part, own in parts) if total else min(own for _, own in parts)
+    return Difference(mean(other) - mean(first), total**0.5, freedom, images.error**2)
 
 
 def holm(probabilities: Sequence[float], alpha: float) -> list[float]:

@@ -1,10 +1,11 @@
-"""The front of cost and quality: of many ways to sample, those that no other beats with as few calls of the denoiser, found without
-measuring all of them with all images."""
+"""The front of cost and quality: of many ways to sample, those that no other beats at as low a cost, found without measuring all of them
+with all images."""
 
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,15 +21,31 @@ from diffusion.support.ranks import rank_and_world
 log = logging.getLogger(__name__)
 
 
-class Sampled(Measured, Protocol):
-    """A way to sample: what a contest asks of it, and the FLOPs of a call for one image."""
+@dataclass(frozen=True)
+class Cost:
+    """What an image costs: calls of the network (two for each guided call of classifier-free guidance, and those of a second network),
+    10^9 floating-point operations (of which a multiplication and an addition are two), and milliseconds on this machine."""
 
-    def flops(self) -> float: ...
+    calls: int
+    gflop: float
+    ms: float
+
+
+UNITS = {"calls": "calls", "gflop": "GFLOP an image", "ms": "ms an image"}
+AXES = UNITS | {"calls": "calls of the network for an image"}
+TIMED = 8  # a part of the first look's images, in which an image is timed
+
+
+class Sampled(Measured, Protocol):
+    """A way to sample: what a contest asks of it, and what an image costs, timed with so many."""
+
+    def cost(self, images: int) -> Cost: ...
 
 
 @dataclass(frozen=True)
 class Point:
-    """A way to sample as it was last measured: the number, what it is without each group of images, and what an image cost."""
+    """A way to sample as it was last measured: the number, what it is without each group of images, and what an image costs, of which `at`
+    is what the front is drawn against."""
 
     label: str
     key: str
@@ -36,18 +53,15 @@ class Point:
     without: tuple[float, ...]
     higher: bool
     n: int
-    calls: int
-    seconds: float  # an image, what the metrics took included
-    flops: float = 0.0  # an image
+    cost: Cost
+    at: float
     dropped: bool = False
 
     @classmethod
-    def of(cls, label: str, line: Mapping[str, Any], key: str, flops: float) -> "Point":
+    def of(cls, label: str, line: Mapping[str, Any], key: str, cost: Cost, unit: str) -> "Point":
         """Of a line of `diffusion.evaluate`."""
-        passport = line["passport"]
-        n, calls = passport["n"], passport["nfe"]
-        without = tuple(line[f"{key}/without"])
-        return cls(label, key, line[key], without, line.get("higher", False), n, calls, line["seconds"] / n, flops * calls)
+        at = getattr(cost, unit)
+        return cls(label, key, line[key], tuple(line[f"{key}/without"]), bool(line.get("higher")), line["passport"]["n"], cost, at)
 
     def worse_than(self, other: "Point") -> float:
         """The p of the two being alike (see `over_images`); 1 if this one is not the worse."""
@@ -62,30 +76,45 @@ class Point:
 
 def best(points: Sequence[Point]) -> Point:
     """The one with the best number; of several the cheapest."""
-    return min(points, key=lambda point: (-point.value if point.higher else point.value, point.calls))
+    return min(points, key=lambda point: (-point.value if point.higher else point.value, point.at))
+
+
+def rivals(points: Sequence[Point]) -> list[tuple[Point, Point]]:
+    """Each that is not dropped, with the best of those that cost no more."""
+    left = [point for point in points if not point.dropped]
+    return [(point, best([other for other in left if other.at <= point.at])) for point in left]
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """Those that none of as few calls beats, from the cheapest on."""
-    own = [p for p in points if not p.dropped and best([q for q in points if not q.dropped and q.calls <= p.calls]) is p]
-    return sorted(own, key=lambda point: point.calls)
+    """Those that none of as low a cost beats, from the cheapest on."""
+    return sorted((point for point, rival in rivals(points) if rival is point), key=lambda point: point.at)
 
 
 def hopeless(points: Sequence[Point], level: float) -> list[Point]:
-    """Those that are told to be worse than one of as few calls: each is tested against the best of these, all together by Holm at this
-    level. So the chance to drop any that is as good is about `level`, and a little more, since the best was chosen by the same images."""
-    left = [p for p in points if not p.dropped]
-    p_values = [p.worse_than(best([q for q in left if q.calls <= p.calls])) for p in left]
-    return [point for point, p, at in zip(left, p_values, holm(p_values, level), strict=True) if p <= at]
+    """Those that are told to be worse than one that costs no more: each is tested against the best of these, all together by Holm at this
+    level. A way that is truly the best at its cost is dropped with at most that probability; of ways that are alike some is dropped more
+    often, since the best is chosen by the same images."""
+    pairs = rivals(points)
+    p_values = [point.worse_than(rival) for point, rival in pairs]
+    return [point for (point, _), p, at in zip(pairs, p_values, holm(p_values, level), strict=True) if p <= at]
+
+
+def unpaid(points: Sequence[Point], level: float) -> dict[str, str]:
+    """By label those on the front that are not told to be better than the next cheaper one there, whose label is given: all steps together
+    by Holm, each p times the number of those that the dearer was chosen from (Bonferroni)."""
+    leading, left = front(points), [point for point in points if not point.dropped]
+    steps = list(pairwise(leading))
+    p_values = [min(1.0, cheap.worse_than(dear) * sum(other.at <= dear.at for other in left)) for cheap, dear in steps]
+    found = zip(steps, p_values, holm(p_values, level), strict=True)
+    return {dear.label: cheap.label for (cheap, dear), p, at in found if p > at}
 
 
 class Search:
     """Ways to sample, measured with more and more images; one that cannot reach the front is dropped as soon as that is told."""
 
-    def __init__(self, ways: Sequence[Sampled], budget: int | None, alpha: float) -> None:
-        self.ways, self.budget, self.alpha = {way.label: way for way in ways}, budget, alpha
+    def __init__(self, ways: Sequence[Sampled], budget: int | None, alpha: float, unit: str = "calls") -> None:
+        self.ways, self.budget, self.alpha, self.unit = {way.label: way for way in ways}, budget, alpha, unit
         self.points: dict[str, Point] = {}
-        self.level = alpha  # of the last look
 
     def run(self) -> None:
         """Measure, drop, and go on with the others until the budget is spent, or one is left. Raises UserError for images that are there
@@ -95,42 +124,43 @@ class Search:
         metric = next(iter(self.ways.values())).own_metric()
         times = looks(metric, self.budget, False)
         for look, level in zip(times, shared_out(self.alpha, times), strict=True):
-            self.level = level
             left = [label for label in self.ways if label not in self.points or not self.points[label].dropped]
             if not agreed_to_go_on(look == 1 or len(left) > 1):
                 return
             for label in left:
                 lines = self.ways[label].lines(metric, look)
                 if rank_and_world()[0] == 0:
-                    flops = self.points[label].flops / self.points[label].calls if label in self.points else self.ways[label].flops()
                     key, line = next(iter(comparable(lines).items()))
-                    self.points[label] = Point.of(label, line, key, flops)
-            for point in hopeless(list(self.points.values()), self.level):
-                log.info("%s is dropped: %s of %d calls, behind one of no more", point.label, number(point.value), point.calls)
+                    known = self.points.get(label)
+                    cost = known.cost if known else self.ways[label].cost(max(1, line["passport"]["n"] // TIMED))
+                    self.points[label] = Point.of(label, line, key, cost, self.unit)
+            for point in hopeless(list(self.points.values()), level):
+                log.info("%s is dropped: %s, behind one that costs no more", point.label, number(point.value))
                 self.points[point.label] = replace(point, dropped=True)
 
     def sentences(self) -> list[str]:
-        """For each number of calls on the front the best way, its interval, and those that are not told apart from it."""
-        found = []
-        for point in front(list(self.points.values())):
-            among = [q for q in self.points.values() if q.calls <= point.calls and not q.dropped and q is not point]
-            p_values = [q.worse_than(point) for q in among]
-            alike = [q.label for q, p, at in zip(among, p_values, holm(p_values, self.level), strict=True) if p > at]
-            width = from_zero(point.value, point.without).half_width(self.level)
+        """For each cost on the front the best way, its interval of 95 percent, and those that are not told apart from it."""
+        points, found = list(self.points.values()), []
+        more = unpaid(points, self.alpha)
+        for point in front(points):
+            alike = [other.label for other, rival in rivals(points) if rival is point is not other]
+            width = from_zero(point.value, point.without).half_width(0.05)
             beside = f"; not told apart from it: {', '.join(alike)}" if alike else ""
-            found.append(f"The best for {point.calls} calls is {point.label}: {point.key} {number(point.value)} ± {number(width)}{beside}.")
+            beside += f"; not told to be better than the cheaper {more[point.label]}" if point.label in more else ""
+            cost = f"{number(point.at)} {UNITS[self.unit]}"
+            found.append(f"The best for {cost} is {point.label}: {point.key} {number(point.value)} ± {number(width)}{beside}.")
         return found
 
     def as_data(self, points: Sequence[Point]) -> dict[str, Any]:
         """The front as plain data, for the dashboard."""
-        said = {"key": points[0].key, "higher": points[0].higher, "sentences": self.sentences()}
+        said = {"key": points[0].key, "higher": points[0].higher, "unit": self.unit, "sentences": self.sentences()}
         return said | {"command": made_by_command(), "points": rows_of_ways(points)}
 
     def save(self, path: Path, command: str) -> None:
         """Write the table, the picture and the data beside `path`, and print the table."""
         if rank_and_world()[0]:
             return
-        points = sorted(self.points.values(), key=lambda point: (point.calls, point.value))
+        points = sorted(self.points.values(), key=lambda point: (point.at, point.value))
         text = f"```\n{command}\n```\n\n" + "\n".join(f"* {sentence}" for sentence in self.sentences()) + f"\n\n{front_table(points)}"
         written = {".md": text, ".json": json.dumps(finite(self.as_data(points)), indent=1)}
         for suffix, content in written.items():
@@ -138,7 +168,7 @@ class Search:
                 temporary.write_text(content)
         print(text)
         try:
-            draw_front(points, path.with_suffix(".png"))
+            draw_front(points, path.with_suffix(".png"), self.unit)
         except ModuleNotFoundError as error:
             log.warning("No picture: %s; `pip install -e .[metrics]` brings it.", error)
 
@@ -149,9 +179,7 @@ def rows_of_ways(points: Sequence[Point]) -> list[dict[str, Any]]:
     return [
         {
             "label": point.label,
-            "calls": point.calls,
-            "gflop": point.flops / 1e9,  # an image, as are the milliseconds
-            "ms": 1e3 * point.seconds,
+            **asdict(point.cost),
             "value": point.value,
             "error": point.error,
             "images": point.n,
@@ -170,8 +198,8 @@ def front_table(points: Sequence[Point]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
-def draw_front(points: Sequence[Point], path: Path) -> None:
-    """The number against the calls: the front as a line with its names and standard errors, the others in grey."""
+def draw_front(points: Sequence[Point], path: Path, unit: str) -> None:
+    """The number against the cost: the front as a line with its names and standard errors, the others in grey."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 5.5), dpi=90, layout="constrained")
@@ -179,12 +207,12 @@ def draw_front(points: Sequence[Point], path: Path) -> None:
     for point in points:
         colour, size = (COLOURS[0], 6.0) if point in leading else (GREY, 3.5)
         mark = "x" if point.dropped else "o"
-        axes.errorbar(point.calls, point.value, yerr=point.error, fmt=mark, capsize=2, color=colour, markersize=size)
-    end = [replace(leading[-1], calls=max(point.calls for point in points))]  # more calls are as good
-    axes.plot(*zip(*((p.calls, p.value) for p in [*leading, *end]), strict=True), drawstyle="steps-post", color=COLOURS[0], linewidth=1.5)
+        axes.errorbar(point.at, point.value, yerr=point.error, fmt=mark, capsize=2, color=colour, markersize=size)
+    end = [replace(leading[-1], at=max(point.at for point in points))]  # what costs more is as good
+    axes.plot(*zip(*((p.at, p.value) for p in [*leading, *end]), strict=True), drawstyle="steps-post", color=COLOURS[0], linewidth=1.5)
     for point in leading:
-        axes.annotate(point.label, (point.calls, point.value), (5, -12), textcoords="offset points", fontsize=8)
-    axes.set(xlabel="calls of the denoiser", ylabel=points[0].key.partition("@")[0])
+        axes.annotate(point.label, (point.at, point.value), (5, -12), textcoords="offset points", fontsize=8)
+    axes.set(xlabel=AXES[unit], ylabel=points[0].key.partition("@")[0])
     axes.grid(which="both", alpha=0.25)
     logarithmic(axes, all(point.value > 0 for point in points))
     axes.yaxis.set_major_formatter("{x:g}")

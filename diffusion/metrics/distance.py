@@ -107,9 +107,9 @@ class SpatialFrechetDistance(FrechetDistance):
 class FrechetInfinity(FrechetDistance):
     """FID-infinity (Chong & Forsyth 1911.07023, sec. 4): the distance of m images is nearly a + b/m, and the result is a.
 
-    The n images fall into `groups` parts with an even share of each class; the distances of unions of them, of each size from half of the
-    parts to all, taken in turn, are fitted by least squares in 1/m. The standard error is the jackknife's, of the whole fit. Raises
-    ValueError for fewer than 4 groups."""
+    The n images fall into G = `groups` parts with an even share of each class. The line goes through the distance of all n, and the mean of
+    those of all but each part, of n - n/G: a = G all - (G - 1) mean (which is Quenouille's correction of a bias). All parts are treated
+    alike, as the jackknife of a, which is the standard error, asks for. Raises ValueError for fewer than 4 groups."""
 
     words = ("fd-infinity",)
     standard = ("fid-infinity",)
@@ -119,21 +119,19 @@ class FrechetInfinity(FrechetDistance):
             raise ValueError(f"metric.groups={groups} is too few to extrapolate from: use at least 4.")
         super().__init__(extractor, n, cache, groups)
 
+    def values(self, whole: Sequence[Moments], groups: Sequence[Moments]) -> Numbers:
+        self.known: dict[frozenset[Moments], Tensor] = {}  # the jackknife asks for each union without two parts twice
+        return super().values(groups, groups)
+
     def statistic(self, parts: Sequence[Moments]) -> Tensor:
-        values, inverse, start = [], [], 0
-        for size in range((len(parts) + 1) // 2, len(parts) + 1):
-            chosen = merged([parts[(start + i) % len(parts)] for i in range(size)])
-            values.append(self.distance(chosen))
-            inverse.append(1 / chosen.n)
-            start += size
-        return intercept(torch.tensor(inverse, dtype=torch.float64), torch.tensor(values, dtype=torch.float64))[None]
+        fewer = torch.stack([self.of_union([*parts[:g], *parts[g + 1 :]]) for g in range(len(parts))])
+        return len(parts) * self.of_union(parts) - (len(parts) - 1) * fewer.mean(0)
+
+    def of_union(self, parts: Sequence[Moments]) -> Tensor:
+        """The distance [1] of all images in these parts."""
+        if (key := frozenset(parts)) not in self.known:
+            self.known[key] = super().statistic(parts)
+        return self.known[key]
 
     def settings(self) -> dict[str, Any]:
-        return {"groups": self.groups, "parts": "an even share of each class"}
-
-
-def intercept(x: Tensor, y: Tensor) -> Tensor:
-    """a of the least-squares line y = a + b x."""
-    centred = x - x.mean()
-    slope = (centred * y).sum() / centred.square().sum()
-    return y.mean() - slope * x.mean()
+        return {"groups": self.groups, "parts": "an even share of each class", "line": "through all parts, and all but one"}

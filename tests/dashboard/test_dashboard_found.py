@@ -44,6 +44,7 @@ WAY = {
 FRONT = {
     "key": "fd-digits@40",
     "higher": False,
+    "unit": "calls",
     "sentences": ["The best for 2 calls is <b>."],
     "points": [
         WAY,
@@ -113,8 +114,10 @@ def test_a_front_arrives(tmp_path):
         FRONT | {"points": [WAY | {"ms": 10**400}]},
         FRONT | {"points": [{"label": "a"}]},
         FRONT | {"sentences": None},
+        FRONT | {"unit": "toString"},
+        FRONT | {"unit": []},
     ],
-    ids=range(8),
+    ids=range(10),
 )
 def test_what_is_no_front_is_said(tmp_path, bad):
     reader = Reader(written(tmp_path, bad, "pareto"))

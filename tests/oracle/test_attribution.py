@@ -94,12 +94,12 @@ def test_of_an_exact_denoiser_the_model_s_part_is_nothing(lines):
 
 def test_a_worse_model_and_a_cruder_sampler_are_found_each_in_its_own_part(lines):
     floor, sampler, model = attributed_to(lines, "floor", "exact", "worse")
-    assert model.told and model.change.value > 3 * abs(sampler.change.value)
+    assert model.change.p < 0.01 and model.change.value > 3 * abs(sampler.change.value)
     assert floor.change.value + sampler.change.value + model.change.value == pytest.approx(model.value)
     text = said([floor, sampler, model], None)
     assert "Most beyond the floor is worse's part: mend worse." in text
     _, crude, refined = attributed_to(lines, "floor", "crude", "exact")
-    assert crude.told and crude.change.value > 0 > refined.change.value
+    assert crude.change.p < 0.05 and crude.change.value > 0 > refined.change.value
     assert "Most beyond the floor is crude's part" in said(attributed_to(lines, "floor", "crude"), None)
 
 
@@ -111,7 +111,7 @@ def test_what_is_told_from_nothing_is_said_so(lines):
 def test_the_bias_of_n_is_what_lies_above_the_extrapolation(lines):
     """Of the data's own images the truth at infinity is 0, so all of their distance is bias."""
     more, (own,) = bias(lines["floor"], f"fd-pixels@{N}"), attributed_to(lines, "floor")
-    assert more.value > 0 and abs(more.value - own.value) <= 2 * more.half_width(0.05)
+    assert more.value > 0 and abs(more.value - own.value) <= 2 * more.half_width(0.05) < own.value
     assert "is there because the images are not infinitely many" in said([own], more)
     assert bias(lines["floor"], f"fd-infinity-pixels@{N}") is None
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion.evaluation.front import Point, Search, front, hopeless
+from diffusion.evaluation.front import Cost, Point, Search, front, hopeless
 from diffusion.metrics.intervals import without_each
 from diffusion.support.errors import UserError
 
@@ -31,15 +31,15 @@ class Known:
     def own_metric(self):
         return {"fd": {"n": self.n}}
 
-    def flops(self):
-        return 1e9
+    def cost(self, images):
+        return Cost(self.calls, float(self.calls), 1.0)
 
     def lines(self, metric, times):
         self.looked.append(self.n * times)
         rows, key = self.rows[: self.n * times] + self.truth, f"fd@{self.n * times}"
         without = without_each(lambda some: torch.cat(some).mean()[None], [rows[g::GROUPS] for g in range(GROUPS)])[:, 0].tolist()
-        passport = {"n": len(rows), "nfe": self.calls}
-        line = {"numbers": [key], key: float(rows.mean()), f"{key}/without": without, "higher": self.higher, "seconds": 1.0}
+        passport = {"n": len(rows)}
+        line = {"numbers": [key], key: float(rows.mean()), f"{key}/without": without, "higher": self.higher}
         return [line | {"passport": passport}]
 
 
@@ -69,7 +69,7 @@ def test_the_front_is_found_and_what_is_behind_is_dropped_at_the_first_look():
     assert looked["a"] == looked["e"] == [100, 200, 400, 800]
     first, second, third = search.sentences()
     assert first.startswith("The best for 5 calls is a: fd@800 3") and second.startswith("The best for 10 calls is c")
-    assert third.startswith("The best for 20 calls is e: fd@800") and search.points["e"].flops == 20e9
+    assert third.startswith("The best for 20 calls is e: fd@800") and search.points["e"].cost.gflop == 20
 
 
 def test_a_way_of_the_true_front_is_hardly_ever_dropped():
@@ -98,7 +98,9 @@ def test_of_numbers_that_are_the_better_the_higher_the_front_is_the_other():
 
 
 def test_a_tie_is_the_cheaper_one_s_and_nothing_drops_itself():
-    points = [Point(label, "fd@9", 1.0, (1.0,) * 10, False, 9, calls, 0.1) for label, calls in (("dear", 20), ("cheap", 5))]
+    points = [
+        Point(label, "fd@9", 1.0, (1.0,) * 10, False, 9, Cost(calls, 1.0, 1.0), calls) for label, calls in (("dear", 20), ("cheap", 5))
+    ]
     assert [point.label for point in front(points)] == ["cheap"] and hopeless(points, 0.05) == []
 
 

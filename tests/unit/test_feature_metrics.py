@@ -34,7 +34,6 @@ from diffusion.metrics import (
     precision_recall,
     standard_errors,
 )
-from diffusion.metrics.distance import intercept
 from diffusion.metrics.extractors.digits import digits
 from diffusion.metrics.intervals import dealt
 from diffusion.metrics.kernel import group_sums
@@ -255,7 +254,7 @@ def test_the_extrapolation_takes_the_bias_of_n_away(cache):
     draw = lambda n: generator.integers(0, 256, (n, 4, 4, 1), dtype=np.uint8)  # noqa: E731
     real = Images(draw(60_000), sha256="cd" * 32)
     values, errors, plain = [], [], []
-    for _ in range(8):
+    for _ in range(24):
         made = torch.from_numpy(draw(400))
         infinity, finite = FrechetInfinity(Pixels(), 400, cache), FrechetDistance(Pixels(), 400, cache)
         for metric in (infinity, finite):
@@ -267,9 +266,8 @@ def test_the_extrapolation_takes_the_bias_of_n_away(cache):
         plain.append(finite.compute())
     spread = np.std(values, ddof=1)
     assert np.mean(plain) > 5 * abs(np.mean(values))
-    assert abs(np.mean(values)) < 4 * spread / 8**0.5
-    assert 0.4 < np.mean(errors) / spread < 2.5
-    assert intercept(torch.tensor([1.0, 2, 3]), torch.tensor([5.0, 7, 9])).item() == pytest.approx(3)
+    assert abs(np.mean(values)) < 3 * spread / 24**0.5
+    assert 0.7 < np.mean(errors) / spread < 1.4
 
 
 def test_accuracy_of_real_digits_and_of_wrong_labels(cache, real):
