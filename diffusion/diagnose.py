@@ -53,15 +53,13 @@ def share_of_first_half(model: Any) -> float | None:
     said = model.ema or {}
     kinds = {"decay": EMA, "std": Power}
     averages = [kind(said[key]) for key, kind in kinds.items() if said.get(key)]
-    return prod(decays(averages[0], model.step)) if averages else None
+    return prod(decay_at(averages[0], step) for step in range(model.step // 2, model.step)) if averages else None
 
 
-def decays(average: Any, steps: int) -> list[float]:
-    """The decay of each step of the second half of so many."""
-    found = []
-    for average.steps in range(steps // 2, steps):
-        found.append(average.decay)
-    return found
+def decay_at(average: Any, step: int) -> float:
+    """The decay of an average after so many steps."""
+    average.steps = step
+    return float(average.decay)
 
 
 if __name__ == "__main__":

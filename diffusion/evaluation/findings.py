@@ -13,6 +13,7 @@ from diffusion.evaluation.tables import number
 LEFT = (0.1, 0.9)  # the middle bands: where the Gaussian leaves this share of the data's variance
 SURE = 3  # standard errors, where the largest of several bands is looked at
 HALF = 0.5
+SLIGHT = 0.1  # of the way to the exact denoiser: any finite data set has some
 STARVED = 0.02  # of the variance of the network's target
 INSIDE = 0.95  # of a learned variance
 WORSE = 0.01  # of the error, by an average
@@ -63,13 +64,15 @@ def below_the_gaussian(evidence: Evidence) -> Finding | None:
     middle = (left > LEFT[0]) & (left < LEFT[1])
     middle = middle if middle.any() else (left - HALF).abs() == (left - HALF).abs().min()
     mean, error = mean_and_error((bands.errors["model/train"] / bands.gaussian[:, None])[middle].mean(0))
+    fitted = (bands.gaussian * bands.fit)[middle].mean().item()
     return Finding(
         "Is it below the Gaussian's error?",
-        "yes" if mean + 2 * error < 1 else "no" if mean - 2 * error > 1 else "not told apart",
+        "yes" if mean + 2 * error < 1 else "no" if mean - 2 * error > 1 + fitted else "not told apart",
         mean + 2 * error < 1,
         f"in the {int(middle.sum())} middle bands its error on training images is {mean:.3f} ± {2 * error:.3f} times the Gaussian's.",
         f"below 1 by two standard errors where the Gaussian leaves {LEFT[0]} to {LEFT[1]} of the data's variance. The Gaussian's is the "
-        "best that a linear filter does, which knows the covariance and nothing else",
+        "best that a linear filter does, which knows the covariance and nothing else; it knows that of the training images themselves, "
+        f"which is worth {number(fitted)} (its degrees of freedom, by the number of images): so much above 1 is not told apart",
         "Wiener's filter, PRML eq. 2.117; that networks begin as it: 2410.24060",
         "train longer; if it stays above, the learning rate, the network's size or the preconditioning is at fault.",
         {"ratio": mean, "error": error},
@@ -96,11 +99,11 @@ def memorising(evidence: Evidence) -> Finding | None:
     )
     return Finding(
         "Is it memorising?",
-        "yes" if most > HALF else "no, but it fits its training images better" if most else "no",
-        not most,
+        "yes" if most > HALF else "no, but it fits its training images better" if most > SLIGHT else "no",
+        most <= SLIGHT,
         seen,
         f"of the way from the error on held-out images down to the exact denoiser's on training images, by more than {SURE} standard "
-        f"errors in some band where the latter is below half of the former; above {HALF:g} is memorising",
+        f"errors in some band where the latter is below half of the former; above {SLIGHT:g} it is worth a word, above {HALF:g} memorising",
         "the exact denoiser: EDM (2206.00364) eq. 57; that what memorises does not generalise: Yoon et al. 2023",
         "stop earlier, mirror pictures (dataset.flip=true), use dropout or a smaller network, or more data.",
         {"share": most, "log_snr": bands.log_snr[worst].item()},
@@ -126,7 +129,7 @@ def starved(evidence: Evidence) -> Finding | None:
         f"variance of the network's target, at log-SNR {bands.log_snr[worst]:.1f}.",
         f"the largest excess lies in the outer fifth of the bands, and is above {STARVED} by two standard errors. A linear filter has none",
         "the error by noise level, and that training spends its steps on some: EDM (2206.00364) sec. 5 and fig. 5a",
-        "draw t more often there (times=uniform), or weigh its losses more (objective.weighting).",
+        "train longer; then draw t more often there (times=...), or weigh its losses more (objective.weighting).",
         {"excess": excess[worst].item(), "error": error[worst].item(), "log_snr": bands.log_snr[worst].item()},
     )
 
@@ -179,22 +182,23 @@ def batch_and_noise(evidence: Evidence) -> Finding | None:
     noise, batch = evidence.noise, evidence.batch
     if noise is None:
         return None
-    known = noise.value < float("inf")
-    scale = noise.value if known else noise.least
-    items = ("" if known else "above ") + (f"{scale:,.0f}" if scale >= APART else number(scale))
-    small, large = batch * APART < scale, known and batch > APART * scale
+    known, scale = noise.value < float("inf"), noise.value
+    small, large = known and batch * APART < scale, batch > APART * scale
+    items = (
+        f"is {scale:,.0f} items" if APART <= scale < float("inf") else f"is {number(scale)} items" if known else "is not told from infinity"
+    )
     return Finding(
         "Is the batch as large as the gradient's noise asks for?",
         "no, it is smaller" if small else "no, it is larger" if large else "yes" if known else "not told",
         not small and not large,
-        f"the noise scale is {items} items by {noise.images:,} of them, and a step has {batch:,} items.",
+        f"at this checkpoint the noise scale {items} by {noise.images:,} of them, and a step has {batch:,} items.",
         f"the batch is within {APART} times B_simple = tr(Sigma)/|G|^2. Far below it twice the batch does the work of two steps; far above "
         "it twice the batch gains nothing",
         "McCandlish et al. (1812.06162) eq. 2.9 and app. A.1; Adam's own is of the same order",
-        "a larger batch would take nearly as many times fewer steps (accumulate=..., if the learning rate rises with it)."
+        "if training goes on from here, a batch of twice as many (accumulate=2, with a higher learning rate) does nearly two steps' work."
         if small
         else "a smaller batch would do as well in as many steps.",
-        {"scale": scale, "batch": batch},
+        {"scale": scale, "batch": batch, "square": noise.square, "trace": noise.trace},
     )
 
 

@@ -46,7 +46,8 @@ class Bands:
 
     `errors` [k, n] of each item by name: model and exact, each on `/train` and `/heldout`, and last/train, of the last weights; `gaussian`
     [k] is the closed form, `inside` [k] the share of the learned variance that lies between its ends, each None where there is none.
-    `variance` is the data's, a mean over dimensions. The error of x_0 is sigma^2/alpha^2 times that of eps, for all alike."""
+    `variance` is the data's, a mean over dimensions, and `fit` their dimensions by the items that the Gaussian's covariance is of. The
+    error of x_0 is sigma^2/alpha^2 times that of eps, for all alike."""
 
     t: Tensor
     log_snr: Tensor
@@ -54,6 +55,7 @@ class Bands:
     gaussian: Tensor | None
     variance: float
     target: Tensor
+    fit: float
     inside: Tensor | None = None
 
     def mean(self, name: str) -> Tensor:
@@ -141,8 +143,8 @@ def measured_bands(model: Denoise, last: Denoise | None, train: Items, heldout: 
     """The bands of a model and of its last weights on items of training and, where there are any, held-out ones.
 
     `known` is all that training sees, mirrored pictures too: the exact denoiser's data (see `EmpiricalDistribution`, EDM eq. 57) and the
-    Gaussian's. The exact denoiser's error is the least of any on these items; on held-out ones it bounds nothing. It is computed in
-    float64, asked for the same conditions by their `kinds`, and left out of more data than fit (`MOST`)."""
+    Gaussian's. The exact denoiser's error is the least of any on all of these, of which `train` is a sample; on held-out ones it bounds
+    nothing. It is computed in float64, asked for the same conditions by their `kinds`, and left out of more data than fit (`MOST`)."""
     times = band_times(model.schedule)
     log_snr = model.schedule.log_snr(times)
     splits = {"train": train} | ({"heldout": heldout} if heldout is not None else {})
@@ -165,6 +167,7 @@ def measured_bands(model: Denoise, last: Denoise | None, train: Items, heldout: 
         None if eigenvalues is None else gaussian_error(eigenvalues.cpu(), log_snr),
         variance,
         target_share(getattr(model, "parameterization", Epsilon()), model.schedule, times, variance),
+        known.x0[0].numel() / len(known.x0),
         None if inside is None else inside.mean(1),
     )
 

@@ -17,11 +17,6 @@ class NoiseScale:
     images: int
 
     @property
-    def least(self) -> float:
-        """What the scale is at least, if all of the square of the gradient of these images, |G|^2 + tr(Sigma)/B on average, were G's."""
-        return self.trace / (max(self.square, 0.0) + self.trace / self.images)
-
-    @property
     def value(self) -> float:
         """B_simple = tr(Sigma)/|G|^2 in items (1812.06162, eq. 2.9): at so many a batch's gradient is as much signal as noise. Infinite
         where |G|^2 was not told from 0."""
