@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from diffusion.compare import enlarged, subject_word
-from diffusion.composing import composed_of, composing
+from diffusion.composing import composed_of, composing, own_name
 from diffusion.config import told
 from diffusion.evaluate import asked_for, settings, where
 from diffusion.evaluation import EXACT
@@ -39,6 +39,8 @@ class Stages:
         subject, self.way = asked_for(cfg, settings(cfg), typed)
         if not self.way["metric"]:
             raise UserError("There is nothing to attribute: say metric=fd_digits, fid or fd_resnet56.")
+        if not any(stage.get("n") for stage in self.way["metric"].values()):
+            raise UserError("No metric here is of images alone: say metric=fd_digits, fid or fd_resnet56.")
         self.metric, self.run = enlarged(self.way["metric"], 1), subject.model.config
 
     def of_data(self, kind: str) -> list[dict]:
@@ -108,11 +110,11 @@ def main() -> None:
     given, command = parser.parse_args(), " ".join(sys.argv[1:])
     with composing():
         keys = {word.partition("=")[0].lstrip("+~") for word in given.words}
-        if settled := keys & {*SETTLED}:
+        if settled := [key for key in keys if key.partition(".")[0] in SETTLED]:
             raise UserError(f"{min(settled)}= is not said here: the stages say it, from the data set to the run.")
         if not os.path.exists(given.run) or not (subject := subject_word(given.run)).startswith("ckpt="):
             raise UserError(f"{given.run} is not a run: give its folder, such as runs/NAME, or a checkpoint in it.")
-        words = [subject, *([] if "name" in keys else ["name=attribute"]), *given.words]
+        words = [subject, *own_name(given.words, "attribute"), *given.words]
         cfg, typed = composed_of(words)
         with running("attribute", sys.argv[1:]), begin(trust=cfg.trust, places=told(cfg, typed)):
             with doing("loading torch and the run"):

@@ -14,6 +14,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from diffusion.composing import alternatives, composed_of, composing
+from diffusion.composing import alternatives, composed_of, composing, own_name
 from diffusion.config import told, training_hash
 from diffusion.evaluate import asked_for, settings, where, with_reference
 from diffusion.evaluation import EXACT
@@ -29,6 +30,8 @@ from diffusion.shell import begin
 from diffusion.support.commands import running
 from diffusion.support.errors import UserError
 from diffusion.support.progress import doing
+
+WAYS = ("sampler", "grid", "guidance", "way", "averaged", "precision", "seed")  # words of how a run is sampled
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ class Contestant:
     def given(self) -> bool:
         """Whether its images are there already, and no more can be drawn."""
         return self.words[0].startswith("images=")
+
+    @property
+    def weights_of(self) -> str:
+        """The words on which its weights depend."""
+        return " ".join(word for word in self.words if word.partition("=")[0] in ("ckpt", "images", "averaged", "precision"))
 
     def composed(self) -> tuple[DictConfig, dict[str, str]]:
         """(the configuration, the words by key). Raises UserError for a key that is none."""
@@ -63,8 +71,11 @@ class Contestant:
         cfg, typed = self.composed()
         typed = with_reference(cfg, typed)
         config = settings(cfg)
-        subject, way = asked_for(cfg, config, typed)
+        cfg.metric = dict(metric)  # the first one's, which is every one's
+        subject, way = asked_for(cfg, config, {key: word for key, word in typed.items() if key.partition(".")[0] != "metric"})
         metric = enlarged(metric, times)
+        if self.given and (n := max(stage.get("n") or 0 for stage in metric.values())) > (there := len(subject.model.data)):
+            raise UserError(f"{self.label} holds {there} images, of {n} that are compared: say metric.n={there}.")
         sizes = [f"metric.{name}.{key}={stage[key]}" for name, stage in metric.items() for key in ("n", "groups") if stage.get(key)]
         with running("evaluate", (*self.words, *sizes)):  # which measures this contestant again
             return cells.evaluate(subject, way | {"metric": metric}, config, typed, where(config))["sampler"]
@@ -81,7 +92,7 @@ def enlarged(metric: Mapping[str, Any], times: int) -> dict[str, Any]:
     return more
 
 
-def contestants(said: Sequence[str]) -> list[Contestant]:
+def contestants(said: Sequence[str], program: str = "compare") -> list[Contestant]:
     """One for each path and each combination of the values of KEY=1,2. Raises UserError for fewer than two, and for what is neither a path
     nor KEY=VALUE."""
     paths = [word for word in said if os.path.exists(word) or word == EXACT]
@@ -93,7 +104,11 @@ def contestants(said: Sequence[str]) -> list[Contestant]:
         raise UserError(f"{min(again)}= is not said here: name the runs and the folders, as A B, and name=NAME for the file.")
     choices = alternatives(typed)
     swept = {key for key, words in zip(keys, choices, strict=True) if len(words) > 1}
-    usual = [] if "name" in keys else ["name=compare"]
+    if strange := [key for key in swept if key.partition(".")[0] not in WAYS]:
+        raise UserError(f"{strange[0]} is not of how a run is sampled, and one value of it is said: {', '.join(WAYS)} may have several.")
+    if double := swept & {key for key in keys if keys.count(key) > 1}:
+        raise UserError(f"{min(double)} is said twice: name its values once, as {min(double)}=1,2.")
+    usual = own_name(typed, program)
     found = []
     for path, chosen in product(paths, product(*choices)):
         apart = [word for word in chosen if word.partition("=")[0].lstrip("+~") in swept]
@@ -101,9 +116,24 @@ def contestants(said: Sequence[str]) -> list[Contestant]:
         found.append(Contestant(label, (subject_word(path), *usual, *chosen)))
     if len(found) < 2:
         raise UserError("Say two things to compare at least: runs/A runs/B, or runs/A sampler=ddim,heun.")
-    if twice := {one.label for one in found if [other.label for other in found].count(one.label) > 1}:
-        raise UserError(f"{min(twice)} is said twice: there is nothing to tell apart.")
+    said_once: dict[tuple[str, ...], str] = {}
+    for one in found:
+        if (other := said_once.setdefault((target(one.words[0]), *one.words[1:]), one.label)) is not one.label:
+            raise UserError(
+                f"{one.label} is {'said twice' if other == one.label else f'the same as {other}'}: there is nothing to tell apart."
+            )
     return found
+
+
+def target(word: str) -> str:
+    """The file or folder that ckpt=PATH or images=PATH comes to, a run's checkpoint; the word itself where there is none."""
+    from diffusion.checkpoint import find
+
+    key, _, path = word.partition("=")
+    if key == "ckpt" and path != EXACT and not (Path(path) / "model_index.json").exists():
+        with suppress(UserError):
+            path = str(find(path)[1])
+    return f"{key}={os.path.realpath(path)}"
 
 
 def subject_word(path: str) -> str:
@@ -114,18 +144,22 @@ def subject_word(path: str) -> str:
 
 
 def by_configuration(found: Sequence[Contestant]) -> list[list[Contestant]]:
-    """The contestants, those together that are runs of one configuration but for the seed, if there are two or more of each of several;
+    """The contestants, those together that are runs of one configuration with different seeds, if there are two or more of each of several;
     otherwise each alone."""
     from diffusion.checkpoint import find, read_config
 
     groups: dict[Any, list[Contestant]] = {}
+    seeds: dict[Any, set] = {}
     for one in found:
         subject, *rest = one.words
         path = subject.partition("=")[2]
         if not subject.startswith("ckpt=") or path == EXACT or (Path(path) / "model_index.json").exists():
             return [[one] for one in found]
-        groups.setdefault((training_hash(read_config(find(path)[0]) | {"seed": 0}), *rest), []).append(one)
-    together = len(groups) > 1 and min(map(len, groups.values())) > 1
+        config = read_config(find(path)[0])
+        group = training_hash(config | {"seed": 0}), *rest
+        groups.setdefault(group, []).append(one)
+        seeds.setdefault(group, set()).add(config.get("seed"))
+    together = len(groups) > 1 and min(map(len, groups.values())) > 1 and all(len(groups[group]) == len(seeds[group]) for group in groups)
     return list(groups.values()) if together else [[one] for one in found]
 
 
@@ -149,9 +183,11 @@ def main() -> None:
             with doing("loading torch and the runs"):
                 from diffusion.evaluation.contest import Contest
 
-            contest = Contest(by_configuration(found), given.budget, 1 - given.confidence)
-            contest.run()
-            contest.save(where(settings(configurations[0][0])), f"python -m diffusion.compare {command}")
+            contest, file = Contest(by_configuration(found), given.budget, 1 - given.confidence), where(settings(configurations[0][0]))
+            try:
+                contest.run()
+            finally:  # what was told before a mistake, or Ctrl-C, is as true
+                contest.save(file, f"python -m diffusion.compare {command}")
 
 
 if __name__ == "__main__":

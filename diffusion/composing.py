@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,8 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 from diffusion.config import register, typed_in
 from diffusion.mistyped import CONF, SCHEMAS, plainly
 from diffusion.schemas import known
-from diffusion.shell import quoted
+from diffusion.shell import in_a_line, quoted
 from diffusion.support.errors import UserError, one_sentence
+
+WRITERS = {"metrics", "compare", "pareto", "attribute", "diagnose"}  # who write NAME.jsonl, .md, .json or .png into a run's folder
 
 
 @contextmanager
@@ -25,6 +28,7 @@ def composing() -> Iterator[None]:
     printed."""
     register()
     sys.argv[0] = str(CONF.parent / "diffusion" / "evaluate.py")
+    warnings.formatwarning = in_a_line
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)  # as conf/hydra's job_logging
     with (
         one_sentence(HydraException, OmegaConfBaseException, say=plainly),
@@ -32,6 +36,14 @@ def composing() -> Iterator[None]:
         one_sentence(),
     ):
         yield
+
+
+def own_name(words: Sequence[str], program: str) -> list[str]:
+    """name=PROGRAM, if the words say no name. Raises UserError for the name of what another command, or a training, writes."""
+    own = [word.partition("=")[2] for word in words if word.startswith("name=")]
+    if taken := {*own} & WRITERS - {program}:
+        raise UserError(f"name={min(taken)} is the name of other files of a run's folder: say another.")
+    return [] if own else [f"name={program}"]
 
 
 def composed_of(words: Sequence[str], program: str = "evaluate") -> tuple[DictConfig, dict[str, str]]:

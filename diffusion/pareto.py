@@ -19,6 +19,7 @@ from diffusion.config import told
 from diffusion.evaluate import asked_for, settings, where
 from diffusion.shell import begin
 from diffusion.support.commands import running
+from diffusion.support.errors import UserError
 from diffusion.support.progress import doing
 
 if TYPE_CHECKING:
@@ -68,17 +69,20 @@ def main() -> None:
     given, command = parser.parse_intermixed_args(), " ".join(sys.argv[1:])
     with composing():
         swept = any(len(words) > 1 for words in alternatives([word for word in given.words if "=" in word]))
-        own = [] if any(word.startswith("name=") for word in given.words) else ["name=pareto"]
-        ways = [Way(one.label, one.words) for one in contestants([*given.words, *own, *([] if swept else USUAL)])]
+        if any(word.startswith("seed=") and "," in word for word in given.words):
+            raise UserError("All ways are measured over the same seeds: say one seed=N.")
+        ways = [Way(one.label, one.words) for one in contestants([*given.words, *([] if swept else USUAL)], "pareto")]
         configurations = [way.composed() for way in ways]
         places = [place for cfg, typed in configurations for place in told(cfg, typed)]
         with running("pareto", sys.argv[1:]), begin(trust=configurations[0][0].trust, places=places):
             with doing("loading torch and the run"):
                 from diffusion.evaluation.front import Search
 
-            search = Search(ways, given.budget, 0.05, given.cost)
-            search.run()
-            search.save(where(settings(configurations[0][0])), f"python -m diffusion.pareto {command}")
+            search, file = Search(ways, given.budget, 0.05, given.cost), where(settings(configurations[0][0]))
+            try:
+                search.run()
+            finally:  # what was found before a mistake, or Ctrl-C, is as true
+                search.save(file, f"python -m diffusion.pareto {command}")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from diffusion.support.ranges import (
 )
 
 TEXTS = ("prompt", "negative_prompt")  # keys whose values are texts, taken as they are typed
+PATHS = ("ckpt", "images", "reference")  # keys whose values, where they name what is there, are
 Compile = Literal["auto", "off", "blocks", "network", "step"]
 MatMul = Literal["highest", "high", "medium"]  # torch's words
 

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffusion.config import escaped, job_words
 from diffusion.manual import manual
 from diffusion.mistyped import CONF, command, plainly
-from diffusion.schemas import TEXTS
+from diffusion.schemas import PATHS, TEXTS
 from diffusion.support.commands import running
 from diffusion.support.errors import SENTENCES, TRACEBACK, UserError, one_sentence
 from diffusion.support.files import writing_in
@@ -27,6 +27,7 @@ from diffusion.support.progress import speaks
 from diffusion.support.trust import trusting
 
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} if CONF.is_dir() else set()
+PLAIN = re.compile(r"(?!null$|true$|false$)[\w./:+-]*", re.I | re.A)  # a path that Hydra's grammar reads as it is
 NUMBER = re.compile(r"(?<![^\[,])[-+]?(\d[\d_.]*(e[-+]?\d*)?|\.\d+|nan|inf)(?![^\],])", re.I)  # the whole of a value or of a list's element
 
 
@@ -67,9 +68,9 @@ def in_a_line(message: Warning | str, category: type[Warning], filename: str, li
 def quoted(word: str) -> str:
     """KEY=VALUE as Hydra reads it where the value holds a `=` of its own, as a file's name may: quoted, each of several apart. A number is
     quoted where a group's choice is to be, which Hydra, if it is not among the choices, answers with an empty message or a traceback. Of a
-    text no letter means anything to Hydra."""
+    text, and of the path of something that is there, no letter means anything to Hydra."""
     key, equals, value = word.partition("=")
-    if key in TEXTS:
+    if key in TEXTS or (key in PATHS and not PLAIN.fullmatch(value) and os.path.exists(value)):
         return f"{key}={escaped(value)}"
     if key in GROUPS:
         return key + equals + NUMBER.sub(r'"\g<0>"', value)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffusion.evaluation.contest import comparable
+from diffusion.evaluation.contest import comparable, require_alike
 from diffusion.evaluation.differences import Difference, from_zero, holm, over_images
 from diffusion.evaluation.tables import number
 from diffusion.support.build import locate
@@ -46,6 +46,7 @@ def pieces(stages: Sequence[Stage], measured: Sequence[Lines]) -> dict[str, list
     keys = [key for key in lines[-1] if all(key in of_stage for of_stage in lines)]
     found: dict[str, list[Piece]] = {}
     for key in keys:
+        require_alike(key, [lines[0]], lines[1:], *(stage.what for stage in (stages[0], stages[-1])))
         before: tuple[float, list[float]] | None = None
         for stage, of_stage in zip(stages, lines, strict=True):
             value, without = of_stage[key][key], of_stage[key][f"{key}/without"]

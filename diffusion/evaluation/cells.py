@@ -19,6 +19,7 @@ from diffusion.evaluation.measure import Source, measure
 from diffusion.evaluation.rows import FLOOR, read_cells
 from diffusion.evaluation.subjects import Drawn, Subject
 from diffusion.metrics import Metric, Passport, write_metrics
+from diffusion.metrics.intervals import GROUPS
 from diffusion.model import Model
 from diffusion.passport import finite
 from diffusion.pictures import save_png
@@ -142,7 +143,11 @@ def tell(published: Published, key: str, passport: Mapping[str, Any]) -> None:
 
 
 def is_of(line: Mapping[str, Any], metric: Metric) -> bool:
-    """Whether a line's number is of this metric, told the same and compared with the same data."""
+    """Whether a line's number is of this metric, told the same and compared with the same data, and its interval, if it has one, of as many
+    groups of images."""
+    groups = getattr(metric, "groups", 0) or GROUPS
+    if len(line.get(f"{metric.name}/without") or [0] * groups) != groups:
+        return False
     return all(line["passport"].get(key) == value for key, value in finite(metric.passport()).items() if key not in Passport.NOT_IN_ID)
 
 

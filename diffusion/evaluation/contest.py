@@ -18,7 +18,8 @@ from diffusion.support.errors import UserError
 from diffusion.support.files import atomic
 from diffusion.support.ranks import rank_and_world, sum_over_ranks
 
-ALIKE = ("metric", "n", "quantisation", "extractor", "reference", "settings")  # in the passports of numbers that can be compared
+ALIKE = ("metric", "n", "quantisation", "extractor", "reference", "settings", "code")  # in the passports of numbers that can be compared
+MOST = 10_000_000  # images of a metric
 log = logging.getLogger(__name__)
 
 
@@ -30,6 +31,9 @@ class Measured(Protocol):
 
     @property
     def given(self) -> bool: ...
+
+    @property
+    def weights_of(self) -> str: ...
 
     def own_metric(self) -> dict[str, Any]: ...
 
@@ -81,6 +85,7 @@ class Contest:
         self.groups, self.budget, self.alpha = groups, budget, alpha
         self.over_runs = len(groups[0]) > 1
         self.verdicts: dict[tuple[int, str], Verdict] = {}  # by the group's place and the number's stem
+        self.weights: dict[str, Any] = {}
 
     def run(self) -> None:
         """Measure, look, and go on with those that are not told apart. Raises UserError for numbers that cannot be compared."""
@@ -92,6 +97,9 @@ class Contest:
                 return
             lines = {g: [one.lines(metric, look) for one in self.groups[g]] for g in [0, *left]}
             if rank_and_world()[0] == 0:
+                for g, of_group in lines.items():
+                    for one, own in zip(self.groups[g], of_group, strict=True):
+                        require_same_weights(self.weights, one, own)
                 self.look(lines, level)
                 for verdict in self.verdicts.values():
                     log.info("%s against %s, %s: %s", verdict.other, verdict.first, verdict.key, verdict)
@@ -135,8 +143,8 @@ class Contest:
         return group[0].label if len(group) == 1 else f"{group[0].label} and {len(group) - 1} more"
 
     def save(self, path: Path, command: str) -> None:
-        """Write the table and the picture beside `path`, and print the table."""
-        if rank_and_world()[0]:
+        """Write the table and the picture beside `path`, and print the table, of the looks that there were, if any."""
+        if rank_and_world()[0] or not self.verdicts:
             return
         text = verdict_table(list(self.verdicts.values()), command, 1 - self.alpha)
         with atomic(path.with_suffix(".md")) as temporary:
@@ -153,7 +161,10 @@ def looks(metric: Mapping[str, Any], budget: int | None, fixed: bool) -> list[in
     or 8 times. One look where no more are drawn. Raises UserError for a budget below the first look."""
     first = max((stage.get("n") or 0 for stage in metric.values()), default=0)
     if budget is not None and budget < first:
-        raise UserError(f"--budget {budget} is less than the {first} images of the first look: say more, or metric.n={budget}.")
+        smaller = f", or metric.n={budget}" if budget > 1 else ""
+        raise UserError(f"--budget {budget} is less than the {first} images of the first look: say more{smaller}.")
+    if budget is not None and budget > MOST:
+        raise UserError(f"--budget {budget} is more than {MOST:,} images, beyond which nothing is measured.")
     most = 8 if budget is None else budget // max(first, 1)
     return [1] if fixed or not first else [*(2**k for k in range(most.bit_length()) if 2**k < most), most]
 
@@ -180,6 +191,14 @@ def comparable(lines: Sequence[dict]) -> dict[str, dict]:
     return found
 
 
+def require_same_weights(known: dict[str, Any], one: Measured, lines: Sequence[dict]) -> None:
+    """Raises UserError for lines of other weights than the `known` ones of this subject, which are kept there at first."""
+    for line in lines:
+        found = line["passport"].get("weights")
+        if known.setdefault(one.weights_of, found) != found:
+            raise UserError(f"{one.label} has other weights than when it was first measured here: is it in training? Name a checkpoint.")
+
+
 def require_alike(key: str, first: Sequence[dict], other: Sequence[dict], *names: str) -> None:
     """Raises UserError unless these numbers were measured alike, of different images."""
     passports = []
@@ -192,7 +211,8 @@ def require_alike(key: str, first: Sequence[dict], other: Sequence[dict], *names
     for field in ALIKE:
         for passport in passports:
             if (a := passports[0].get(field)) != (b := passport.get(field)):
-                raise UserError(f"{key} of {names[0]} and of {names[1]} were not measured alike: their {field} are {a} and {b}.")
+                remedy = "; another name=NAME measures both again" if field == "code" else ""
+                raise UserError(f"{key} of {names[0]} and of {names[1]} were not measured alike: their {field} are {a} and {b}{remedy}.")
 
 
 def verdict_table(verdicts: Sequence[Verdict], command: str, confidence: float) -> str:

@@ -40,14 +40,15 @@ class Difference:
     def needed(self, n: int, level: float, grows: bool = False) -> int | None:
         """How many images, or runs, tell a difference of this value apart at this level with probability 0.8, where these are of n and the
         square of its error falls as 1/n, but for the lasting part; its degrees of freedom are the same (of as many groups of images), or
-        `grows` with n (of runs). Both quantiles are Student's t, which the test's power is near to. None if there are no so many."""
+        `grows` with n (of runs). Both quantiles are Student's t, which the test's power is near to. None for no difference, and where no
+        number is enough."""
 
         def enough(m: int) -> bool:
             freedom = max(1.0, self.freedom * (m / n if grows else 1))
             square = (self.error**2 - self.lasting) * n / m + self.lasting
             return bool((t.isf(level / 2, freedom) + t.isf(1 - POWER, freedom)) ** 2 * square <= self.value**2)
 
-        found = bisect_left(range(MOST), True, lo=1, key=enough)
+        found = bisect_left(range(MOST), True, lo=1, key=enough) if self.value else MOST
         return found if found < MOST else None
 
 

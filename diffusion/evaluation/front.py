@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
-from diffusion.evaluation.contest import Measured, agreed_to_go_on, comparable, looks
+from diffusion.evaluation.contest import Measured, agreed_to_go_on, comparable, looks, require_alike, require_same_weights
 from diffusion.evaluation.differences import from_zero, holm, over_images, shared_out
 from diffusion.evaluation.tables import COLOURS, GREY, logarithmic, number
 from diffusion.passport import finite
@@ -115,6 +115,7 @@ class Search:
     def __init__(self, ways: Sequence[Sampled], budget: int | None, alpha: float, unit: str = "calls") -> None:
         self.ways, self.budget, self.alpha, self.unit = {way.label: way for way in ways}, budget, alpha, unit
         self.points: dict[str, Point] = {}
+        self.weights: dict[str, Any] = {}
 
     def run(self) -> None:
         """Measure, drop, and go on with the others until the budget is spent, or one is left. Raises UserError for images that are there
@@ -127,9 +128,13 @@ class Search:
             left = [label for label in self.ways if label not in self.points or not self.points[label].dropped]
             if not agreed_to_go_on(look == 1 or len(left) > 1):
                 return
+            first: dict[str, dict] = {}  # line of this look, by the number
             for label in left:
                 lines = self.ways[label].lines(metric, look)
                 if rank_and_world()[0] == 0:
+                    require_same_weights(self.weights, self.ways[label], lines)
+                    first = first or comparable(lines)
+                    require_alike(next(iter(first)), [first], [comparable(lines)], left[0], label)
                     key, line = next(iter(comparable(lines).items()))
                     known = self.points.get(label)
                     cost = known.cost if known else self.ways[label].cost(max(1, line["passport"]["n"] // TIMED))
@@ -157,8 +162,8 @@ class Search:
         return said | {"command": made_by_command(), "points": rows_of_ways(points)}
 
     def save(self, path: Path, command: str) -> None:
-        """Write the table, the picture and the data beside `path`, and print the table."""
-        if rank_and_world()[0]:
+        """Write the table, the picture and the data beside `path`, and print the table, of the looks that there were, if any."""
+        if rank_and_world()[0] or not self.points:
             return
         points = sorted(self.points.values(), key=lambda point: (point.at, point.value))
         text = f"```\n{command}\n```\n\n" + "\n".join(f"* {sentence}" for sentence in self.sentences()) + f"\n\n{front_table(points)}"

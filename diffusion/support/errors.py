@@ -10,6 +10,7 @@ from typing import NoReturn
 SENTENCES = "DIFFUSION_SENTENCES"  # set by a command that has set HYDRA_FULL_ERROR itself, for the processes that it starts
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1" and SENTENCES not in os.environ  # the user's wish, as it was at the start
 
+INTERRUPTED = 128 + 2  # the exit code of a command that its user has ended, by SIGINT
 FULL = re.compile("out of memory|allocate memory", re.I)  # how torch says it
 
 
@@ -41,7 +42,7 @@ def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:
 
 @contextmanager
 def one_sentence(*kinds: type[Exception], say: Callable[[Exception], str] = str) -> Iterator[None]:
-    """A UserError, ValueError or one of `kinds` becomes a sentence on standard error and exit code 1.
+    """A UserError, ValueError or one of `kinds` becomes a sentence on standard error and exit code 1; Ctrl-C one, and 130.
 
     With HYDRA_FULL_ERROR=1 in the environment the traceback is left, as it is for Hydra's own errors."""
     expected: tuple[type[Exception], ...] = (UserError, ValueError, *kinds)
@@ -51,6 +52,11 @@ def one_sentence(*kinds: type[Exception], say: Callable[[Exception], str] = str)
         if TRACEBACK:
             raise
         refuse(" ".join(say(error).split()))
+    except KeyboardInterrupt:
+        if TRACEBACK:
+            raise
+        print("interrupted: what was written before is whole.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except (MemoryError, RuntimeError) as error:
         if TRACEBACK or not (isinstance(error, MemoryError) or FULL.search(str(error))):
             raise

@@ -44,6 +44,8 @@ def test_the_parts_of_a_run_s_distance_add_up_to_it(guided_run):
         (["nowhere"], "nowhere is not a run"),
         (["run"], "There is nothing to attribute"),
         (["run", "averaged=false"], "averaged= is not said here"),
+        (["run", "metric=fd_digits", "dataset.split=test"], "dataset.split= is not said here"),
+        (["run", "metric=nll_vlb"], "No metric here is of images alone"),
         (["run", "metric=fd_digits", "sampler=dim"], "dim is not one of the choices"),
     ],
 )

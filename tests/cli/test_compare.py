@@ -92,11 +92,50 @@ def test_two_processes_say_what_one_says(place):
     assert one.split("```")[-1] == two.split("```")[-1]
 
 
+def test_checkpoints_of_one_seed_are_no_training_seeds(place):
+    """As many of each configuration, but of one run: each is alone."""
+    shutil.copytree(place / "a0", place / "a0 again")
+    shutil.copytree(place / "b0", place / "b0 again")
+    try:
+        runs = [place / name for name in ("a0", "a0 again", "b0", "b0 again")]
+        said = compared(*runs, *METRIC, f"paths.cache={place / 'cache'}", "name=copied", "--budget", "40")
+        assert "2 runs of each" not in said and said.split("```")[-1].count("40 images of each") == 3
+    finally:
+        shutil.rmtree(place / "a0 again")
+        shutil.rmtree(place / "b0 again")
+
+
+@pytest.mark.parametrize("name", ["ünï", "a,b", "a'b", "a{b [c] (d)", "${x}", "null"])
+def test_a_folder_may_have_any_name(place, tmp_path, monkeypatch, name):
+    shutil.copytree(place / "b0", tmp_path / name)
+    words = [*METRIC, f"paths.cache={place / 'cache'}", "--budget", "40", "name=odd"]
+    said = compared(name, place / "a0", *words, cwd=tmp_path)
+    assert "40 images of each" in said and (tmp_path / name / "odd.md").exists()
+
+
+def test_lines_of_another_code_or_of_other_groups_are_not_taken(place):
+    words = [place / "a0", place / "b0", *METRIC, f"paths.cache={place / 'cache'}", "--budget", "40", "name=older"]
+    compared(*words)
+    file = place / "b0" / "older.jsonl"
+    compared(*words, "metric.groups=5")
+    assert [len(line["fd-digits@40/without"]) for line in lines(file)] == [10, 5]
+    file.write_text(file.read_text().replace('"code": "', '"code": "0.0.9 of '))
+    result = command("-m", "diffusion.compare", *words)
+    assert result.returncode == 1 and "were not measured alike: their code" in result.stderr and "name=NAME" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["a0"], "two things"),
         (["a0", "a0"], "said twice"),
+        (["a0", "a0/checkpoints/last.ckpt"], "the same as"),
+        (["a0", "metric=fd_digits", "metric.n=20,40"], "metric.n is not of how a run is sampled"),
+        (["a0", "device=cpu,auto"], "device is not of how a run is sampled"),
+        (["a0", "sampler=ddim,heun", "sampler=ddim"], "sampler is said twice"),
+        (["a0", "b0", "metric=fd_digits", "name=diagnose"], "name=diagnose is the name of other files"),
+        (["a0", "b0", "metric=fd_digits", "--budget", "-1"], "of the first look: say more."),
+        (["a0", "b0", "metric=fd_digits", "--budget", "1000000000000"], "more than 10,000,000 images"),
         (["a0", "nowhere"], "no file or folder nowhere"),
         (["a0", "b0", "metric=fid_digits"], "fid_digits is not one of the choices"),
         (["a0", "b0", "ckpt=a0"], "ckpt= is not said here"),

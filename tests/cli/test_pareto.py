@@ -74,6 +74,8 @@ def test_a_mistake_about_a_front_is_a_sentence(place):
         ("nowhere",): "no file or folder nowhere",
         ("run", "sampler=ddim,dim"): "dim is not one of the choices",
         ("run", "metric=fd_digits", "--budget", "1"): "less than the 1000 images",
+        ("run", "metric=fd_digits", "seed=1,2"): "the same seeds",
+        ("run", "metric=fd_digits,inception_score"): "metric is not of how a run is sampled",
     }.items():
         result = command("-m", "diffusion.pareto", *(str(place / word) if word == "run" else word for word in words))
         assert result.returncode == 1 and sentence in result.stderr and result.stderr.count("\n") == 1, result.stderr

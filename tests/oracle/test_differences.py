@@ -89,6 +89,10 @@ class Drawing:
     n: int = 100
     given: bool = False
 
+    @property
+    def weights_of(self):
+        return self.label
+
     def own_metric(self):
         return {"fd": {"n": self.n}}
 

@@ -26,7 +26,7 @@ class Known:
     higher: bool = False
 
     def __post_init__(self):
-        self.looked = []
+        self.looked, self.weights_of = [], self.label
 
     def own_metric(self):
         return {"fd": {"n": self.n}}
@@ -102,6 +102,22 @@ def test_a_tie_is_the_cheaper_one_s_and_nothing_drops_itself():
         Point(label, "fd@9", 1.0, (1.0,) * 10, False, 9, Cost(calls, 1.0, 1.0), calls) for label, calls in (("dear", 20), ("cheap", 5))
     ]
     assert [point.label for point in front(points)] == ["cheap"] and hopeless(points, 0.05) == []
+
+
+def test_numbers_against_other_data_and_of_other_weights_are_refused():
+    def looked(change):
+        class Changing(Known):
+            def lines(self, metric, times):
+                (line,) = super().lines(metric, times)
+                return [line | {"passport": line["passport"] | change(self.label, times)}]
+
+        rows = torch.zeros(800, 1, dtype=torch.float64) + torch.randn(800, 1, dtype=torch.float64)
+        return searched([Changing("a", 5, 1.0, rows), Changing("b", 10, 1.0, rows)])
+
+    with pytest.raises(UserError, match="not measured alike: their reference are a and b"):
+        looked(lambda label, times: {"reference": label})
+    with pytest.raises(UserError, match="a has other weights"):
+        looked(lambda label, times: {"weights": times})
 
 
 def test_images_that_are_made_already_have_no_cost():
