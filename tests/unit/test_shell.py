@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from diffusion.config import escaped, typed_in
 from diffusion.shell import begin, quoted
+from diffusion.support.errors import one_sentence
 
 
 def too_much_of_numpy():
@@ -60,3 +62,18 @@ def test_other_errors_keep_their_traceback():
 )
 def test_a_group_s_choice_is_a_word(word, read):
     assert quoted(word) == read
+
+
+def test_ctrl_c_is_a_line(capsys):
+    with pytest.raises(SystemExit) as end, one_sentence():
+        raise KeyboardInterrupt
+    assert end.value.code == 130 and capsys.readouterr().err == "interrupted: what was written before is whole.\n"
+
+
+@pytest.mark.parametrize("name", ["ünï", "a b", "a,b", "null", "x=y", "${a}", "it's"])
+def test_a_path_that_is_there_is_taken_as_it_is(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    word = quoted(f"ckpt={name}")
+    (tmp_path / name).mkdir()
+    assert quoted(f"ckpt={name}") == f"ckpt={escaped(name)}" and word != quoted(f"ckpt={name}")
+    assert typed_in([quoted(f"ckpt={name}")]) == {"ckpt": name}
