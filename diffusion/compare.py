@@ -116,16 +116,20 @@ def contestants(said: Sequence[str], program: str = "compare") -> list[Contestan
         found.append(Contestant(label, (subject_word(path), *usual, *chosen)))
     if len(found) < 2:
         raise UserError("Say two things to compare at least: runs/A runs/B, or runs/A sampler=ddim,heun.")
-    said_once: dict[tuple[str, ...], str] = {}
-    for one in found:
-        if (other := said_once.setdefault((target(one.words[0]), *one.words[1:]), one.label)) is not one.label:
-            raise UserError(
-                f"{one.label} is {'said twice' if other == one.label else f'the same as {other}'}: there is nothing to tell apart."
-            )
+    if twice := {one.label for one in found if [other.label for other in found].count(one.label) > 1}:
+        raise UserError(f"{min(twice)} is said twice: there is nothing to tell apart.")
     return found
 
 
-def target(word: str) -> str:
+def require_apart(found: Sequence[Contestant]) -> None:
+    """Raises UserError for two that are the same by other names, as a run and its last checkpoint."""
+    places: dict[tuple[str, ...], str] = {}
+    for one in found:
+        if (other := places.setdefault((real_place(one.words[0]), *one.words[1:]), one.label)) != one.label:
+            raise UserError(f"{one.label} is the same as {other}: there is nothing to tell apart.")
+
+
+def real_place(word: str) -> str:
     """The file or folder that ckpt=PATH or images=PATH comes to, a run's checkpoint; the word itself where there is none."""
     from diffusion.checkpoint import find
 
@@ -183,6 +187,7 @@ def main() -> None:
             with doing("loading torch and the runs"):
                 from diffusion.evaluation.contest import Contest
 
+            require_apart(found)
             contest, file = Contest(by_configuration(found), given.budget, 1 - given.confidence), where(settings(configurations[0][0]))
             try:
                 contest.run()

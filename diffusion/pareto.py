@@ -13,7 +13,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from diffusion.compare import Contestant, contestants
+from diffusion.compare import Contestant, contestants, require_apart
 from diffusion.composing import alternatives, composing
 from diffusion.config import told
 from diffusion.evaluate import asked_for, settings, where
@@ -78,6 +78,7 @@ def main() -> None:
             with doing("loading torch and the run"):
                 from diffusion.evaluation.front import Search
 
+            require_apart(ways)
             search, file = Search(ways, given.budget, 0.05, given.cost), where(settings(configurations[0][0]))
             try:
                 search.run()
