@@ -35,7 +35,7 @@ class Part:
     def __init__(self, place: Path, n: int) -> None:
         self.place, self.n = place, n
         self.array, self.calls = place / ARRAY, place / "calls"
-        with open(self.calls, "ab") as file:
+        with open(writable(self.calls), "ab") as file:
             if os.fstat(file.fileno()).st_size < n * CALLS.itemsize:  # what is there is never cut off
                 os.truncate(file.fileno(), n * CALLS.itemsize)  # of what is longer than the file zeros are read
 
@@ -84,8 +84,8 @@ def whole(written: int, size: int) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[int]:
-    """A descriptor to write anywhere in a file."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    """A descriptor to write anywhere in a file. Raises UserError as `writable`."""
+    file = os.open(writable(path), os.O_RDWR | os.O_CREAT, 0o666)
     try:
         yield file
     finally:
