@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diffusion.metrics import Extractor, FeatureMetric, Features, FeatureStore, Metric
-from diffusion.part import ARRAY, CALLS, Part, together, whole, writing
+from diffusion.part import ARRAY, CALLS, Part, kept_within, together, whole, writing
 from diffusion.passport import source_hash
 from diffusion.support.files import PLACES, writable, writing_in
 from diffusion.support.ranks import rank_and_world
@@ -45,8 +45,7 @@ class KeptFeatures:
     def path(self, extractor: Extractor) -> Path:
         """The folder of a network's features; that of another version of the code has another name."""
         made_by = {"cell": self.cell, "extractor": extractor.describe(), "code": source_hash()}
-        with writing_in([self.place]):
-            return writable(self.place / hashlib.sha256(json.dumps(made_by, sort_keys=True, default=str).encode()).hexdigest()[:12])
+        return kept_within(self.place / hashlib.sha256(json.dumps(made_by, sort_keys=True, default=str).encode()).hexdigest()[:12])
 
     def mend(self, extractors: Iterable[Extractor]) -> None:
         """Remove the books of these networks that cannot be read; on all ranks, by the first."""
@@ -145,8 +144,7 @@ class Book:
         self.place, self.asked, self.gigabytes, self.open = kept.path(extractor), asked, kept.gigabytes, True
         places = [self.place / layer for layer in extractor.layers if (self.place / layer / ARRAY).is_file()]
         self.n = max([asked, *(len(np.load(place / ARRAY, mmap_mode="r")) for place in places)])
-        with writing_in([self.place]):
-            self.layers = {place.name: Layer(place, self.n) for place in places}
+        self.layers = {place.name: Layer(kept_within(place), self.n) for place in places}
         made = [torch.from_numpy(part.made()) for part in self.layers.values()]
         self.made = torch.stack(made).amin(0) if len(made) == len(extractor.layers) else torch.zeros(self.n, dtype=torch.int32)
         if made:
@@ -166,12 +164,11 @@ class Book:
             log.info("%.1f GB of features are not kept, since keep_features=%g.", size, self.gigabytes)
             self.open = False
         try:
-            with writing_in([self.place]):
-                for layer, rows in layers.items() if self.open else ():
-                    if layer not in self.layers:
-                        writable(self.place / layer).mkdir(parents=True, exist_ok=True)
-                        self.layers[layer] = Layer(self.place / layer, self.n)
-                    self.layers[layer].put(numbers, rows.float().cpu(), calls)
+            for layer, rows in layers.items() if self.open else ():
+                if layer not in self.layers:
+                    kept_within(self.place / layer).mkdir(parents=True, exist_ok=True)
+                    self.layers[layer] = Layer(self.place / layer, self.n)
+                self.layers[layer].put(numbers, rows.float().cpu(), calls)
         except OSError as error:
             log.warning("The features of these images are not kept: %s.", error)
             self.open = False

@@ -193,6 +193,20 @@ def test_a_file_that_asks_for_more_is_refused(run, refusal, monkeypatch, word, k
         refusal(poisoned(run, kind, word))
 
 
+@pytest.mark.parametrize("word", ["x=" + "[" * 500 + "]" * 500, "a" * 5000 + "=1", "x=" + "a" * 20_000, "prompt=" + "a" * 20_000])
+def test_a_word_without_end_is_refused(tmp_path, word):
+    from diffusion.harmless import harmless
+
+    with pytest.raises(UserError, match=r"no word of ours is so long or so deep|letters, which no command of ours has"):
+        harmless([word], tmp_path)
+
+
+def test_a_long_text_is_no_file(tmp_path):
+    from diffusion.harmless import harmless
+
+    assert harmless(["x=" + "a" * 5000], tmp_path) == ["x=" + "a" * 5000]
+
+
 def poisoned(run, kind, word):
     """A file of this kind whose command has this word beside its own."""
     if kind == "jsonl":
