@@ -101,12 +101,12 @@ def checked_checkpoint(content: Any, file: Path) -> dict[str, Any]:
 
     whole = content if isinstance(content, dict) else {}
     ema, step = whole.get("ema"), whole.get("global_step")
-    average = ema.get("average", {}) if isinstance(ema, dict) else None
+    average = ({} if ema.get("average") is None else ema["average"]) if isinstance(ema, dict) else None
     found = {
         "state_dict": tensors(whole.get("state_dict")),
         "global_step": type(step) is int and 0 <= step < 2**53,
         "ema": isinstance(ema, dict) and tensors(ema.get("shadow")),
-        "ema.average": isinstance(average, dict) and not any(refused(average[key], AVERAGES[key]) for key in AVERAGES & average.keys()),
+        "ema.average": isinstance(average, dict) and not any(refused(average[key], AVERAGES[key]) for key in AVERAGES if key in average),
     }
     for key, well in found.items():
         if not well:

@@ -16,6 +16,7 @@ from typing import Any
 from diffusion.dashboard.columns import AXES, records
 from diffusion.dashboard.read import flat, mapping, words_by_key
 from diffusion.evaluation.again import BAND, near
+from diffusion.passport import finite
 from diffusion.support.errors import UserError, one_sentence, printable
 from diffusion.support.moved import brought_up
 
@@ -71,15 +72,23 @@ def trained_run(path: str) -> TrainedRun:
     config = brought_up(config, str(folder / "config.yaml"))
     curves: dict[str, dict[int, float | None]] = {}
     passports: dict[str, dict[str, Any]] = {}
-    for record in records(folder, []):
+    for record in whole_records(folder):
         if "cell" in record:  # measured afterwards
             continue
-        values = {key: value for key, value in record.items() if isinstance(value, float | None) and key not in (*AXES, *TIMING)}
+        values = {key: finite(value) for key, value in record.items() if isinstance(value, float | None) and key not in (*AXES, *TIMING)}
         for key, value in values.items():
             curves.setdefault(key, {})[record["step"]] = value
         if isinstance(passport := record.get("passport"), dict) and isinstance(record.get("metric"), str):
             passports[record["metric"]] = passport
     return TrainedRun(path, dotted_settings(config), words_by_key(words.get("typed")), flat(around), curves, passports)
+
+
+def whole_records(folder: Path) -> Iterator[dict]:
+    """The lines of a run's metrics.jsonl. Raises UserError for what no training wrote."""
+    try:
+        yield from records(folder, [])
+    except RecursionError:
+        raise UserError(f"{folder / 'metrics.jsonl'} has a line of brackets without end, which no training wrote.") from None
 
 
 def dotted_settings(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,21 +33,15 @@ def records(folder: Path, passed_over: list[bytes]) -> Iterator[dict]:
     is being written. Raises UserError for a step that is none."""
     for line in lines_of(folder / "metrics.jsonl", folder):
         try:
-            record = json.loads(line, parse_constant=lambda _: None, parse_float=finite_float)  # NaN and infinities are not JSON
+            record = json.loads(line, parse_constant=lambda _: None)  # NaN and infinities, which are not JSON
             step = record["step"]
-        except (ValueError, LookupError, TypeError, RecursionError):  # half a line: a writer that is at work, or was killed
+        except (ValueError, LookupError, TypeError):  # half a line: a writer that is at work, or was killed
             if line.endswith(b"\n") and not line.isspace():
                 passed_over.append(line)
             continue
         if type(step) is not int or not 0 <= step < EXACT:
             raise UserError(f"metrics.jsonl has {short(step)} as a step")
         yield record
-
-
-def finite_float(text: str) -> float | None:
-    """A number of JSON; None for one that is larger than any float, as 1e999."""
-    value = float(text)
-    return value if math.isfinite(value) else None
 
 
 class Clock:

@@ -97,7 +97,8 @@ def recipe_in(path: Path) -> dict[str, Any] | None:
                 text = np.lib.format.read_array(file, allow_pickle=False).item() if name.endswith(".npy") else file.read()
     except (*DAMAGE, OSError):
         raise UserError(f"{path} says no recipe: {DAMAGED}") from None
-    return mapping_in(text if isinstance(text, str | bytes) else "", path)
+    whole = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+    return mapping_in(whole, path) if whole.lstrip().startswith("{") else None  # a list or a number is another program's
 
 
 def read_bytes(path: Path) -> bytes:

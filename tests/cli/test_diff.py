@@ -11,7 +11,7 @@ from inside import lines, trained
 
 from diffusion.diff import dotted_settings, told_apart, trained_run, what_changed
 from diffusion.evaluation.again import near, said_otherwise
-from diffusion.support.errors import printable
+from diffusion.support.errors import UserError, printable
 
 METRIC = ("metric=fd_digits", "metric.n=33", "log_every=1")
 
@@ -117,8 +117,12 @@ def test_paths_that_are_none_are_no_places(paths):
 
 
 def test_numbers_that_no_training_wrote(runs, tmp_path):
-    """A line without end in depth is passed over; a number larger than any float is not finite."""
+    """A line without end in depth is a sentence; a number larger than any float is not finite."""
     shutil.copytree(runs["a"], tmp_path / "b")
     with (tmp_path / "b" / "metrics.jsonl").open("a") as file:
-        file.write("[" * 100_000 + '\n{"step": 12, "images": 1, "huge": 1e999}\n')
+        file.write('{"step": 12, "images": 1, "huge": 1e999}\n')
     assert trained_run(str(tmp_path / "b")).curves["huge"] == {12: None}
+    with (tmp_path / "b" / "metrics.jsonl").open("a") as file:
+        file.write("[" * 100_000 + "\n")
+    with pytest.raises(UserError, match="brackets without end"):
+        trained_run(str(tmp_path / "b"))
