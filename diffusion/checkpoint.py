@@ -22,7 +22,7 @@ from diffusion.support.errors import UserError
 from diffusion.support.files import PLACES, atomic, broken, seal, writing_in
 from diffusion.support.hashes import tensors_hash
 from diffusion.support.moved import brought_up
-from diffusion.support.ranges import Images, refused
+from diffusion.support.ranges import Decay, Images, Probability, Share, refused
 from diffusion.support.ranks import rank_and_world
 from diffusion.support.trust import parsed, trusting, vet, vet_source
 
@@ -30,6 +30,7 @@ from diffusion.support.trust import parsed, trusting, vet, vet_source
 MODEL = ("dataset", "codec", "conditions", "task", "network", "schedule", "parameterization", "objective")
 LOADING: ContextVar[tuple[str, ...]] = ContextVar("second runs that are being loaded", default=())
 WAYS = ("sampler", "grid", "guidance", "samplers")
+AVERAGES = {"decay": Decay | None, "std": Probability}  # how a checkpoint says which average of the weights it has
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def read(path: str | Path, whole: bool = True) -> tuple[Path, dict[str, Any]]:
     name is not replaced."""
     _, file = find(path)
     try:
-        return file, read_checkpoint(file, whole)
+        return file, checked_checkpoint(read_checkpoint(file, whole), file)
     except UserError as damaged:
         previous = file.with_name(PREVIOUS)
         if file.name != LAST or not previous.is_file():
@@ -66,7 +67,7 @@ def read(path: str | Path, whole: bool = True) -> tuple[Path, dict[str, Any]]:
         if not Path(path).is_dir():
             raise UserError(f"{damaged} The one before it is {previous}.") from damaged
         try:
-            content = read_checkpoint(previous, whole)
+            content = checked_checkpoint(read_checkpoint(previous, whole), previous)
         except UserError as both:
             raise UserError(f"{damaged} So is the one before it: {both}") from damaged
         log.warning("%s In its place the one before is used: %s, of step %d.", damaged, previous, content["global_step"])
@@ -90,6 +91,27 @@ def read_checkpoint(file: Path, whole: bool = True) -> dict[str, Any]:
     if in_parts:
         content = joined(content, file)
     return mapped(content, lambda _, leaf: leaf[:] if isinstance(leaf, Parts) else leaf) if in_parts and whole else content
+
+
+def checked_checkpoint(content: Any, file: Path) -> dict[str, Any]:
+    """A checkpoint's content, if it has what a training writes of its weights, their average and its step. Raises UserError otherwise."""
+
+    def tensors(node: Any) -> bool:
+        return isinstance(node, dict) and all(isinstance(key, str) for key in node)
+
+    whole = content if isinstance(content, dict) else {}
+    ema, step = whole.get("ema"), whole.get("global_step")
+    average = ({} if ema.get("average") is None else ema["average"]) if isinstance(ema, dict) else None
+    found = {
+        "state_dict": tensors(whole.get("state_dict")),
+        "global_step": type(step) is int and 0 <= step < 2**53,
+        "ema": isinstance(ema, dict) and tensors(ema.get("shadow")),
+        "ema.average": isinstance(average, dict) and not any(refused(average[key], AVERAGES[key]) for key in AVERAGES if key in average),
+    }
+    for key, well in found.items():
+        if not well:
+            raise UserError(f"{file} does not say what its {key} is; it is damaged, or of another kind.")
+    return whole
 
 
 def write_checkpoint(content: Mapping[str, Any], file: Path, keep: Path | None = None) -> None:
@@ -142,6 +164,8 @@ def checked(config: dict[str, Any], where: str) -> dict[str, Any]:
         found[group] = isinstance(config.get(group), dict) and all(built(stage) for stage in config[group].values())
     found |= {key: not refused(config.get(key), Images) for key in ("batch_size", "accumulate", "sample_batch_size")}
     found |= {key: isinstance(config.get(key, {}), dict) for key in ("ema", "samplers")}
+    found |= {"paths": isinstance(config.get("paths", {}), dict), "p_uncond": not refused(config.get("p_uncond", 0.0), Share)}
+    found["times"] = config.get("times") is None or built(config["times"])
     found["matmul_precision"] = config.get("matmul_precision", "high") in ("highest", "high", "medium")
     for key, well in found.items():
         if not well:

@@ -14,7 +14,10 @@ from typing import Any
 from diffusion.shell import begin
 from diffusion.support.commands import running
 from diffusion.support.errors import UserError, one_sentence
+from diffusion.support.files import require_writable
 from diffusion.support.progress import doing
+
+COUNTED = 100_000  # steps, at most, whose decays are multiplied
 
 
 def main() -> None:
@@ -25,7 +28,7 @@ def main() -> None:
     parser.add_argument("run", help="a run's folder, or one of its checkpoints")
     parser.add_argument("--images", type=int, default=512, metavar="N", help="of training and of those held out, at most (512)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto: a GPU if there is one (auto)")
-    parser.add_argument("--cache", default=".cache", metavar="FOLDER", help="where a split's cache may be made (.cache)")
+    parser.add_argument("--cache", default="data/cache", metavar="FOLDER", help="where a split's cache may be made (data/cache)")
     parser.add_argument("--trust", nargs="*", default=[], metavar="PACKAGE", help="packages of yours whose classes the run names")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -38,6 +41,7 @@ def main() -> None:
             from diffusion.support.devices import device
 
         folder = find(given.run)[0]
+        require_writable(folder, "RUN")
         with running("diagnose", sys.argv[1:]), begin(trust=given.trust, places=[folder, Path(given.cache)]):
             found = diagnosed(given.run, given.images, device(given.device), share_of_first_half)
             print(lines_of_text(found))
@@ -53,7 +57,9 @@ def share_of_first_half(model: Any) -> float | None:
     said = model.ema or {}
     kinds = {"decay": EMA, "std": Power}
     averages = [kind(said[key]) for key, kind in kinds.items() if said.get(key)]
-    return prod(decay_at(averages[0], step) for step in range(model.step // 2, model.step)) if averages else None
+    steps = range(model.step // 2, model.step)
+    every = 1 + len(steps) // COUNTED  # of more steps, those between are taken to have the decay of one near them
+    return prod(decay_at(averages[0], step) ** every for step in steps[every // 2 :: every]) if averages else None
 
 
 def decay_at(average: Any, step: int) -> float:

@@ -16,7 +16,8 @@ from typing import Any
 from diffusion.dashboard.columns import AXES, records
 from diffusion.dashboard.read import flat, mapping, words_by_key
 from diffusion.evaluation.again import BAND, near
-from diffusion.support.errors import UserError, one_sentence
+from diffusion.passport import finite
+from diffusion.support.errors import UserError, one_sentence, printable
 from diffusion.support.moved import brought_up
 
 NAMES = ("name", "resume", "paths")  # what a run is called and where it lies
@@ -29,7 +30,7 @@ OF_CURVE = (
     "code",
     "statistics",
 )  # of a passport: what differs anyhow, or is told elsewhere
-NEVER, SHOWN = "not recorded", 60  # letters of a value
+NEVER = "not recorded"
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,14 @@ class TrainedRun:
     def codes(self) -> list[str]:
         """The versions of the code, in the order in which they came."""
         recorded = [self.around["code"]] if "code" in self.around else []
-        return list(dict.fromkeys([*(str(passport.get("code")) for passport in self.passports.values()), *map(str, recorded)]))
+        return list(dict.fromkeys([*(printable(passport.get("code")) for passport in self.passports.values()), *map(printable, recorded)]))
 
     @property
     def data(self) -> dict[str, str]:
         """The hash of each set of real images that a number was measured against, by its name and split."""
         references = [found for passport in self.passports.values() if isinstance(found := passport.get("reference"), dict)]
-        return {f"{found.get('name')} {found.get('split')} ({found.get('n')})": str(found.get("sha256"))[:16] for found in references}
+        said = [{key: printable(found.get(key)) for key in ("name", "split", "n", "sha256")} for found in references]
+        return {f"{one['name']} {one['split']} ({one['n']})": one["sha256"][:16] for one in said}
 
 
 def trained_run(path: str) -> TrainedRun:
@@ -70,10 +72,10 @@ def trained_run(path: str) -> TrainedRun:
     config = brought_up(config, str(folder / "config.yaml"))
     curves: dict[str, dict[int, float | None]] = {}
     passports: dict[str, dict[str, Any]] = {}
-    for record in records(folder, []):
+    for record in whole_records(folder):
         if "cell" in record:  # measured afterwards
             continue
-        values = {key: value for key, value in record.items() if isinstance(value, float | None) and key not in (*AXES, *TIMING)}
+        values = {key: finite(value) for key, value in record.items() if isinstance(value, float | None) and key not in (*AXES, *TIMING)}
         for key, value in values.items():
             curves.setdefault(key, {})[record["step"]] = value
         if isinstance(passport := record.get("passport"), dict) and isinstance(record.get("metric"), str):
@@ -81,9 +83,18 @@ def trained_run(path: str) -> TrainedRun:
     return TrainedRun(path, dotted_settings(config), words_by_key(words.get("typed")), flat(around), curves, passports)
 
 
+def whole_records(folder: Path) -> Iterator[dict]:
+    """The lines of a run's metrics.jsonl. Raises UserError for what no training wrote."""
+    try:
+        yield from records(folder, [])
+    except RecursionError:
+        raise UserError(f"{folder / 'metrics.jsonl'} has a line of brackets without end, which no training wrote.") from None
+
+
 def dotted_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration by dotted key, without a run's name and places; a value that follows from them says how."""
-    places = {str(value): f"${{paths.{key}}}" for key, value in dict(config.get("paths") or {}).items() if value}
+    paths = config.get("paths")
+    places = {str(value): f"${{paths.{key}}}" for key, value in (paths.items() if isinstance(paths, dict) else ()) if value}
     apart = {key: value for key, value in config.items() if key not in NAMES}
     return {key: unplaced(value, str(config.get("name")), places) for key, value in flat(apart).items()}
 
@@ -102,13 +113,7 @@ def unplaced(value: Any, name: str, places: Mapping[str, str]) -> Any:
 def told_apart(a: Mapping[str, Any], b: Mapping[str, Any], usual: str = "none") -> list[str]:
     """A text KEY: VALUE -> VALUE for each key whose values differ; `usual` is that of a key that one of the two lacks."""
     keys = [key for key in dict.fromkeys([*a, *b]) if a.get(key, usual) != b.get(key, usual) or (key in a) != (key in b)]
-    return [f"{key}: {shortened(a.get(key, usual))} -> {shortened(b.get(key, usual))}" for key in keys]
-
-
-def shortened(value: Any) -> str:
-    """A value for a line."""
-    text = str(value)
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+    return [f"{printable(key)}: {printable(a.get(key, usual))} -> {printable(b.get(key, usual))}" for key in keys]
 
 
 @dataclass(frozen=True)
@@ -123,14 +128,15 @@ class Parting:
     beyond: tuple[int, float | None, float | None] | None
 
     def __str__(self) -> str:
+        key = printable(self.key)
         if self.first is None:
-            return f"{self.key}: the same bit for bit at all {self.steps} steps, up to step {self.last}"
+            return f"{key}: the same bit for bit at all {self.steps} steps, up to step {self.last}"
         if self.beyond is None:
-            return f"{self.key}: part at step {self.first[0]}, {self.values(self.first)}, and nowhere by more than {BAND:.1%}"
+            return f"{key}: part at step {self.first[0]}, {self.values(self.first)}, and nowhere by more than {BAND:.1%}"
         if self.beyond[0] == self.first[0]:
-            return f"{self.key}: part at step {self.first[0]}, {self.values(self.first)}"
+            return f"{key}: part at step {self.first[0]}, {self.values(self.first)}"
         more = f"by more than {BAND:.1%} at step {self.beyond[0]}, {self.values(self.beyond)}"
-        return f"{self.key}: part at step {self.first[0]}, {self.values(self.first)}; {more}"
+        return f"{key}: part at step {self.first[0]}, {self.values(self.first)}; {more}"
 
     @staticmethod
     def values(at: tuple[int, float | None, float | None]) -> str:
@@ -165,7 +171,7 @@ def measured_alike(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     """What the passports of two numbers differ in, as the end of a sentence."""
     one, other = (flat({key: value for key, value in passport.items() if key not in OF_CURVE}) for passport in (a, b))
     keys = [key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)]
-    differ = ", ".join(f"{key} {shortened(one.get(key))} and {shortened(other.get(key))}" for key in keys)
+    differ = ", ".join(f"{printable(key)} {printable(one.get(key))} and {printable(other.get(key))}" for key in keys)
     return f"{differ}; else measured alike" if differ else "measured alike"
 
 
@@ -186,10 +192,11 @@ def what_changed(a: TrainedRun, b: TrainedRun) -> Iterator[str]:
     yield from where_numbers_part(a, b)
     together = pairs(a, b)
     for name, named in together:
-        yield f"{name if name == named else f'{name} and {named}'}: {measured_alike(a.passports[name], b.passports[named])}"
+        of = " and ".join(map(printable, dict.fromkeys((name, named))))
+        yield f"{of}: {measured_alike(a.passports[name], b.passports[named])}"
     for run, known in zip((a, b), ({name for name, _ in together}, {named for _, named in together}), strict=True):
         if only := [name for name in run.passports if name not in known]:
-            yield f"measured by {run.path} alone: {', '.join(only)}"
+            yield f"measured by {run.path} alone: {', '.join(map(printable, only))}"
 
 
 def section(title: str, lines: Sequence[str], value: Sequence[str] = ()) -> Iterator[str]:

@@ -1,8 +1,10 @@
 """The words of a command that a file says, which anybody may have made: what they may ask for, and what is refused before it is looked at
 any further."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from diffusion.support.trust import vet
 
 REFUSED = ("trust", "hydra", "launcher", "sweeper", "resume")  # what may run other code, or elsewhere
 REPLACED = ("out", "name", "paths", "keep_features")  # where things are written is said by who makes them again
-MOST = 1000  # words
+MOST, LETTERS, DEPTH = 1000, 10_000, 20  # words, letters of all, and brackets in one another; ours have some 30, 1000 and 3
+LONGEST = 200  # letters of a key
 NAME = re.compile(r"[A-Za-z_]\w*([.:][A-Za-z_]\w*)+")  # of a class or a function
 CHOICE = re.compile(r"[\w-]+")  # a file of conf/
 FOLDERS = ("metric", "sampler", "grid", "guidance", "dataset", "codec", "conditions", "schedule", "network", "parameterization", "edit")
@@ -27,6 +30,8 @@ def harmless(words: Sequence[str], folder: Path) -> list[str]:
     names trust, a class, a place outside of the folder, or anything of Hydra's own."""
     if len(words) > MOST:
         raise UserError(f"The file's command has {len(words)} words, which no command of ours has.")
+    if (letters := sum(map(len, words))) > LETTERS:
+        raise UserError(f"The file's command has {letters:,} letters, which no command of ours has: type its long words yourself.")
     return [safe for word in words if (safe := safe_word(word, folder)) is not None]
 
 
@@ -35,6 +40,8 @@ def safe_word(word: str, folder: Path) -> str | None:
     key = word.partition("=")[0].lstrip("+~")
     if key in TEXTS and word.startswith(f"{key}="):  # taken as it is typed, and read by nobody else
         return word
+    if len(key) > LONGEST or max(accumulate((letter in "[{(") - (letter in "]})") for letter in word), default=0) > DEPTH:
+        raise UserError(f"The file's command has the word {word!r:.80}, which is not followed: no word of ours is so long or so deep.")
     head = re.split(r"[./@:]", key)[0]
     if head in REFUSED or "_target_" in word or "$" in word or "\\" in word or not re.fullmatch(r"[+]{0,2}[\w.]+=.*", word, re.S):
         raise UserError(
@@ -78,7 +85,7 @@ def texts_of(value: Any) -> Iterator[str]:
 
 def is_place(text: str, folder: Path) -> bool:
     """Whether a text could be that of a file: one that looks so, or is there, seen from here or from the folder."""
-    return any(mark in text for mark in ("/", "~", "\0", "..")) or Path(text).exists() or (folder / text).exists()
+    return any(mark in text for mark in ("/", "~", "\0", "..")) or os.path.exists(text) or os.path.exists(folder / text)
 
 
 def require_known_classes(words: Sequence[str], program: str, run: Mapping[str, Any] | None) -> None:

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -18,6 +19,8 @@ DAMAGE = (
     *(SyntaxError, TokenError, RecursionError, MemoryError, RuntimeError),
 )
 
+LONGEST = 2**16  # bytes of a header
+
 Header = tuple[tuple[int, ...], np.dtype, bool]  # of an array: its shape, its type, and whether its columns lie together
 
 
@@ -32,10 +35,13 @@ def headers(path: Path) -> dict[str, Header]:
 
 
 def header(file: Any) -> Header:
-    """The header of an array's file, behind which its numbers begin."""
+    """The header of an array's file, behind which its numbers begin. Raises ValueError for one that is too long, and what DAMAGE lists."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, kind = read(file)
+    size = file.read(2 if version == (1, 0) else 4)
+    if (length := int.from_bytes(size, "little")) > LONGEST:
+        raise ValueError(f"a header of {length:,} bytes")
+    shape, fortran, kind = read(BytesIO(size + file.read(length)))
     return shape, kind, fortran
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from diffusion.support.errors import UserError
-from diffusion.support.files import free, held, still_at, writable
+from diffusion.support.files import free, held, still_at, writable, writing_in
 from diffusion.support.ranks import rank_and_world, sum_over_ranks
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Part:
     def __init__(self, place: Path, n: int) -> None:
         self.place, self.n = place, n
         self.array, self.calls = place / ARRAY, place / "calls"
-        with open(self.calls, "ab") as file:
+        with open(kept_within(self.calls), "ab") as file:
             if os.fstat(file.fileno()).st_size < n * CALLS.itemsize:  # what is there is never cut off
                 os.truncate(file.fileno(), n * CALLS.itemsize)  # of what is longer than the file zeros are read
 
@@ -82,10 +82,16 @@ def whole(written: int, size: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def kept_within(path: Path) -> Path:
+    """The path. Raises UserError for one that is a link out of its folder, or a pipe: what is there may be from anywhere."""
+    with writing_in([path.parent]):
+        return writable(path)
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[int]:
-    """A descriptor to write anywhere in a file."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    """A descriptor to write anywhere in a file. Raises UserError as `kept_within`."""
+    file = os.open(kept_within(path), os.O_RDWR | os.O_CREAT, 0o666)
     try:
         yield file
     finally:
@@ -100,7 +106,7 @@ def part_of(target: Path, made_by: Mapping[str, Any], n: int, anew: bool = False
     Raises UserError where another process is making the same."""
     told = {key: value for key, value in made_by.items() if key not in ("command", "environment")}
     digest = sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
-    place, first = writable(target).with_name(f".{target.name}.{digest}.part"), rank_and_world()[0] == 0
+    place, first = kept_within(writable(target).with_name(f".{target.name}.{digest}.part")), rank_and_world()[0] == 0
     with ExitStack() as stack:
         if first:
             stack.enter_context(alone(place))

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar
 
-from diffusion.support.files import appending
+from diffusion.support.files import appending, writable
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,10 @@ def write_metrics(path: str | Path, record: Mapping[str, Any]) -> None:
     The line is written in one call, and taken back where only a part of it fits on the disk. If a killed run left half a line at the
     end, that half is cut off first; a whole line that only lacks its newline is kept. Numbers that are not finite become null, since JSON
     has no word for them.
-    One process writes at a time. Raises TypeError for values that are not plain data, OSError if the disk is full.
+    One process writes at a time. Raises TypeError for values that are not plain data, OSError if the disk is full, UserError as `writable`.
     """
     line = (json.dumps(finite(record), allow_nan=False) + "\n").encode()
-    path = Path(path)
+    path = writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:

@@ -95,6 +95,22 @@ def measured_again(words: Sequence[str], place: Path, cache: Path) -> list[dict]
     return read_cells(out)
 
 
+def require_as_many(thing: "Thing", words: Sequence[str]) -> None:
+    """Raises UserError where the words make another number of images than lie in the file, or in the folder of a picture: a file may ask
+    for any."""
+    from diffusion.album import RECORD
+    from diffusion.conditions.asking import texts_in
+    from diffusion.evaluation.made import DAMAGED, count_in
+
+    cfg, _ = composed_of(words, "sample")
+    asked = cfg.n or (len(texts_in(cfg.prompts)) if cfg.prompts is not None else None)
+    there = count_in(thing.path.with_name(RECORD) if thing.name else thing.path)
+    if there is None and not thing.name:
+        raise UserError(f"{thing.path} holds no images: {DAMAGED}")
+    if None not in (asked, there) and asked != there:
+        raise UserError(f"{thing.path}: its words make {asked:,} images, and there are {there:,}: {DAMAGED}")
+
+
 def images_compared(thing: "Thing", made: Path) -> tuple[bool, str]:
     """(whether the images of a file, or its picture, are those of the folder that was made again, the sentence)."""
     from diffusion.evaluation.again import images_apart, verdict
@@ -140,6 +156,9 @@ def made_again(things: Sequence["Thing"], typed: Sequence[str]) -> list[tuple[bo
     """(whether a thing was reproduced, the sentence), for each; of several that one command made, it is run once."""
     cache, found = Path("data/cache").resolve(), list[tuple[bool, str]]()
     calls = [(thing, words_again(thing, typed)) for thing in things]  # all is refused before anything runs
+    for thing, words in calls:
+        if thing.program == "sample" and "n" not in map(key_of, typed):
+            require_as_many(thing, words)
     with TemporaryDirectory() as folder:
         done: dict[tuple[str, ...], tuple[Path, Any]] = {}
         for thing, words in calls:

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
+
+from diffusion.support.errors import printable
 
 BAND = 1e-3  # a share of the larger one: numbers that are closer agree but for rounding
 LEVELS, SHARE = 2, 0.05  # of pictures: so many of 256 levels at most, at this share of the pixels
@@ -21,8 +24,10 @@ class Closeness:
 
 
 def near(a: float | None, b: float | None, band: float = BAND) -> bool:
-    """Whether two numbers differ by no more than this share of the larger one; None is one that is not finite."""
-    return a == b if a is None or b is None else abs(a - b) <= band * max(abs(a), abs(b))
+    """Whether two numbers differ by no more than this share of the larger one; None is one that is not finite, and near None alone."""
+    if a is None or b is None:
+        return a is b
+    return isfinite(a) and isfinite(b) and abs(a - b) <= band * max(abs(a), abs(b))
 
 
 def images_apart(before: np.ndarray, again: np.ndarray) -> Closeness:
@@ -51,16 +56,20 @@ def numbers_apart(before: float | None, again: float | None) -> Closeness:
 
 
 def said_otherwise(before: Mapping[str, Any], again: Mapping[str, Any]) -> list[str]:
-    """What differs around two things by what is said of each: code, kind of device, environment; a text for each."""
+    """What differs around two things by what is said of each: code, kind of device, environment; a text for each. Weights that one does not
+    say are told too."""
     found = []
     for key in AROUND:
         was, now = before.get(key), again.get(key)
         if was is None:
             found.append(f"its {key} is not recorded")
         elif isinstance(was, Mapping) and isinstance(now, Mapping):
-            found += [f"{name} was {was.get(name)} and is {now.get(name)}" for name in {**was, **now} if was.get(name) != now.get(name)]
+            names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+            found += [f"{printable(name)} was {printable(was.get(name))} and is {printable(now.get(name))}" for name in names]
         elif was != now:
-            found.append(f"{key} was {was} and is {now}")
+            found.append(f"{key} was {printable(was)} and is {printable(now)}")
+    if before.get("weights") is None is not again.get("weights"):
+        found.append("its weights are not recorded")
     return found
 
 
@@ -68,7 +77,7 @@ def verdict(before: Mapping[str, Any], again: Mapping[str, Any], close: Closenes
     """(whether a thing was reproduced, a sentence). It was if it is the same bit for bit, or within the bands where something around it is
     not the same; and never with other weights."""
     if (was := before.get("weights")) is not None and was != (now := again.get("weights")):
-        return False, f"not reproduced: the weights are not those, {was} then and {now} now; {close.text}."
+        return False, f"not reproduced: the weights are not those, {printable(was)} then and {printable(now)} now; {close.text}."
     others = said_otherwise(before, again)
     around = f" ({'; '.join(others)})" if others else ""
     if close.same:

@@ -121,10 +121,12 @@ def items_of(model: Model, data: Data, n: int, mirror: bool, device: torch.devic
 def gradient_noise(model: Model, data: Data, mirror: bool, device: torch.device) -> NoiseScale:
     """The noise scale of a run's loss at its last weights, as its training draws items, mirror images, dropped conditions, t and noise."""
     config, (_, checkpoint), denoiser = model.config, read(model.path or ""), model.denoiser
-    vet({key: config[key] for key in ("objective", "times")}, where=f"config.yaml of {model.path}")
+    vet({key: config.get(key) for key in ("objective", "times")}, where=f"config.yaml of {model.path}")
     objective = restored(build(config["objective"], "objective", {"span": model.codec.range}), "objective", checkpoint, device)
     steps = {"num_timesteps": denoiser.schedule.num_timesteps}
-    times = restored(build(config["times"], "times", steps), "times", checkpoint, device)
+    times = restored(build(config.get("times"), "times", steps), "times", checkpoint, device)
+    if not callable(times) or not hasattr(times, "observe"):
+        raise UserError(f"The config.yaml of {model.path} does not say what times is: it is damaged, or not of a training.")
     labels, batch_size = model.conditions.labels(data.train), min(SMALL, config["batch_size"])
     batches = min(BATCHES, STEPS * config["batch_size"] * config["accumulate"] // batch_size)
 

@@ -1,6 +1,5 @@
 """Images that are there already, of a folder, a zip or an npz, in the place of a recipe that makes them; and references from files."""
 
-import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -8,28 +7,30 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
-from zipfile import ZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion.album import FILES
 from diffusion.conditions import Unconditional
 from diffusion.data import ImageSet, StoredImages
 from diffusion.data.stored import ARRAYS
+from diffusion.evaluation.made import recipe_in
+from diffusion.evaluation.rows import is_count, is_sampler
 from diffusion.generate import Made
 from diffusion.metrics import FrechetDistance, Statistics, read_statistics, write_statistics
 from diffusion.metrics.reference import RealImages
 from diffusion.metrics.statistics import KEYS
-from diffusion.npz import headers, reading
+from diffusion.npz import headers
 from diffusion.support.build import build_stages
 from diffusion.support.errors import UserError
 from diffusion.support.ranks import rank_and_world
 
 log = logging.getLogger(__name__)
 GIVEN = "given images"
-RECIPES = {".npz": "recipe.npy", ".zip": "recipe.json"}  # where a file of sample.py says what made it
 SAID = {"sampler": dict, "seeds": dict, "step": int, "nfe": int}  # what a recipe says at least, and of what kind
+OPTIONAL = {**dict.fromkeys(("guidance", "conditions", "codec"), dict | None), "precision": str, "device": str, "weights": str | None}
 KEPT = ("sampler", "guidance", "conditions", "precision", "device", "codec")  # of a recipe.json, for the passport
 
 
@@ -145,19 +146,16 @@ def given(
 
 
 def said_of(path: Path) -> dict[str, Any]:
-    """The recipe in an npz or zip of sample.py, of images as a metric would have asked for; nothing of others."""
-    name = RECIPES.get(path.suffix.lower())
-    if name is None:
+    """The recipe in an npz or zip of sample.py, of images as a metric would have asked for; nothing of others. Raises UserError for a
+    damaged one."""
+    said = recipe_in(path) if path.suffix.lower() in FILES else None
+    if said is None or not all(isinstance(said.get(key), kind) for key, kind in SAID.items()):
         return {}
-    with reading(path), ZipFile(path) as archive:
-        if name not in archive.namelist():
-            return {}
-        with archive.open(name) as file:
-            said = json.loads(np.lib.format.read_array(file, allow_pickle=False).item() if name.endswith(".npy") else file.read())
-    if not isinstance(said, dict) or not all(isinstance(said.get(key), kind) for key, kind in SAID.items()):
+    if not all(isinstance(said[key], kind) for key, kind in OPTIONAL.items() if key in said) or not is_sampler(said["sampler"]):
         return {}
     seed, usual = said["seeds"].get("seed"), all(key in said and said[key] is None for key in ("classes", "size"))
-    return said if usual and "prompts" not in said and isinstance(seed, int) and 0 <= seed < 2**32 else {}
+    counts = all(map(is_count, (said["step"], said["nfe"], seed)))
+    return said if usual and "prompts" not in said and counts and seed < 2**32 else {}
 
 
 def reference(path: Path, cache: str) -> RealImages:

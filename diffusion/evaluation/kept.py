@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from diffusion.metrics import Extractor, FeatureMetric, Features, FeatureStore, Metric
-from diffusion.part import ARRAY, CALLS, Part, together, whole, writing
+from diffusion.part import ARRAY, CALLS, Part, kept_within, together, whole, writing
 from diffusion.passport import source_hash
+from diffusion.support.files import PLACES, writable, writing_in
 from diffusion.support.ranks import rank_and_world
 
 log = logging.getLogger(__name__)
@@ -28,23 +29,30 @@ SUMS = "sums"  # of the rows of a layer
 @dataclass(frozen=True)
 class KeptFeatures:
     """Features of images, in the folder `place`, of at most `gigabytes`: a `Book` for each network, of the images of this `cell`, which is
-    all that they depend on. Those of other cells are there too; what was longest unused goes first where there is too little room."""
+    all that they depend on. Those of other cells are there too; what was longest unused goes first where there is too little room.
+
+    Raises UserError for a `place` that is a link out of its folder, and for a book of it that is: nothing is written or removed there."""
 
     place: Path
     cell: Mapping[str, Any]
     gigabytes: float
 
+    def __post_init__(self) -> None:
+        if self.gigabytes:
+            with writing_in([*(PLACES.get() or ()), self.place.parent]):
+                writable(self.place)
+
     def path(self, extractor: Extractor) -> Path:
         """The folder of a network's features; that of another version of the code has another name."""
         made_by = {"cell": self.cell, "extractor": extractor.describe(), "code": source_hash()}
-        return self.place / hashlib.sha256(json.dumps(made_by, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        return kept_within(self.place / hashlib.sha256(json.dumps(made_by, sort_keys=True, default=str).encode()).hexdigest()[:12])
 
     def mend(self, extractors: Iterable[Extractor]) -> None:
         """Remove the books of these networks that cannot be read; on all ranks, by the first."""
         for book in map(self.path, extractors) if rank_and_world()[0] == 0 else ():
             try:
                 for array in book.glob(f"*/{ARRAY}"):
-                    rows = np.load(array, mmap_mode="r")
+                    rows = np.load(array, mmap_mode="r") if array.is_file() else None
                     if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.dtype != np.float32:
                         raise ValueError(f"{array} holds something else")
             except (ValueError, OSError, EOFError):
@@ -136,7 +144,7 @@ class Book:
         self.place, self.asked, self.gigabytes, self.open = kept.path(extractor), asked, kept.gigabytes, True
         places = [self.place / layer for layer in extractor.layers if (self.place / layer / ARRAY).is_file()]
         self.n = max([asked, *(len(np.load(place / ARRAY, mmap_mode="r")) for place in places)])
-        self.layers = {place.name: Layer(place, self.n) for place in places}
+        self.layers = {place.name: Layer(kept_within(place), self.n) for place in places}
         made = [torch.from_numpy(part.made()) for part in self.layers.values()]
         self.made = torch.stack(made).amin(0) if len(made) == len(extractor.layers) else torch.zeros(self.n, dtype=torch.int32)
         if made:
@@ -158,7 +166,7 @@ class Book:
         try:
             for layer, rows in layers.items() if self.open else ():
                 if layer not in self.layers:
-                    (self.place / layer).mkdir(parents=True, exist_ok=True)
+                    kept_within(self.place / layer).mkdir(parents=True, exist_ok=True)
                     self.layers[layer] = Layer(self.place / layer, self.n)
                 self.layers[layer].put(numbers, rows.float().cpu(), calls)
         except OSError as error:

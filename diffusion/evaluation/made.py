@@ -1,19 +1,25 @@
 """Files that commands have made, as data: what each says of how, and its images. Anybody may have written one."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import numpy as np
 from PIL import Image
 
 from diffusion.album import FILES, OURS, RECORD
+from diffusion.dashboard.files import json_again
+from diffusion.evaluation.rows import is_line
+from diffusion.npz import DAMAGE, header
+from diffusion.passport import finite
 from diffusion.support.errors import UserError
 
 LARGEST = 50_000_000  # bytes of what says how a thing was made
+PIXELS = 2**26  # of a picture: no grid of ours has more
+DEPTH = 50  # of what says how a thing was made; ours have some 10
 AGAIN = ("sample", "evaluate")  # the commands whose things are made again
 DAMAGED = "it is damaged, or not of a command of ours."
 
@@ -49,12 +55,12 @@ def made_things(path: Path, line: int | None) -> list[Thing]:
             return [drawn_thing(path)]
         case ".json" | ".npz" | ".zip":
             said = recipe_of(path)
-            return [thing(path, said, said.get("command"))]
+            return [thing(path, said, said.get("command"), programs=("sample",))]
     raise UserError(f"{path} is none of a recipe.json, an npz, a zip, a PNG, a file of lines and the table beside one: name one of these.")
 
 
-def thing(path: Path, said: Mapping[str, Any], command: Any, name: str = "", label: str = "") -> Thing:
-    """Raises UserError where no command is said, or one that is not run again."""
+def thing(path: Path, said: Mapping[str, Any], command: Any, name: str = "", label: str = "", programs: Collection[str] = AGAIN) -> Thing:
+    """Raises UserError where no command is said, or one that is not run again, or not of the `programs` that make such a thing."""
     if not isinstance(command, dict) or not isinstance(command.get("program"), str) or not isinstance(words := command.get("words"), list):
         raise UserError(f"{path} does not say the words that made it: it is of an older version, or not of a command of ours.")
     if not all(isinstance(word, str) for word in words):
@@ -62,26 +68,37 @@ def thing(path: Path, said: Mapping[str, Any], command: Any, name: str = "", lab
     program = command["program"]
     if program not in AGAIN or any(word.startswith("-") for word in words):
         what = "a table" if program in AGAIN else f"{program!r:.20}"
-        raise UserError(
-            f"{path} was made by {what}, which is not run again here: name a line of numbers, as FILE.jsonl:3, or run its words."
-        )
+        remedy = "run the words of that command again" if label else "name a line of numbers, as FILE.jsonl:3, or run its words"
+        raise UserError(f"{path}{label} was made by {what}, which is not run again here: {remedy}.")
+    if program not in programs:
+        raise UserError(f"{path}{label} says that {program} made it, which makes no such thing; {DAMAGED}")
     return Thing(path, said, program, words, name, label)
 
 
 def recipe_of(path: Path) -> dict[str, Any]:
     """What is said of how images were made: in a recipe.json, an npz or a zip. Raises UserError for other files."""
-    if path.suffix.lower() == ".json":
-        return mapping_in(read_bytes(path), path)
+    said = mapping_in(read_bytes(path), path) if path.suffix.lower() == ".json" else recipe_in(path)
+    if said is None:
+        raise UserError(f"{path} says no recipe: {DAMAGED}")
+    return said
+
+
+def recipe_in(path: Path) -> dict[str, Any] | None:
+    """The recipe in an npz or a zip; None where there is none. Raises UserError for a damaged one, or one that takes more memory than its
+    file."""
     name = FILES[path.suffix.lower()][0]
     try:
         with ZipFile(path) as archive:
+            if name not in archive.namelist():
+                return None
             if archive.getinfo(name).file_size > min(LARGEST, path.stat().st_size):  # ours are not compressed
                 raise UserError(f"{path} says more than any file of ours: {DAMAGED}")
             with archive.open(name) as file:
                 text = np.lib.format.read_array(file, allow_pickle=False).item() if name.endswith(".npy") else file.read()
-    except (BadZipFile, OSError, KeyError, ValueError, RuntimeError, NotImplementedError, EOFError):
+    except (*DAMAGE, OSError):
         raise UserError(f"{path} says no recipe: {DAMAGED}") from None
-    return mapping_in(text if isinstance(text, str | bytes) else "", path)
+    whole = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+    return mapping_in(whole, path) if whole.lstrip().startswith("{") else None  # a list or a number is another program's
 
 
 def read_bytes(path: Path) -> bytes:
@@ -92,12 +109,12 @@ def read_bytes(path: Path) -> bytes:
 
 
 def mapping_in(text: str | bytes, path: Path) -> dict[str, Any]:
-    """A mapping that is written as JSON. Raises UserError otherwise."""
+    """A mapping that is written as JSON, of numbers that are finite, or None. Raises UserError otherwise."""
     try:
-        found = json.loads(text)
+        found = finite(json.loads(text))
     except (ValueError, RecursionError):
         found = None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not json_again(found, DEPTH):
         raise UserError(f"{path} does not hold what a command writes there: {DAMAGED}")
     return found
 
@@ -106,8 +123,11 @@ def drawn_thing(path: Path) -> Thing:
     """A PNG file. What is said of how, beside the command, is what a recipe.json of its folder says."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
+            require_pixels(image, path)
             image.load()
             text = getattr(image, "text", {}).get("command", "")
+    except UserError:
+        raise
     except Exception:  # Pillow raises many kinds for a damaged file
         raise UserError(f"{path} cannot be read as a picture: {DAMAGED}") from None
     if not text:
@@ -139,7 +159,10 @@ def measured_thing(path: Path, record: dict[str, Any], line: int) -> Thing:
         raise UserError(f"{path}:{line} has no metric: a loss is made by training again, and python -m diffusion.diff compares two runs.")
     said = {**record, "code": passport.get("code"), "device": passport.get("device"), "weights": passport.get("weights")}
     if "cell" in record:
-        return thing(path, said, record.get("command"), label=f":{line}")
+        made = thing(path, said, record.get("command"), label=f":{line}", programs=("evaluate",))
+        if not is_line(record):
+            raise UserError(f"{path}:{line} is no line of diffusion.evaluate; {DAMAGED}")
+        return made
     name, _, way = metric.partition("/")
     words = [f"ckpt=step={step:08d}.ckpt", *([f"way={way}"] if way else [])]
     words += [f"metric.n={passport['n']}"] if "@" in name and isinstance(passport.get("n"), int) else []
@@ -159,11 +182,35 @@ def images_in(path: Path) -> np.ndarray:
             with archive.open("images.npy" if "images.npy" in archive.namelist() else "arr_0.npy") as array:
                 found: np.ndarray = np.lib.format.read_array(array, allow_pickle=False)
                 return found
-    except (BadZipFile, OSError, KeyError, ValueError, RuntimeError, NotImplementedError, EOFError):
+    except (*DAMAGE, OSError):
         raise UserError(f"{file} holds no images: {DAMAGED}") from None
 
 
 def levels_of(file: Any) -> np.ndarray:
-    """The pixels of a PNG file, uint8 [h, w, 3]. Raises OSError for another one."""
-    with Image.open(file, formats=["PNG"]) as image:
-        return np.asarray(image.convert("RGB"))
+    """The pixels of a PNG file, uint8 [h, w, 3]. Raises OSError for another one, and UserError for one of too many pixels."""
+    name = getattr(file, "name", file)
+    try:
+        with Image.open(file, formats=["PNG"]) as image:
+            require_pixels(image, name)
+            return np.asarray(image.convert("RGB"))
+    except Image.DecompressionBombError:
+        raise UserError(f"{name} has more pixels than any picture of ours: {DAMAGED}") from None
+
+
+def require_pixels(image: Image.Image, name: Any) -> None:
+    """Raises UserError for a picture, of which the header alone was read, of more pixels than any of ours."""
+    if image.width * image.height > PIXELS:
+        raise UserError(f"{name} has {image.width} x {image.height} pixels, more than any picture of ours: {DAMAGED}")
+
+
+def count_in(path: Path) -> int | None:
+    """How many images a file or a folder holds that a command made, by its names and headers; None where it does not say."""
+    file = path.with_name("samples.npz") if path.name == RECORD else path
+    try:
+        with ZipFile(file) as archive:
+            if file.suffix.lower() == ".zip":
+                return sum(bool(OURS.fullmatch(name)) and name.endswith(".png") for name in archive.namelist())
+            with archive.open("images.npy" if "images.npy" in archive.namelist() else "arr_0.npy") as array:
+                return int(header(array)[0][0])
+    except (*DAMAGE, IndexError, OSError):
+        return None

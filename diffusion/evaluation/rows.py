@@ -5,21 +5,66 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from diffusion.dashboard.columns import EXACT, NUMBER, WITHOUT
+from diffusion.dashboard.files import json_again, lines_of
 from diffusion.published import NOTHING, Published, scale_of
+from diffusion.support.errors import UserError
 
 FLOOR = "the data set itself"
+KINDS = {"cell": dict, "way": str, "words": dict, "trained": dict, "ckpt": str, "metric": str, "passport": dict}  # of what a line says
+DEPTH = 30  # of a line; ours have some 10
 
 
 def read_cells(path: Path) -> list[dict]:
     """The lines of `path` that are cells, in order; none if there is no file. A last line that is incomplete is left out, and what is no
-    line of ours."""
-    lines = []
-    for text in path.read_bytes().splitlines() if path.exists() else ():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return [line for line in lines if isinstance(line, dict) and {"cell", "way", "passport", "words"} <= line.keys()]
+    line of ours. Raises UserError for a file that is none, leads out of its folder, or is larger than any of ours."""
+    found = []
+    try:
+        for text in lines_of(path, path.parent) if path.exists() or path.is_symlink() else ():
+            try:
+                found.append(json.loads(text))
+            except (ValueError, RecursionError):
+                continue
+    except (OSError, UserError) as error:
+        raise UserError(f"{path} is not read: {error}.") from None
+    return [line for line in found if is_line(line)]
+
+
+def is_line(line: Any) -> bool:
+    """Whether plain data, which anybody may have written, is a line of `diffusion.evaluate`: under each name that it says a number that is
+    finite, or None, and a passport that says how the images were sampled."""
+    if not isinstance(line, dict) or not json_again(line, DEPTH):
+        return False
+    whole = {"trained": {}, "ckpt": "", **line}
+    if not all(isinstance(whole.get(key), kind) for key, kind in KINDS.items()) or type(whole.get("seconds")) not in (int, float):
+        return False
+    texts = [*whole["words"].values(), *whole["trained"].values()]
+    names = line.get("numbers", [line["metric"]])  # older lines do not say them
+    if not isinstance(names, list) or not all(isinstance(text, str) for text in [*texts, *names]):
+        return False
+    beside = [line.get(f"{name}/{word}") for name in names for word in ("error", "real", "chance")]
+    groups = [group if group is None or isinstance(group, list) else [()] for group in (line.get(f"{name}{WITHOUT}") for name in names)]
+    numbers = [*(line.get(name, ()) for name in names), *beside, *(number for group in groups for number in group or ())]
+    return all(type(number) in NUMBER for number in numbers) and is_passport(line["passport"])
+
+
+def is_passport(passport: Mapping[str, Any]) -> bool:
+    """Whether a line's passport says what is shown of it."""
+    guidance, texts, counts = passport.get("guidance"), ("id", "code"), ("n", "nfe")
+    known = all(isinstance(passport.get(key), str) for key in texts) and all(is_count(passport.get(key)) for key in counts)
+    return known and is_sampler(passport.get("sampler")) and isinstance(guidance, dict | None) and type(scale_of(guidance)) in NUMBER
+
+
+def is_sampler(said: Any) -> bool:
+    """Whether this is a sampler's description, with that of its grid if it has one."""
+    if not isinstance(said, dict) or not isinstance(grid := said.get("grid", {}), dict):
+        return False
+    return isinstance(said.get("name"), str) and isinstance(grid.get("name", ""), str) and is_count(grid.get("steps", 0))
+
+
+def is_count(value: Any) -> bool:
+    """Whether this is a whole number from 0 on, that a float holds too."""
+    return type(value) is int and 0 <= value < EXACT
 
 
 def layout(lines: list[dict], beside: Mapping[str, Published] = {}) -> list[dict]:

@@ -26,9 +26,15 @@ class Refused(SystemExit):
         self.sentence = sentence
 
 
+def printable(value: object, most: int = 60) -> str:
+    """What a file says that anybody may have written, for a line on a terminal: one line of printable characters, `most` of them."""
+    text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(str(value).split()))
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def refuse(sentence: str) -> NoReturn:
     """Print a sentence on standard error and end the command."""
-    print(f"error: {sentence}", file=sys.stderr)
+    print(f"error: {printable(sentence, 10_000)}", file=sys.stderr)
     raise Refused(sentence)
 
 

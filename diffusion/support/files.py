@@ -56,13 +56,16 @@ def writing_in(places: Iterable[str | Path] | None) -> Iterator[None]:
 
 
 def writable(path: str | Path) -> Path:
-    """The path. Raises UserError for one outside of the places of `writing_in`."""
+    """The path. Raises UserError for one that leads, by links too, out of the places of `writing_in`, or to what is neither a file nor a
+    folder: a pipe would be waited for."""
     path, places = Path(path), PLACES.get()
     whole = path.expanduser().resolve()
+    if whole.exists() and not (whole.is_file() or whole.is_dir()):
+        raise UserError(f"{path} is neither a file nor a folder, and nothing is written to it: say another name.")
     if places is not None and not any(whole.is_relative_to(place) for place in places):
         raise UserError(
-            f"The run's own file would have {path} written, where this command was not told to write: if that place is yours, name its "
-            f"folder, such as paths.cache={path.parent}."
+            f"The run's own file would have {path} written{f', which leads to {whole}' * path.is_symlink()}, where this command was not "
+            f"told to write: if that place is yours, name its folder, such as paths.cache={whole.parent}."
         )
     return path
 

@@ -3,14 +3,16 @@
 import json
 import shutil
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from inside import measured, sampled, trained
 from test_resume import assert_same, content
 
 from diffusion.average import write_average
-from diffusion.checkpoint import load, read, read_checkpoint, write_checkpoint
+from diffusion.checkpoint import checked_checkpoint, load, read, read_checkpoint, read_config, write_checkpoint
 from diffusion.support.errors import UserError
 from diffusion.training.run import train
 
@@ -119,3 +121,29 @@ def test_a_run_goes_on_from_the_one_before_and_ends_the_same(whole, run, tiny):
     for part in ("state_dict", "ema", "optimizer_states"):
         assert_same(content(run)[part], content(whole)[part], part)
     assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 6
+
+
+WRONG = {
+    **{"state_dict": [[1], None], "ema": [None, [], {}, {"shadow": [1]}], "global_step": [None, "x", -1, 1.5, True, 2**53, 10**12 + 0.5]},
+    "average": ["x", {"decay": [1, 2]}, {"decay": 2.0}, {"std": "x"}],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG.items() for value in values])
+def test_what_a_checkpoint_does_not_say_is_a_sentence(key, value):
+    right = {"state_dict": {}, "global_step": 3, "ema": {"shadow": {}, "average": {"decay": 0.9}}}
+    assert checked_checkpoint(right, Path("x.ckpt")) == right
+    wrong = right | ({"ema": {"shadow": {}, "average": value}} if key == "average" else {key: value})
+    for said in (wrong, {name: of for name, of in right.items() if name != key} if key != "average" else [1]):
+        with pytest.raises(UserError, match=r"x\.ckpt does not say what its"):
+            checked_checkpoint(said, Path("x.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("paths", 5), ("p_uncond", "x"), ("p_uncond", [1]), ("p_uncond", 2), ("times", "x"), ("times", {})]
+)
+def test_what_a_configuration_does_not_say_is_a_sentence(run, key, value):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(config | {key: value}))
+    with pytest.raises(UserError, match=f"does not say what {key} is"):
+        read_config(run)

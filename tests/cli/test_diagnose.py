@@ -1,6 +1,7 @@
 """python -m diffusion.diagnose, as a user types it: a run, what it writes, and what it refuses."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,10 @@ from commands import command, succeeded
 from composing import TINY, composed
 from inside import trained
 
+from diffusion.diagnose import share_of_first_half
+from diffusion.evaluation.diagnosis import diagnosed
+from diffusion.support.errors import UserError
+from diffusion.training.power_ema import exponent
 from diffusion.training.run import train
 
 WORDS = ("--images", "24", "--device", "cpu")
@@ -132,3 +137,38 @@ def test_what_is_no_run_of_a_denoiser_is_refused(run, place):
     ):
         assert_refused(diagnose(folder), said)
         assert not list(folder.glob("diagnose*"))
+
+
+@pytest.mark.parametrize("step", [1, 2, 1001, 10**7 + 1, 10**12])
+def test_the_share_of_the_first_half_of_any_training(step):
+    """A power function's is that of its integral (`diffusion.training.power_ema`), however many steps a checkpoint says it has."""
+    want = (step // 2 / step) ** (exponent(0.1) + 1)
+    assert share_of_first_half(SimpleNamespace(ema={"std": 0.1}, step=step)) == pytest.approx(want, rel=1e-3)
+    assert share_of_first_half(SimpleNamespace(ema={"decay": 0.5}, step=step)) == pytest.approx(0.5 ** (step - step // 2), abs=0.5)
+    assert share_of_first_half(SimpleNamespace(ema={"decay": 0.0}, step=step)) is None
+
+
+@pytest.mark.xdist_group("diagnose")
+@pytest.mark.parametrize("times", [None, {"_target_": "torch.nn.Identity"}])
+def test_times_that_are_none_are_a_sentence(run, place, times):
+    folder = copied(run, place / f"times-{times is None}", {"times": times})
+    with pytest.raises(UserError, match="does not say what times is"):
+        diagnosed(folder, 4, torch.device("cpu"), lambda model: None)
+
+
+def test_a_folder_that_cannot_be_written_is_told_first(run, monkeypatch, capsys):
+    """Before anything is measured; and a cache is made where training makes it."""
+    from diffusion import diagnose as command_of
+
+    def refuse(folder, key):
+        raise UserError(f"{key} {folder}")
+
+    monkeypatch.setattr(command_of, "require_writable", refuse)
+    monkeypatch.setattr("sys.argv", ["diagnose", str(run)])
+    with pytest.raises(SystemExit):
+        command_of.main()
+    assert capsys.readouterr().err.endswith(f"error: RUN {run}\n")
+    monkeypatch.setattr("sys.argv", ["diagnose", "--help"])
+    with pytest.raises(SystemExit):
+        command_of.main()
+    assert "(data/cache)" in capsys.readouterr().out

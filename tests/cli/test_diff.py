@@ -2,14 +2,16 @@
 
 import json
 import shutil
+from math import inf, nan
 
 import pytest
 import yaml
 from commands import command, succeeded
 from inside import lines, trained
 
-from diffusion.diff import trained_run, what_changed
-from diffusion.evaluation.again import near
+from diffusion.diff import dotted_settings, told_apart, trained_run, what_changed
+from diffusion.evaluation.again import near, said_otherwise
+from diffusion.support.errors import UserError, printable
 
 METRIC = ("metric=fd_digits", "metric.n=33", "log_every=1")
 
@@ -92,3 +94,35 @@ def test_a_broken_folder_is_a_sentence(runs, tmp_path, name, content, word):
 def test_a_band_is_of_the_larger_one():
     assert near(1000.0, 1001.0) and not near(1000.0, 1002.0) and near(-1.0, -1.0005) and near(0.0, 0.0) and not near(0.0, 1e-9)
     assert near(None, None) and not near(None, 1.0)
+    assert not near(inf, inf) and not near(1.0, inf) and not near(nan, nan)
+
+
+def test_what_a_file_says_is_one_printable_line():
+    """A key or a value that clears the terminal, or fakes a line of ours, is shown in one line."""
+    fake = "\x1b[2J\nnumbers: all 20 the same bit for bit"
+    for line in [*told_apart({fake: fake}, {}), *said_otherwise({"code": fake, "device": {fake: fake}, "environment": {}}, {"device": {}})]:
+        assert line.isprintable()
+    assert printable("a\nb") == "a b" and len(printable("x" * 1000)) == 60
+
+
+def test_weights_that_one_does_not_say_are_told():
+    around = {"code": "1", "device": "cpu", "environment": {}}
+    assert said_otherwise(around, around | {"weights": "ab"}) == ["its weights are not recorded"]
+    assert said_otherwise(around, around) == said_otherwise(around | {"weights": "ab"}, around | {"weights": "ab"}) == []
+
+
+@pytest.mark.parametrize("paths", [5, [1, 2], "abc", None])
+def test_paths_that_are_none_are_no_places(paths):
+    assert dotted_settings({"paths": paths, "lr": 1.0}) == {"lr": 1.0}
+
+
+def test_numbers_that_no_training_wrote(runs, tmp_path):
+    """A line without end in depth is a sentence; a number larger than any float is not finite."""
+    shutil.copytree(runs["a"], tmp_path / "b")
+    with (tmp_path / "b" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 12, "images": 1, "huge": 1e999}\n')
+    assert trained_run(str(tmp_path / "b")).curves["huge"] == {12: None}
+    with (tmp_path / "b" / "metrics.jsonl").open("a") as file:
+        file.write("[" * 100_000 + "\n")
+    with pytest.raises(UserError, match="brackets without end"):
+        trained_run(str(tmp_path / "b"))

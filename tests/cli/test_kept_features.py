@@ -13,6 +13,7 @@ from diffusion.evaluation.cells import ours
 from diffusion.generate import Recipe
 from diffusion.metrics import DigitsClassifier
 from diffusion.part import Part
+from diffusion.support.errors import UserError
 
 HOW = ["dataset=digits", "sampler=ddim", "grid.steps=3", "sample_batch_size=16"]
 FD = ["metric=fd_digits", "metric.n=40", "metric.groups=0"]
@@ -227,3 +228,19 @@ def test_two_processes_read_what_one_kept(tmp_path):
     assert [list(line) for line in one] == [list(line) for line in two]
     for a, b in zip(one, two, strict=True):
         np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-6)
+
+
+@pytest.mark.parametrize("what", ["features", "book", "layer"])
+def test_features_are_not_written_through_a_link(evaluate, tmp_path, tmp_path_factory, what):
+    """In a run's folder that came from anywhere: nothing is made, changed or removed elsewhere."""
+    evaluate("kept", *FD)
+    features = tmp_path / "kept" / "features"
+    (book,) = features.iterdir()
+    linked = {"features": features, "book": book, "layer": next(path for path in book.iterdir() if path.is_dir())}[what]
+    theirs = tmp_path_factory.mktemp("other") / "theirs"
+    linked.rename(theirs)
+    linked.symlink_to(theirs)
+    before = {path: path.stat().st_mtime_ns for path in theirs.rglob("*")}
+    with pytest.raises(UserError, match=r"would have .* written"):
+        evaluate("kept", *FD, "metric.n=48")
+    assert {path: path.stat().st_mtime_ns for path in theirs.rglob("*")} == before

@@ -15,6 +15,8 @@ from inside import lines
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from diffusion.support.errors import UserError
+
 METRIC = ("metric=[fd_digits,memorization]", "metric.n=33")
 TIME = 120  # seconds
 
@@ -182,8 +184,6 @@ def refusal(place):
 @pytest.mark.parametrize("kind", ["json", "png", "jsonl"])
 def test_a_file_that_asks_for_more_is_refused(run, refusal, monkeypatch, word, kind):
     """Whichever file says it, before anything runs; there is a secret where the user stands, and a link to it in the folder."""
-    from diffusion.support.errors import UserError
-
     secret = run.parent / "stands"
     secret.mkdir()
     (secret / "secret.txt").write_text("x")
@@ -191,6 +191,20 @@ def test_a_file_that_asks_for_more_is_refused(run, refusal, monkeypatch, word, k
     monkeypatch.chdir(secret)
     with pytest.raises(UserError, match=r"is not followed|is not run again|is not one KEY=VALUE|type the word itself"):
         refusal(poisoned(run, kind, word))
+
+
+@pytest.mark.parametrize("word", ["x=" + "[" * 500 + "]" * 500, "a" * 5000 + "=1", "x=" + "a" * 20_000, "prompt=" + "a" * 20_000])
+def test_a_word_without_end_is_refused(tmp_path, word):
+    from diffusion.harmless import harmless
+
+    with pytest.raises(UserError, match=r"no word of ours is so long or so deep|letters, which no command of ours has"):
+        harmless([word], tmp_path)
+
+
+def test_a_long_text_is_no_file(tmp_path):
+    from diffusion.harmless import harmless
+
+    assert harmless(["x=" + "a" * 5000], tmp_path) == ["x=" + "a" * 5000]
 
 
 def poisoned(run, kind, word):
@@ -257,6 +271,113 @@ def test_what_lies_in_no_run_is_told_its_run(run, tmp_path):
     assert "lies in no run's folder" in reproduced(sent).stderr
     assert "reproduced: the same bit for bit" in succeeded(reproduced(sent, f"ckpt={run}"))
     assert reproduced(tmp_path / "none.png").returncode == 1 and reproduced(run).returncode == 1
+
+
+def header_of(text):
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+HEADERS = [
+    b"{'descr': '<U500000000', 'fortran_order': False, 'shape': ()}",
+    b"{'descr': '<U99999999999999999999'",
+    b"{'descr': ((",
+    b"{[]: 1}",
+]
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_a_recipe_of_a_broken_header_is_a_sentence(tmp_path, header):
+    from diffusion.evaluation.made import images_in, recipe_in
+
+    with ZipFile(tmp_path / "x.npz", "w") as archive:
+        for name in ("recipe", "arr_0"):
+            archive.writestr(f"{name}.npy", header_of(header) + bytes(64))
+    for read in (recipe_in, images_in):
+        with pytest.raises(UserError, match="damaged"):
+            read(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.zip"])
+def test_images_whose_recipe_is_unpacked_beyond_its_size_are_not_measured(tmp_path, name):
+    from diffusion.evaluation.given import said_of
+
+    with ZipFile(tmp_path / name, "w", compression=8) as archive:
+        archive.writestr("recipe.npy" if name == "x.npz" else "recipe.json", header_of(HEADERS[0]) + b" " * 60_000_000)
+    with pytest.raises(UserError, match="says more than any file of ours"):
+        said_of(tmp_path / name)
+
+
+RECIPE = {"sampler": {"name": "DDIM"}, "seeds": {"count": 1, "seed": 0}, "step": 1, "nfe": 2, "classes": None, "size": None}
+DEEP = json.loads('{"a": ' * 900 + "1" + "}" * 900)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, True),
+        ({"nfe": 10**400}, None),
+        ({"sampler": DEEP}, None),
+        ({"sampler": {"name": "DDIM", "a": float("inf")}}, True),  # is not finite, as our own lines would say it
+        *(({"nfe": nfe}, False) for nfe in (-1, 10**200, True)),
+        *(({"seeds": {"seed": seed}}, False) for seed in (True, -1, 2**32)),
+        *((change, False) for change in ({"sampler": {}}, {"guidance": 5}, {"precision": 1}, {"step": 10**200})),
+    ],
+)
+def test_a_recipe_that_says_nonsense_is_not_believed(tmp_path, change, said):
+    from diffusion.evaluation.given import said_of
+
+    with ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("recipe.json", json.dumps(RECIPE | change))
+    if said is None:
+        with pytest.raises(UserError, match="does not hold what a command writes there"):
+            said_of(tmp_path / "x.zip")
+    else:
+        found = said_of(tmp_path / "x.zip")
+        assert bool(found) is said and json.dumps(found, allow_nan=False)
+
+
+def test_a_picture_of_more_pixels_than_ours_is_not_decoded(tmp_path):
+    from diffusion.evaluation import made
+
+    info = PngInfo()
+    info.add_text("command", "{}")
+    Image.new("L", (9000, 9000)).save(tmp_path / "x.png", pnginfo=info)
+    for read in (lambda path: made.made_things(path, None), made.levels_of):
+        with pytest.raises(UserError, match="pixels"):
+            read(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("name", ["samples/one/recipe.json", "samples/one/grid.png", "two.npz", "three.zip"])
+def test_words_that_make_another_number_of_images_are_not_run(run, name):
+    from diffusion.composing import composing
+    from diffusion.evaluation.made import made_things
+    from diffusion.reproduce import require_as_many, words_again
+
+    (thing,) = made_things(run / name, None)
+    with composing():
+        words = words_again(thing, ())
+        require_as_many(thing, words)
+        with pytest.raises(UserError, match="its words make 10,000,000 images"):
+            require_as_many(thing, [*words, "n=10000000"])
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("recipe.json", {"command": {"program": "evaluate", "words": []}}, "makes no such thing"),
+        ("x.jsonl", {"command": {"program": "sample", "words": []}}, "makes no such thing"),
+        ("x.jsonl", {"command": {"program": "attribute", "words": []}}, "run the words of that command again"),
+        ("x.jsonl", {"fd-digits@33": 10**400}, "does not hold what a command writes there"),
+        ("x.jsonl", {"fd-digits@33": "x"}, "no line of diffusion.evaluate"),
+    ],
+)
+def test_a_program_that_does_not_make_such_a_thing(run, tmp_path, name, change, said):
+    from diffusion.evaluation.made import made_things
+
+    source = next(line for line in lines(run / "two.jsonl") if line["metric"] == "fd-digits@33")
+    (tmp_path / name).write_text(json.dumps(source | change))
+    with pytest.raises(UserError, match=said):
+        made_things(tmp_path / name, 1 if name == "x.jsonl" else None)
 
 
 def test_an_npz_is_not_unpacked_beyond_its_size(tmp_path):

@@ -1,12 +1,15 @@
 """Passports and metrics.jsonl."""
 
 import json
+import os
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
 
 from diffusion.metrics import Passport, code_version, write_metrics
+from diffusion.support.errors import UserError
+from diffusion.support.files import writing_in
 from diffusion.support.hashes import tensors_hash
 
 PASSPORT = Passport(
@@ -122,3 +125,22 @@ def test_a_record_that_is_no_plain_data_leaves_the_file_alone(tmp_path):
     with pytest.raises(TypeError):
         write_metrics(path, {"step": object()})
     assert lines(path) == [{"step": 0}]
+
+
+@pytest.mark.parametrize("there", [b"theirs, without an end", None])
+def test_a_link_out_of_the_folder_is_not_written_through(tmp_path, there):
+    """A run's folder may come from anywhere: neither cut, nor added to, nor made."""
+    run, secret = tmp_path / "run", tmp_path / "secret"
+    run.mkdir()
+    if there:
+        secret.write_bytes(there)
+    (run / "compare.jsonl").symlink_to(secret)
+    with writing_in([run]), pytest.raises(UserError, match=r"which leads to .*secret"):
+        write_metrics(run / "compare.jsonl", {"step": 0})
+    assert secret.read_bytes() == there if there else not secret.exists()
+
+
+def test_a_pipe_is_not_written_to(tmp_path):
+    os.mkfifo(tmp_path / "compare.jsonl")
+    with pytest.raises(UserError, match="neither a file nor a folder"):
+        write_metrics(tmp_path / "compare.jsonl", {"step": 0})

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from itertools import pairwise
 
 import numpy as np
@@ -81,6 +82,47 @@ def test_what_is_no_line_of_ours_is_passed_over(evaluate, tmp_path):
     path.write_bytes(b'5\n["cell"]\n{"cell": 3}\n\xff\xfe\n"cell"\n' + before)
     evaluate({}, *words)
     assert path.read_bytes().endswith(before) and len(table.read_cells(path)) == 1
+
+
+def changed(line, key, value):
+    """A line whose value at a dotted key is another; none, if it is `...`."""
+    *outer, last = key.split(".")
+    line = json.loads(json.dumps(line))
+    inner = line
+    for name in outer:
+        inner = inner[name]
+    inner[last] = value
+    if value is ...:
+        del inner[last]
+    return line
+
+
+WRONG = {
+    **{"passport": [[], 5], "numbers": [5, "fd@1", [5], ["fd@2"]], "seconds": [None, "x"], "words": [[], {"ckpt": [1]}], "way": [None]},
+    **{"fd@1": [..., "x", True, float("nan"), 1e999, 10**400, [1]], "fd@1/without": [5, [1e999], ["x"], [True]], "fd@1/error": ["x"]},
+    **{f"passport.{key}": [..., "x", -5, 10**400, True, None] for key in ("n", "nfe")},
+    **{"passport.sampler": [5, {}, {"name": 5}, {"name": "S", "grid": 5}], "passport.guidance": [5, {"scale": [1]}], "passport.id": [...]},
+    **{"trained": [5, {"a": {}}], "ckpt": [[]], "metric": [5, "fd@2"], "cell": [3, json.loads("[" * 50 + "]" * 50)]},
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG.items() for value in values])
+def test_a_line_that_says_nonsense_is_no_line_of_ours(tmp_path, key, value):
+    right = cell({"ckpt": "exact"}, 1.5, 5, 5)
+    found = changed(right, key, value)
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (found, right, right | {"fd@1": None})))
+    assert [line["fd@1"] for line in table.read_cells(tmp_path / "x.jsonl")] == [1.5, None]
+
+
+def test_lines_are_read_from_a_file_alone(tmp_path):
+    """A pipe, a device and a link out of the folder are not read; a line without end in depth is passed over."""
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "device.jsonl").symlink_to("/dev/zero")
+    for name in ("pipe", "device"):
+        with pytest.raises(UserError, match=f"{name}.jsonl is not read: "):
+            table.read_cells(tmp_path / f"{name}.jsonl")
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000 + "\n")
+    assert table.read_cells(tmp_path / "deep.jsonl") == table.read_cells(tmp_path / "none.jsonl") == []
 
 
 def test_a_cell_is_measured_once_and_always_the_same(evaluate, tmp_path):
