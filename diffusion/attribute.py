@@ -15,10 +15,10 @@ from functools import partial
 from typing import Any
 
 from diffusion.compare import enlarged, subject_word
-from diffusion.composing import composed_of, composing, own_name
+from diffusion.composing import alternatives, composed_of, composing, own_name
 from diffusion.config import told
 from diffusion.evaluate import asked_for, settings, where
-from diffusion.evaluation import EXACT
+from diffusion.evaluation import DISTANCES, EXACT
 from diffusion.shell import begin
 from diffusion.support.commands import running
 from diffusion.support.errors import UserError
@@ -39,9 +39,10 @@ class Stages:
         subject, self.way = asked_for(cfg, settings(cfg), typed)
         if not self.way["metric"]:
             raise UserError("There is nothing to attribute: say metric=fd_digits, fid or fd_resnet56.")
-        if not any(stage.get("n") for stage in self.way["metric"].values()):
-            raise UserError("No metric here is of images alone: say metric=fd_digits, fid or fd_resnet56.")
-        self.metric, self.run = enlarged(self.way["metric"], 1), subject.model.config
+        distances = {name: stage for name, stage in self.way["metric"].items() if stage["_target_"] in DISTANCES}
+        if not distances:
+            raise UserError("No metric here is a distance, which has parts: say metric=fd_digits, fid or fd_resnet56.")
+        self.metric, self.run = enlarged(distances, 1), subject.model.config
 
     def of_data(self, kind: str) -> list[dict]:
         """Those of the exact denoiser of the run's data by the run's sampler, or of the data set's own images, for `kind` floor."""
@@ -109,6 +110,12 @@ def main() -> None:
     parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="words of diffusion.evaluate")
     given, command = parser.parse_args(), " ".join(sys.argv[1:])
     with composing():
+        if more := [word for word in given.words if "=" not in word]:
+            raise UserError(f"{more[0]} is not KEY=VALUE, and one run is attributed at a time.")
+        if several := [words[0] for words in alternatives(given.words) if len(words) > 1]:
+            raise UserError(
+                f"{several[0].partition('=')[0]} has several values, and one way is attributed: diffusion.compare takes several."
+            )
         keys = {word.partition("=")[0].lstrip("+~") for word in given.words}
         if settled := [key for key in keys if key.partition(".")[0] in SETTLED]:
             raise UserError(f"{min(settled)}= is not said here: the stages say it, from the data set to the run.")
@@ -125,7 +132,7 @@ def main() -> None:
                 text = f"```\npython -m diffusion.attribute {command}\n```\n\n{text}"
                 with atomic(where(settings(cfg)).with_suffix(".md")) as temporary:
                     temporary.write_text(text)
-                print(text)
+                print(f"{text}\nwritten: {where(settings(cfg)).with_suffix('.md')}")
 
 
 if __name__ == "__main__":

@@ -167,6 +167,16 @@ def by_configuration(found: Sequence[Contestant]) -> list[list[Contestant]]:
     return list(groups.values()) if together else [[one] for one in found]
 
 
+def doubt(groups: Sequence[Sequence[Contestant]]) -> str:
+    """What a verdict about several runs, each of one seed, does not say; empty where there are seeds, or one run."""
+    runs = {of_group[0].words[0] for of_group in groups if of_group[0].words[0].startswith("ckpt=")}
+    if len(groups[0]) > 1 or len(runs) < 2:
+        return ""
+    return (
+        "It is said of these runs, each of one training seed, and not of their settings: those are compared by runs of two seeds or more."
+    )
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -188,7 +198,8 @@ def main() -> None:
                 from diffusion.evaluation.contest import Contest
 
             require_apart(found)
-            contest, file = Contest(by_configuration(found), given.budget, 1 - given.confidence), where(settings(configurations[0][0]))
+            groups, file = by_configuration(found), where(settings(configurations[0][0]))
+            contest = Contest(groups, given.budget, 1 - given.confidence, doubt(groups))
             try:
                 contest.run()
             finally:  # what was told before a mistake, or Ctrl-C, is as true

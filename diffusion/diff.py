@@ -183,7 +183,9 @@ def what_changed(a: TrainedRun, b: TrainedRun) -> Iterator[str]:
     yield from section(
         "code", [] if a.codes == b.codes else [f"{' and '.join(a.codes) or NEVER} -> {' and '.join(b.codes) or NEVER}"], a.codes
     )
-    yield from section("data", told_apart(a.data, b.data, "not measured against"), [f"{key} {hash}" for key, hash in a.data.items()])
+    yield from section(
+        "data measured against", told_apart(a.data, b.data, "not measured against"), [f"{key} {hash}" for key, hash in a.data.items()]
+    )
     around = [{key: value for key, value in run.around.items() if key != "code"} for run in (a, b)]
     if all(around):
         yield from section("environment", told_apart(around[0], around[1]))

@@ -68,10 +68,12 @@ def main() -> None:
     parser.add_argument("--cost", choices=("calls", "gflop", "ms"), default="calls", help="what the front is drawn against (calls)")
     given, command = parser.parse_intermixed_args(), " ".join(sys.argv[1:])
     with composing():
-        swept = any(len(words) > 1 for words in alternatives([word for word in given.words if "=" in word]))
+        typed = [word for word in given.words if "=" in word]
+        swept = any(len(words) > 1 for words in alternatives(typed))
+        usual = [word for word in USUAL if word.partition("=")[0] not in {one.partition("=")[0] for one in typed}]
         if any(word.startswith("seed=") and "," in word for word in given.words):
             raise UserError("All ways are measured over the same seeds: say one seed=N.")
-        ways = [Way(one.label, one.words) for one in contestants([*given.words, *([] if swept else USUAL)], "pareto")]
+        ways = [Way(one.label, one.words) for one in contestants([*given.words, *([] if swept else usual)], "pareto")]
         configurations = [way.composed() for way in ways]
         places = [place for cfg, typed in configurations for place in told(cfg, typed)]
         with running("pareto", sys.argv[1:]), begin(trust=configurations[0][0].trust, places=places):

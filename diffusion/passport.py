@@ -88,7 +88,7 @@ class Passport:
 
 @cache
 def code_version() -> str:
-    """The package's version, followed in a git checkout by the commit and "-dirty" if files differ from it."""
+    """The package's version, followed in a git checkout by the commit and, if files differ from it, "-dirty." and a hash of the package."""
     try:
         release = version("diffusion")
     except PackageNotFoundError:
@@ -101,7 +101,8 @@ def code_version() -> str:
         result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return release
-    return f"{release}+{result.stdout.strip()}"
+    commit = result.stdout.strip()
+    return f"{release}+{commit}.{source_hash()[:8]}" if commit.endswith("-dirty") else f"{release}+{commit}"
 
 
 @cache

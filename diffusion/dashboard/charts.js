@@ -222,8 +222,8 @@ const DRAW = {
       for (const [some, look] of [[points.filter(one => !first(one)), {mode: "markers", opacity: lit ? 0.35 : 0.1}],
         [points.filter(first), {mode: "lines+markers", opacity: lit ? 1 : 0.15, line: {shape: "hv", color: colour(run), width: 1.8}}]])
         drawn.push({type: "scatter", hoverinfo: "none", x: some.map(one => one[unit]), y: some.map(one => one.value), marker: {size: 6, color: colour(run)},
-          error_y: {array: some.map(one => one.error), color: colour(run), thickness: 1, width: 2}, ...look,
-          owner: some.map(one => ({run, says: `${one.label}: ${stem(run)} ${format(one.value)} ± ${format(one.error)} (one standard error) of `
+          error_y: {array: some.map(one => one.half_width), color: colour(run), thickness: 1, width: 2}, ...look,
+          owner: some.map(one => ({run, says: `${one.label}: ${stem(run)} ${format(one.value)} ± ${format(one.half_width)} of `
             + `${one.images.toLocaleString("en")} images, ${one.calls} calls, ${format(one.gflop)} GFLOP and ${format(one.ms)} ms an image, ${one.state}`}))});
     }
     const y = drawn.flatMap(trace => trace.y);

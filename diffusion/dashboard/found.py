@@ -11,7 +11,7 @@ from diffusion.support.errors import UserError
 
 SHOWN = ("model/train", "model/heldout", "exact/train", "gaussian")
 WORDS = ("question", "answer", "seen", "rule", "reference", "remedy")
-NUMBERS = ("calls", "gflop", "ms", "value", "error", "images")  # of a way to sample
+NUMBERS = ("calls", "gflop", "ms", "value", "half_width", "images")  # of a way to sample
 BANDS, FINDINGS, WAYS, LETTERS = 100, 20, 2000, 2000  # at most, where commands write 10, 6, some dozens and some 300
 
 

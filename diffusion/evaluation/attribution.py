@@ -94,7 +94,10 @@ def said(own: Sequence[Piece], more: Difference | None) -> str:
     rows = [["", "the number", "change"], ["---"] * 3]
     rows += [[part.stage.what, number(part.value), f"{part.stage.part} {in_sign(part.change)}"] for part in own]
     text = f"{key}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
-    if more is not None:
+    if more is not None and more.value >= total.value:
+        below = number(total.value - more.value)
+        text += f"\nAll of it is there because the images are not infinitely many, as far as so few can tell (extrapolated: {below}).\n"
+    elif more is not None:
         text += f"\nOf the run's {number(total.value)}, {in_sign(more)} is there because the images are not infinitely many.\n"
     levels = holm([part.change.p for part in own[1:]], 0.05)
     told = [part for part, level in zip(own[1:], levels, strict=True) if part.change.p <= level and part.change.value > 0]

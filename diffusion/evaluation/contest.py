@@ -66,12 +66,12 @@ class Verdict:
 
     def __str__(self) -> str:
         of = f"{self.runs} runs of each" if self.runs > 1 else f"{self.n:,} images of each"
-        by = f"{number(abs(self.difference.value))} ± {number(self.difference.half_width(self.level))}"
+        width = number(self.difference.half_width(self.level))
         if self.told:
-            return f"better by {by}: {self.better} ({of})"
+            return f"{self.better} is better by {number(abs(self.difference.value))} ± {width} ({of})"
         needed = self.difference.needed(self.runs if self.runs > 1 else self.n, self.level, self.runs > 1)
         more = f"; about {float(f'{needed:.2g}'):,.0f} would do" if needed else ""
-        return f"not told apart, {by} ({of}{more})"
+        return f"not told apart, {number(self.difference.value)} ± {width} ({of}{more})"
 
 
 class Contest:
@@ -81,8 +81,8 @@ class Contest:
     not told apart yet: of m that are truly alike, none told apart before, each is tested at m-th parts of the look's share at most. A
     subject that is told apart by all metrics is drawn no further."""
 
-    def __init__(self, groups: Sequence[Sequence[Measured]], budget: int | None, alpha: float) -> None:
-        self.groups, self.budget, self.alpha = groups, budget, alpha
+    def __init__(self, groups: Sequence[Sequence[Measured]], budget: int | None, alpha: float, doubt: str = "") -> None:
+        self.groups, self.budget, self.alpha, self.doubt = groups, budget, alpha, doubt
         self.over_runs = len(groups[0]) > 1
         self.verdicts: dict[tuple[int, str], Verdict] = {}  # by the group's place and the number's stem
         self.weights: dict[str, Any] = {}
@@ -146,10 +146,10 @@ class Contest:
         """Write the table and the picture beside `path`, and print the table, of the looks that there were, if any."""
         if rank_and_world()[0] or not self.verdicts:
             return
-        text = verdict_table(list(self.verdicts.values()), command, 1 - self.alpha)
+        text = verdict_table(list(self.verdicts.values()), command, 1 - self.alpha, self.doubt)
         with atomic(path.with_suffix(".md")) as temporary:
             temporary.write_text(text)
-        print(text)
+        print(f"{text}\nwritten: {path.with_suffix('.md')} and .png")
         try:
             forest(list(self.verdicts.values()), path.with_suffix(".png"))
         except ModuleNotFoundError as error:
@@ -215,12 +215,15 @@ def require_alike(key: str, first: Sequence[dict], other: Sequence[dict], *names
                 raise UserError(f"{key} of {names[0]} and of {names[1]} were not measured alike: their {field} are {a} and {b}{remedy}.")
 
 
-def verdict_table(verdicts: Sequence[Verdict], command: str, confidence: float) -> str:
-    """The verdicts as a table for each metric."""
-    parts = [f"```\n{command}\n```\n", f"With probability {confidence:g} no two are told apart here that are alike.\n"]
+def verdict_table(verdicts: Sequence[Verdict], command: str, confidence: float, doubt: str = "") -> str:
+    """The verdicts as a table for each metric; `doubt` is a sentence of what they do not say."""
+    parts = [
+        f"```\n{command}\n```\n",
+        f"With probability {confidence:g} no two are told apart here that are alike.{doubt and f' {doubt}'}\n",
+    ]
     for key in dict.fromkeys(stem(verdict.key) for verdict in verdicts):
         own = [verdict for verdict in verdicts if stem(verdict.key) == key]
-        rows = [["", "its number", own[0].first, "verdict"], ["---"] * 4]
+        rows = [["", "its number", own[0].first, "its difference"], ["---"] * 4]
         rows += [[verdict.other, *map(number, reversed(verdict.values)), str(verdict)] for verdict in own]
         parts.append(f"{key}, of which the {'highest' if own[0].higher else 'lowest'} is the best\n")
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n")

@@ -33,6 +33,7 @@ class Cost:
 
 UNITS = {"calls": "calls", "gflop": "GFLOP an image", "ms": "ms an image"}
 AXES = UNITS | {"calls": "calls of the network for an image"}
+NAMED = 3  # of those that are not told apart
 TIMED = 8  # a part of the first look's images, in which an image is timed
 
 
@@ -69,9 +70,9 @@ class Point:
         return change.p if (change.value < 0) is self.higher and change.value != 0 else 1.0
 
     @property
-    def error(self) -> float:
-        """The number's standard error."""
-        return from_zero(self.value, self.without).error
+    def half_width(self) -> float:
+        """Of the number's interval of 95 percent."""
+        return from_zero(self.value, self.without).half_width(0.05)
 
 
 def best(points: Sequence[Point]) -> Point:
@@ -123,7 +124,8 @@ class Search:
         if given := [label for label, way in self.ways.items() if way.given]:
             raise UserError(f"{given[0]} holds images that are made, at a cost that is not known: give a run.")
         metric = next(iter(self.ways.values())).own_metric()
-        times = looks(metric, self.budget, False)
+        times, n = looks(metric, self.budget, False), max(stage.get("n") or 0 for stage in metric.values())
+        log.info("%d ways, %s images of each at the first look and up to %s", len(self.ways), f"{n:,}", f"{n * times[-1]:,}")
         for look, level in zip(times, shared_out(self.alpha, times), strict=True):
             left = [label for label in self.ways if label not in self.points or not self.points[label].dropped]
             if not agreed_to_go_on(look == 1 or len(left) > 1):
@@ -149,11 +151,11 @@ class Search:
         more = unpaid(points, self.alpha)
         for point in front(points):
             alike = [other.label for other, rival in rivals(points) if rival is point is not other]
-            width = from_zero(point.value, point.without).half_width(0.05)
-            beside = f"; not told apart from it: {', '.join(alike)}" if alike else ""
+            others = [*alike[:NAMED], *([f"{len(alike) - NAMED} more"] if len(alike) > NAMED else [])]
+            beside = f"; not told apart from it: {', '.join(others)}" if alike else ""
             beside += f"; not told to be better than the cheaper {more[point.label]}" if point.label in more else ""
             cost = f"{number(point.at)} {UNITS[self.unit]}"
-            found.append(f"The best for {cost} is {point.label}: {point.key} {number(point.value)} ± {number(width)}{beside}.")
+            found.append(f"The best for {cost} is {point.label}: {point.key} {number(point.value)} ± {number(point.half_width)}{beside}.")
         return found
 
     def as_data(self, points: Sequence[Point]) -> dict[str, Any]:
@@ -166,12 +168,13 @@ class Search:
         if rank_and_world()[0] or not self.points:
             return
         points = sorted(self.points.values(), key=lambda point: (point.at, point.value))
-        text = f"```\n{command}\n```\n\n" + "\n".join(f"* {sentence}" for sentence in self.sentences()) + f"\n\n{front_table(points)}"
+        said = [*(f"* {sentence}" for sentence in self.sentences()), "", "± is half an interval of 95 percent."]
+        text = f"```\n{command}\n```\n\n" + "\n".join(said) + f"\n\n{front_table(points)}"
         written = {".md": text, ".json": json.dumps(finite(self.as_data(points)), indent=1)}
         for suffix, content in written.items():
             with atomic(path.with_suffix(suffix)) as temporary:
                 temporary.write_text(content)
-        print(text)
+        print(f"{text}\nwritten: {path.with_suffix('.md')}, .png and .json")
         try:
             draw_front(points, path.with_suffix(".png"), self.unit)
         except ModuleNotFoundError as error:
@@ -186,7 +189,7 @@ def rows_of_ways(points: Sequence[Point]) -> list[dict[str, Any]]:
             "label": point.label,
             **asdict(point.cost),
             "value": point.value,
-            "error": point.error,
+            "half_width": point.half_width,
             "images": point.n,
             "state": "dropped" if point.dropped else "on the front" if point in leading else "behind, not told apart",
         }
@@ -204,7 +207,7 @@ def front_table(points: Sequence[Point]) -> str:
 
 
 def draw_front(points: Sequence[Point], path: Path, unit: str) -> None:
-    """The number against the cost: the front as a line with its names and standard errors, the others in grey."""
+    """The number against the cost, with intervals of 95 percent: the front as a line with its names, the others in grey."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 5.5), dpi=90, layout="constrained")
@@ -212,12 +215,14 @@ def draw_front(points: Sequence[Point], path: Path, unit: str) -> None:
     for point in points:
         colour, size = (COLOURS[0], 6.0) if point in leading else (GREY, 3.5)
         mark = "x" if point.dropped else "o"
-        axes.errorbar(point.at, point.value, yerr=point.error, fmt=mark, capsize=2, color=colour, markersize=size)
+        axes.errorbar(point.at, point.value, yerr=point.half_width, fmt=mark, capsize=2, color=colour, markersize=size)
     end = [replace(leading[-1], at=max(point.at for point in points))]  # what costs more is as good
     axes.plot(*zip(*((p.at, p.value) for p in [*leading, *end]), strict=True), drawstyle="steps-post", color=COLOURS[0], linewidth=1.5)
     for point in leading:
         axes.annotate(point.label, (point.at, point.value), (5, -12), textcoords="offset points", fontsize=8)
-    axes.set(xlabel=AXES[unit], ylabel=points[0].key.partition("@")[0])
+    dropped = "; crosses were dropped with fewer images" if any(point.dropped for point in points) else ""
+    axes.set(xlabel=AXES[unit], ylabel=points[0].key.partition("@")[0], title=f"intervals of 95 percent{dropped}")
+    axes.title.set_fontsize(9)
     axes.grid(which="both", alpha=0.25)
     logarithmic(axes, all(point.value > 0 for point in points))
     axes.yaxis.set_major_formatter("{x:g}")

@@ -45,7 +45,10 @@ def test_the_parts_of_a_run_s_distance_add_up_to_it(guided_run):
         (["run"], "There is nothing to attribute"),
         (["run", "averaged=false"], "averaged= is not said here"),
         (["run", "metric=fd_digits", "dataset.split=test"], "dataset.split= is not said here"),
-        (["run", "metric=nll_vlb"], "No metric here is of images alone"),
+        (["run", "metric=nll_vlb"], "No metric here is a distance"),
+        (["run", "metric=accuracy"], "No metric here is a distance"),
+        (["run", "metric=fd_digits", "sampler=ddim,heun"], "diffusion.compare takes several"),
+        (["run", "run"], "one run is attributed at a time"),
         (["run", "metric=fd_digits", "sampler=dim"], "dim is not one of the choices"),
     ],
 )

@@ -35,14 +35,15 @@ def place(tmp_path_factory):
 def test_two_runs_are_measured_with_the_same_seeds_until_the_budget_is_spent(place):
     said = compared(place / "a0", place / "b0", *METRIC, f"paths.cache={place / 'cache'}", "--budget", "170")
     first, other = (lines(place / run / "compare.jsonl") for run in ("a0", "b0"))
-    told = "better by" in said.splitlines()[-2]
+    told = "better by" in said.split("```")[-1]
     drawn = [40, 80, 160][: len(first)]
     assert told or len(first) == 3
     for of in (first, other):
         assert [line["passport"]["n"] for line in of] == drawn
         assert all(line["passport"]["seeds"] == {"first": 1_000_000, "count": n} for line, n in zip(of, drawn, strict=True))
         assert all(len(line[f"fd-digits@{n}/without"]) == 10 for line, n in zip(of, drawn, strict=True))
-    assert (place / "a0" / "compare.md").read_text() in said
+    assert (place / "a0" / "compare.md").read_text() in said and "written: " in said
+    assert "each of one training seed, and not of their settings" in said
     with Image.open(place / "a0" / "compare.png") as picture:
         assert picture.size[0] > 300
     again = compared(place / "a0", place / "b0", *METRIC, f"paths.cache={place / 'cache'}", "--budget", "170")
@@ -64,7 +65,7 @@ def test_a_run_is_not_told_from_its_copy_and_samplers_that_differ_are(place, tmp
 def test_several_runs_of_each_configuration_are_compared_as_configurations(place):
     runs = [place / name for name in ("a0", "a1", "b0", "b1")]
     said = compared(*runs, *METRIC, f"paths.cache={place / 'cache'}", "name=seeds")
-    assert f"{place / 'b0'} and 1 more" in said and "2 runs of each" in said
+    assert f"{place / 'b0'} and 1 more" in said and "2 runs of each" in said and "one training seed" not in said
     values = [lines(run / "seeds.jsonl")[-1]["fd-digits@40"] for run in runs]
     table = said.split("```")[-1]
     assert f"| {sum(values[2:]) / 2:.3g} | {sum(values[:2]) / 2:.3g} |" in table
@@ -81,7 +82,7 @@ def test_folders_of_images_are_compared_without_drawing_more(tmp_path):
         for i in range(30):
             Image.fromarray(generator.integers(low, low + 128, (8, 8), dtype=np.uint8)).save(tmp_path / name / f"{i}.png")
     said = compared(tmp_path / "dark", tmp_path / "light", f"reference={tmp_path / 'real'}", "metric=fd_digits", "device=cpu", *words)
-    assert f"{tmp_path / 'dark'} (30 images of each)" in said and "better by" in said
+    assert f"{tmp_path / 'dark'} is better by" in said and "(30 images of each)" in said and "training seed" not in said
     assert len(lines(tmp_path / "images-dark" / "compare.jsonl")) == 1
 
 
@@ -89,7 +90,7 @@ def test_two_processes_say_what_one_says(place):
     words = [place / "a0", place / "b0", *METRIC, f"paths.cache={place / 'cache'}", "--budget", "40"]
     one = compared(*words, "name=one")
     two = compared(*words, "name=two", launcher=TORCHRUN)
-    assert one.split("```")[-1] == two.split("```")[-1]
+    assert one.split("```")[-1].replace("one.md", "two.md") == two.split("```")[-1]
 
 
 def test_checkpoints_of_one_seed_are_no_training_seeds(place):

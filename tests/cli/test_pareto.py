@@ -46,6 +46,13 @@ def test_the_front_of_a_run(place):
         assert file["program"] == "pareto" and file["words"][1:] == [*words, "--budget", "80"]
 
 
+def test_a_word_that_is_typed_takes_the_place_of_the_usual_ones(place):
+    words = ["metric=fd_digits", "metric.n=20", f"paths.cache={place / 'cache'}", "device=cpu", "--budget", "20", "name=typed"]
+    said = succeeded(command("-m", "diffusion.pareto", place / "run", *words, "grid.steps=2", timeout=500))
+    points = json.loads((place / "run" / "typed.json").read_text())["points"]
+    assert "6 ways, 20 images of each" in said and all("grid.steps=2" not in one["label"] for one in points) and len(points) == 6
+
+
 def test_guidance_costs_what_it_costs(place):
     """Two calls of the network for one of the denoiser, and one where it is switched off."""
     words = [

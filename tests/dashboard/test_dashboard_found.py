@@ -37,7 +37,7 @@ WAY = {
     "gflop": 0.5,
     "ms": 3.0,
     "value": 9.0,
-    "error": 0.5,
+    "half_width": 0.5,
     "images": 80,
     "state": "on the front",
 }

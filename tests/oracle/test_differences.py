@@ -152,7 +152,7 @@ def test_a_difference_is_found_as_soon_as_it_can_be_told_and_no_more_is_drawn():
     subjects = [Drawing("first", noise, None), Drawing("much", much, None), Drawing("little", little, None), Drawing("none", none, None)]
     verdicts = {verdict.other: verdict for verdict in contest(subjects, budget=1600)}
     assert (verdicts["much"].told, verdicts["much"].n, verdicts["much"].better) == (True, 100, "first")
-    assert str(verdicts["much"]).startswith("better by 3")
+    assert str(verdicts["much"]).startswith("first is better by 3")
     assert verdicts["little"].n > 100
     assert not verdicts["none"].told and verdicts["none"].n == 1600 and verdicts["none"].difference.value == 0
 
