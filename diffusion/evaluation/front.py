@@ -151,7 +151,7 @@ class Search:
         more = unpaid(points, self.alpha)
         for point in front(points):
             alike = [other.label for other, rival in rivals(points) if rival is point is not other]
-            others = [*alike[:NAMED], *([f"{len(alike) - NAMED} more"] if len(alike) > NAMED else [])]
+            others = [*alike[:NAMED], *([f"and {len(alike) - NAMED} more"] if len(alike) > NAMED else [])]
             beside = f"; not told apart from it: {', '.join(others)}" if alike else ""
             beside += f"; not told to be better than the cheaper {more[point.label]}" if point.label in more else ""
             cost = f"{number(point.at)} {UNITS[self.unit]}"
@@ -220,7 +220,7 @@ def draw_front(points: Sequence[Point], path: Path, unit: str) -> None:
     axes.plot(*zip(*((p.at, p.value) for p in [*leading, *end]), strict=True), drawstyle="steps-post", color=COLOURS[0], linewidth=1.5)
     for point in leading:
         axes.annotate(point.label, (point.at, point.value), (5, -12), textcoords="offset points", fontsize=8)
-    dropped = "; crosses were dropped with fewer images" if any(point.dropped for point in points) else ""
+    dropped = "; crosses were dropped" if any(point.dropped for point in points) else ""
     axes.set(xlabel=AXES[unit], ylabel=points[0].key.partition("@")[0], title=f"intervals of 95 percent{dropped}")
     axes.title.set_fontsize(9)
     axes.grid(which="both", alpha=0.25)

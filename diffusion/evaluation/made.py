@@ -12,6 +12,7 @@ from PIL import Image
 
 from diffusion.album import FILES, OURS, RECORD
 from diffusion.dashboard.files import json_again
+from diffusion.dashboard.read import mapping
 from diffusion.evaluation.rows import is_line
 from diffusion.npz import DAMAGE, header
 from diffusion.passport import finite
@@ -166,6 +167,8 @@ def measured_thing(path: Path, record: dict[str, Any], line: int) -> Thing:
     name, _, way = metric.partition("/")
     words = [f"ckpt=step={step:08d}.ckpt", *([f"way={way}"] if way else [])]
     words += [f"metric.n={passport['n']}"] if "@" in name and isinstance(passport.get("n"), int) else []
+    around = mapping(path.with_name("environment.yaml"), [])  # the training's
+    said["environment"] = {key: value for key, value in around.items() if key != "code"} or None
     return Thing(path, said, "evaluate", words, label=f":{line}")
 
 
