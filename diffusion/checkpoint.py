@@ -100,7 +100,7 @@ def checked_checkpoint(content: Any, file: Path) -> dict[str, Any]:
         return isinstance(node, dict) and all(isinstance(key, str) for key in node)
 
     whole = content if isinstance(content, dict) else {}
-    ema, step = whole.get("ema", {"shadow": {}}), whole.get("global_step")  # without one the last weights are all there is
+    ema, step = whole.get("ema"), whole.get("global_step")
     average = ({} if ema.get("average") is None else ema["average"]) if isinstance(ema, dict) else None
     found = {
         "state_dict": tensors(whole.get("state_dict")),
