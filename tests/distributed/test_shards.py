@@ -31,6 +31,7 @@ def save(step):
     whole = torch.arange(10.0).reshape(5, 2) + step
     rows = whole[:3] if rank == 0 else whole[3:]
     content = {"global_step": step, "state_dict": {"w": shards.Shard(rows, (5, 2)), "b": torch.ones(3) * step}, "list": [1, {"x": None}]}
+    content["ema"] = {"shadow": {}}
     try:
         write_together(content, file, file.with_name("previous.ckpt"))
         said.append("saved")
@@ -80,7 +81,9 @@ def test_a_full_disk_of_one_is_an_error_of_both_and_loses_nothing(full):
     assert first[:2] == other[:2] == ["saved", "saved"]
     assert "No space left" in other[2] and first[2].startswith("process 1: ") and "No space left" in first[2]
     content = read_checkpoint(folder / "checkpoints/last.ckpt")
-    assert content["global_step"] == 2 and content["list"] == [1, {"x": None}] and set(content) == {"global_step", "state_dict", "list"}
+    assert (
+        content["global_step"] == 2 and content["list"] == [1, {"x": None}] and set(content) == {"global_step", "state_dict", "list", "ema"}
+    )
     assert torch.equal(content["state_dict"]["w"], expected(2)) and torch.equal(content["state_dict"]["b"], torch.full((3,), 2.0))
     assert torch.equal(read_checkpoint(folder / "checkpoints/previous.ckpt")["state_dict"]["w"], expected(1))
 
