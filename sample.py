@@ -15,7 +15,7 @@ from diffusion.schemas import SampleSchema, known
 from diffusion.shell import begin, shell
 from diffusion.support.commands import made_by_command
 from diffusion.support.errors import UserError
-from diffusion.support.progress import doing
+from diffusion.support.progress import loading
 
 log = logging.getLogger(__name__)
 register()
@@ -36,7 +36,7 @@ def main(cfg: DictConfig) -> None:
 def sample(cfg: DictConfig, typed: Mapping[str, str]) -> None:
     """Load, generate, write. Image i has seed SEED + i, and has the condition that it has in the run's own grids unless `classes`, `prompt`
     or `prompts` is given."""
-    with doing("loading torch and the run"):  # slow, so that --help and a mistyped word have been answered by now
+    with loading("torch and the run"):  # slow, so that --help and a mistyped word have been answered by now
         import torch
 
         from diffusion import album

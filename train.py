@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from diffusion.config import brought, configuration, register, resumes, told, words
 from diffusion.published import headline
 from diffusion.shell import begin, shell
-from diffusion.support.progress import doing
+from diffusion.support.progress import loading
 from diffusion.support.trust import packages
 from diffusion.sweeps import one_job, require_one_run, swept
 
@@ -42,7 +42,7 @@ def trained(cfg: DictConfig, config: Mapping[str, Any], sources: Mapping[str, st
     limit = "" if config.get("minutes") is None else f", or as many as minutes={config['minutes']:g} allow"
     log.info("%s steps of batch_size=%s%s", f"{config['steps']:,}", config["batch_size"], limit)
 
-    with doing("loading torch and Lightning"):
+    with loading("torch and Lightning"):
         from diffusion.training.run import train  # slow to import, so that a mistyped word has been answered by now
 
     train(config, folder, sources, packages(cfg.trust))

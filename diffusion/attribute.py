@@ -23,7 +23,7 @@ from diffusion.shell import begin
 from diffusion.support.commands import running
 from diffusion.support.errors import UserError
 from diffusion.support.files import atomic
-from diffusion.support.progress import doing
+from diffusion.support.progress import loading
 from diffusion.support.ranks import rank_and_world
 
 SETTLED = ("ckpt", "images", "reference", "dataset", "averaged", "floor", "out")  # what the stages say themselves
@@ -124,7 +124,7 @@ def main() -> None:
         words = [subject, *own_name(given.words, "attribute"), *given.words]
         cfg, typed = composed_of(words)
         with running("attribute", sys.argv[1:]), begin(trust=cfg.trust, places=told(cfg, typed)):
-            with doing("loading torch and the run"):
+            with loading("torch and the run"):
                 from diffusion.evaluation import cells  # noqa: F401 (slow)
 
             text = attributed(words)

@@ -29,7 +29,7 @@ from diffusion.evaluation import EXACT
 from diffusion.shell import begin
 from diffusion.support.commands import running
 from diffusion.support.errors import UserError
-from diffusion.support.progress import doing
+from diffusion.support.progress import loading
 
 WAYS = ("sampler", "grid", "guidance", "way", "averaged", "precision", "seed")  # words of how a run is sampled
 
@@ -194,7 +194,7 @@ def main() -> None:
         configurations = [one.composed() for one in found]
         places = [place for cfg, typed in configurations for place in told(cfg, typed)]
         with running("compare", sys.argv[1:]), begin(trust=configurations[0][0].trust, places=places):
-            with doing("loading torch and the runs"):
+            with loading("torch and the runs"):
                 from diffusion.evaluation.contest import Contest
 
             require_apart(found)

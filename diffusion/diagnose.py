@@ -15,7 +15,7 @@ from diffusion.shell import begin
 from diffusion.support.commands import running
 from diffusion.support.errors import UserError, one_sentence
 from diffusion.support.files import require_writable
-from diffusion.support.progress import doing
+from diffusion.support.progress import loading
 
 COUNTED = 100_000  # steps, at most, whose decays are multiplied
 
@@ -35,7 +35,7 @@ def main() -> None:
     with one_sentence():
         if given.images < 2:
             raise UserError(f"--images {given.images} are too few to know an error by: say 2 at least.")
-        with doing("loading torch and the run"):
+        with loading("torch and the run"):
             from diffusion.checkpoint import find
             from diffusion.evaluation.diagnosis import diagnosed, lines_of_text, save_diagnosis
             from diffusion.support.devices import device

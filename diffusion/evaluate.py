@@ -24,7 +24,7 @@ from diffusion.shell import begin, shell
 from diffusion.support.build import build, spread
 from diffusion.support.errors import UserError
 from diffusion.support.files import require_writable
-from diffusion.support.progress import doing
+from diffusion.support.progress import loading
 
 PLACE = ("name", "out", "paths")  # of the lines
 OWN = (
@@ -65,7 +65,7 @@ def measured_cell(cfg: DictConfig, typed: dict[str, str]) -> Published | None:
     typed = with_reference(cfg, typed)
     config = settings(cfg)
     file = where(config)
-    with doing("loading torch and the run"):  # slow, so that --help and a mistyped word have been answered by now
+    with loading("torch and the run"):  # slow, so that --help and a mistyped word have been answered by now
         from diffusion.evaluation import cells
 
     if config["ckpt"] is None and config["images"] is None:

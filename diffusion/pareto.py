@@ -20,7 +20,7 @@ from diffusion.evaluate import asked_for, settings, where
 from diffusion.shell import begin
 from diffusion.support.commands import running
 from diffusion.support.errors import UserError
-from diffusion.support.progress import doing
+from diffusion.support.progress import loading
 
 if TYPE_CHECKING:
     from diffusion.evaluation.front import Cost
@@ -77,7 +77,7 @@ def main() -> None:
         configurations = [way.composed() for way in ways]
         places = [place for cfg, typed in configurations for place in told(cfg, typed)]
         with running("pareto", sys.argv[1:]), begin(trust=configurations[0][0].trust, places=places):
-            with doing("loading torch and the run"):
+            with loading("torch and the run"):
                 from diffusion.evaluation.front import Search
 
             require_apart(ways)

@@ -26,7 +26,7 @@ from diffusion.harmless import harmless, require_known_classes
 from diffusion.mistyped import CONF
 from diffusion.shell import begin
 from diffusion.support.errors import UserError
-from diffusion.support.progress import doing
+from diffusion.support.progress import loading
 
 if TYPE_CHECKING:
     from diffusion.evaluation.made import Thing
@@ -204,7 +204,7 @@ def main() -> None:
         typed = [word for word in given.words if not word.isdecimal()]
         if strange := [word for word in typed if "=" not in word]:
             raise UserError(f"{strange[0]} is not the number of a line, and not KEY=VALUE.")
-        with doing("loading torch"):
+        with loading("torch"):
             from diffusion.evaluation.made import made_things
         line = int(lines[0]) if lines else int(found[2]) if found else None
         results = made_again(made_things(Path(path), line), typed)

@@ -7,10 +7,10 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, pad, silu
+from torch.nn.functional import embedding, pad
 
 from diffusion.networks.attention import SelfAttention
-from diffusion.networks.blocks import Chain, ResidualBlock, group_norm
+from diffusion.networks.blocks import Chain, ResidualBlock, group_norm, silu
 from diffusion.networks.embedding import UNTOLD
 from diffusion.networks.resampling import Downsample, Upsample
 from diffusion.support.ranges import Few, NonNegative, require

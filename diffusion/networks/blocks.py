@@ -6,8 +6,10 @@ x is [b, c, h, w]; `given` holds the embeddings and the context (see `Given`), o
 import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, silu
+from torch.nn import functional
+from torch.nn.functional import gelu
 
 from diffusion.networks.embedding import Given
 
@@ -26,7 +28,12 @@ def group_norm(channels: int, groups: int | None = None, eps: float = 1e-6) -> n
     return nn.GroupNorm(groups, channels, eps=eps)
 
 
-Norm = Callable[[int], nn.Module]  # the norm of a layer, made for its width
+Norm = Callable[[int], nn.Module]  # the norm of a layer, made for its width; what it gives is a new tensor
+
+
+def silu(x: Tensor) -> Tensor:
+    """x sigmoid(x) of an x that is used nowhere else: without gradients it takes the memory of x."""
+    return functional.silu(x, inplace=not torch.is_grad_enabled())
 
 
 def zero(module: nn.Module) -> nn.Module:

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from diffusion.networks.attention import ChannelAttention, ClassAttention, CrossAttention, SelfAttention
-from diffusion.networks.blocks import Chain, ConvNeXt, ResidualBlock, added, zero
+from diffusion.networks.blocks import Chain, ConvNeXt, ResidualBlock, added, silu, zero
 from diffusion.networks.details import Details
 from diffusion.networks.embedding import ConditionedNetwork, Given
 from diffusion.networks.recompute import through

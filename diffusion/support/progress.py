@@ -1,5 +1,6 @@
 """What a command is doing, on standard error, where it takes long enough to wonder."""
 
+import gc
 import logging
 import os
 import sys
@@ -41,3 +42,20 @@ def doing(what: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """`doing` for a command's slow imports. What they make stays as long as the process, so that Python's collector of garbage need not
+    search it: not meanwhile, not in each step later, not at the end, where it would take longer than half of `import torch` did."""
+    first, enabled = gc.get_freeze_count() == 0, gc.isenabled()
+    if first:
+        gc.disable()
+    try:
+        with doing(f"loading {what}"):
+            yield
+    finally:
+        if first:  # only then: of what a sweep has measured since, cycles are to be found
+            gc.freeze()
+        if enabled:
+            gc.enable()

@@ -12,7 +12,7 @@ from diffusion.denoiser import Denoiser
 from diffusion.guidance import ClassifierFree
 from diffusion.networks import Encoder, UNet
 from diffusion.networks.attention import ChannelAttention, ClassAttention, CrossAttention, SelfAttention
-from diffusion.networks.blocks import ConvNeXt, ResidualBlock
+from diffusion.networks.blocks import ConvNeXt, ResidualBlock, silu
 from diffusion.networks.embedding import FourierTimeEmbedding, Given
 from diffusion.networks.resampling import Smooth, SmoothDownsample
 from diffusion.parameterization import Epsilon
@@ -318,3 +318,24 @@ def test_a_classifier_of_something_else_is_refused():
 def test_lists_that_make_no_network_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         UNet(**TINY | change)
+
+
+@pytest.mark.parametrize("words", [{}, {"scale_shift": False}, {"resample_in_resblock": False}, SONG | {"input_pyramid": True}])
+def test_without_gradients_a_network_says_the_same_and_changes_nothing_it_is_given(words):
+    """`silu` takes the memory of what it is given, which is nobody else's."""
+    network, x, label = awake(UNet(**TINY, **words)), image(1, 8), torch.tensor([3.0, 700.0], dtype=torch.float64)
+    before = x.clone()
+    with_gradients = network(x, label)
+    with torch.no_grad():
+        first, second = network(x, label), network(x, label)
+    assert torch.equal(x, before) and torch.equal(first, with_gradients) and torch.equal(second, with_gradients)
+
+
+def test_silu_takes_no_new_memory_where_no_gradient_asks():
+    x = image()
+    expected = x * torch.sigmoid(x)
+    assert silu(x.requires_grad_()).data_ptr() != x.data_ptr()
+    with torch.no_grad():
+        y = silu(x)
+    assert y.data_ptr() == x.data_ptr()
+    torch.testing.assert_close(y, expected)

@@ -1,7 +1,9 @@
 """What a command says while it works: bars and words that appear when something takes long, and the time to the end."""
 
+import gc
 import logging
 import time
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +20,40 @@ def impatient(monkeypatch):
     """As on a terminal, where a bar is drawn again five times a second and not every ten seconds."""
     monkeypatch.setattr(progress, "PATIENCE", 0.05)
     monkeypatch.setattr(progress, "sys", SimpleNamespace(stderr=SimpleNamespace(isatty=lambda: True)))
+
+
+class Circle:
+    """Garbage that the collector alone can find."""
+
+    def __init__(self):
+        self.itself = self
+
+
+@pytest.fixture
+def thawed():
+    """No objects that are exempt, before and after."""
+    gc.unfreeze()
+    yield
+    gc.unfreeze()
+
+
+def test_what_is_loaded_first_is_not_searched_for_garbage_and_what_comes_later_is(thawed):
+    with progress.loading("torch"):
+        assert not gc.isenabled()
+        loaded = weakref.ref(Circle())
+    gc.collect()
+    assert loaded() and gc.isenabled()
+    with progress.loading("more, in a sweep's second cell"):
+        assert gc.isenabled()
+        later = weakref.ref(Circle())
+    gc.collect()
+    assert not later() and gc.isenabled()
+
+
+def test_a_loading_that_fails_leaves_the_collector_on(thawed):
+    with pytest.raises(ModuleNotFoundError), progress.loading("what is not there"):
+        raise ModuleNotFoundError
+    assert gc.isenabled()
 
 
 def slowly(n):
