@@ -11,7 +11,7 @@ from torch import Tensor
 from diffusion.metrics.base import Numbers, home
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.features import FeatureMetric
-from diffusion.metrics.frechet import Moments, frechet_distance, merged, root
+from diffusion.metrics.frechet import Moments, frechet_distance, merged, root, root_within
 from diffusion.metrics.reference import RealImages, statistics_hash
 from diffusion.metrics.statistics import Statistics, reference_gaussian
 from diffusion.support.ranges import Several, Some
@@ -33,6 +33,7 @@ class FrechetDistance(FeatureMetric[Moments]):
     mean: Tensor
     scatter: Tensor
     root: Tensor | None
+    root_here: Tensor
 
     def __init__(self, extractor: Extractor, n: Several, cache: str | Path, groups: Some = 0) -> None:
         super().__init__(extractor, n, cache, groups)
@@ -78,15 +79,19 @@ class FrechetDistance(FeatureMetric[Moments]):
         """The distance over all ranks' images, on every rank, with its standard error if there are groups; may be called again. All ranks
         must call it. Raises ValueError unless all ranks together were given exactly n images."""
         self.require_n(int(self.count.sum()))
-        return self.values(self.parts, self.parts)
+        parts = self.parts
+        self.root_here = self.root_of_reference(merged(parts))
+        return self.values(parts, parts)
+
+    def root_of_reference(self, moments: Moments) -> Tensor:
+        """The root for distances of these moments and of parts of them; of many images it is the same each time, and taken once."""
+        if self.groups and moments.n <= moments.dim:
+            return root_within(self.reference, moments)
+        self.root = root(self.reference.cov) if self.root is None else self.root
+        return self.root
 
     def statistic(self, parts: Sequence[Moments]) -> Tensor:
-        return torch.tensor([self.distance(merged(parts))], dtype=torch.float64)
-
-    def distance(self, moments: Moments) -> float:
-        """The distance of these moments to the reference, whose root is taken once."""
-        self.root = root(self.reference) if self.root is None else self.root
-        return frechet_distance(self.reference, moments, self.root)
+        return torch.tensor([frechet_distance(self.reference, merged(parts), self.root_here)], dtype=torch.float64)
 
     def reset(self) -> None:
         super().reset()

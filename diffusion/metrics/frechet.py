@@ -134,17 +134,32 @@ class Moments:
 
 
 def merged(parts: Sequence[Moments]) -> Moments:
-    """The moments of what all of `parts` have seen, as a new object."""
+    """The moments of what all of `parts` have seen, as a new object: m = sum n_i m_i / n, S = sum S_i + n_i (m_i - m)(m_i - m)^T."""
     whole = Moments(parts[0].dim, parts[0].mean.device)
+    counts, means = torch.stack([part.count for part in parts]), torch.stack([part.mean for part in parts])
+    whole.count = counts.sum()
+    whole.mean = counts @ means / whole.count.clamp(min=1)
     for part in parts:
-        whole.merge(part)
+        whole.scatter += part.scatter
+    rows = counts.sqrt()[:, None] * (means - whole.mean)
+    whole.scatter.addmm_(rows.T, rows)
     return whole
 
 
-def root(moments: Fitted) -> Tensor:
-    """R with R R^T the covariance: its square root but for a rotation. A rounding error's negative eigenvalues count as 0."""
-    values, vectors = torch.linalg.eigh(moments.cov)
+def root(cov: Tensor) -> Tensor:
+    """R with R R^T = cov: its square root but for a rotation. A rounding error's negative eigenvalues count as 0."""
+    values, vectors = torch.linalg.eigh(cov)
     return vectors * values.clamp(min=0).sqrt()
+
+
+def root_within(a: Fitted, moments: Moments) -> Tensor:
+    """What `frechet_distance` may take for the root of a's covariance C_a where b is of some or all of these n images.
+
+    Fewer images than dimensions have a scatter matrix S of rank n - 1. With V for its eigenvectors, the C_b of any of the images is
+    V V^T C_b V V^T, and C_a C_b has the eigenvalues of V^T C_a V V^T C_b V beside zeros: the result is V R, R R^T = V^T C_a V, and each
+    distance is a matter of n - 1 dimensions."""
+    v = torch.linalg.eigh(moments.scatter.to(a.mean.device)).eigenvectors[:, 1 - moments.n :]
+    return v @ root(v.T @ a.cov @ v)
 
 
 def frechet_distance(a: Fitted, b: Fitted, root_a: Tensor | None = None) -> float:
@@ -154,7 +169,7 @@ def frechet_distance(a: Fitted, b: Fitted, root_a: Tensor | None = None) -> floa
 
     The trace of the square root is the sum of the roots of the eigenvalues of the symmetric R^T C_b R, C_a = R R^T,
     which has the same eigenvalues as C_a C_b; those that rounding made negative count as 0, so nothing is ever complex.
-    `root_a` is R = root(a), which several distances to one a compute once. It is computed on a's device. Below dim + 1
+    `root_a` is R = root(C_a), or `root_within`, which several distances to one a compute once. It is computed on a's device. Below dim + 1
     images a covariance is singular: the number is finite but biased, and a warning says so. Raises ValueError for
     unequal dimensions or fewer than two images.
     """
@@ -168,8 +183,8 @@ def frechet_distance(a: Fitted, b: Fitted, root_a: Tensor | None = None) -> floa
             f"use more than {dim} images to compare it with others.",
             stacklevel=2,
         )
-    r = root(a) if root_a is None else root_a
     cov_a, cov_b = a.cov, b.cov.to(a.mean.device)
+    r = root(cov_a) if root_a is None else root_a
     trace_root = torch.linalg.eigvalsh(r.T @ cov_b @ r).clamp(min=0).sqrt().sum()
     distance = (a.mean - b.mean.to(a.mean.device)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * trace_root
     return distance.item()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from diffusion.metrics import Moments, frechet_distance
+from diffusion.metrics.frechet import merged, root, root_within
 
 
 def moments(features):
@@ -98,6 +99,19 @@ def test_singular_covariance_is_finite_and_warned_of(n):
         back = frechet_distance(b, a)
     assert forth > 0
     assert forth == pytest.approx(back, rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*singular")
+@pytest.mark.parametrize("of_reference", [20, 500])
+@pytest.mark.parametrize("n", [4, 32, 48, 49, 200])
+def test_a_root_within_the_images_gives_the_distances_of_all_their_parts(n, of_reference):
+    """d = 48. The full root's own rounding, of the d - n + 1 eigenvalues that are zero, is what is left between them."""
+    a, x = moments(features(of_reference, 48)), features(n, 48, seed=1)
+    parts = [moments(x[g::4]) for g in range(4)]
+    r, few = root(a.cov), root_within(a, merged(parts))
+    assert few.shape == (48, min(n - 1, 48))
+    for some in (parts, parts[1:], parts[:2]) if n > 4 else (parts, parts[1:]):
+        assert frechet_distance(a, merged(some), few) == pytest.approx(frechet_distance(a, merged(some), r), rel=1e-6)
 
 
 def test_enough_images_are_not_warned_of():
