@@ -79,10 +79,10 @@ SMOKE = Sizes(
     batch=2,
     long=2,
     drawn=(3, 3, 3),
-    features=32,
-    feature_batch=16,
+    features=20,
+    feature_batch=10,
     ranks=(32, 4, 1, 1),
     matmul=64,
-    rounds=2,
+    rounds=1,
     workers=0,
 )

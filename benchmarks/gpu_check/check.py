@@ -62,6 +62,11 @@ class Check:
         return min(MARGIN, 6 * self.minutes)
 
     @property
+    def left(self) -> float:
+        """Seconds of this part."""
+        return self.until - time.monotonic()
+
+    @property
     def cache(self) -> Path:
         """What is made of data alone, which other code makes the same."""
         return self.work.parent / "cache"

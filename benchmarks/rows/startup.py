@@ -21,25 +21,20 @@ DIGITS = {"cpu": ["trainer.accelerator=cpu"], "cuda": ["trainer.accelerator=gpu"
 
 
 def rows(bench: Bench) -> list[Row]:
-    """One row; its numbers are seconds, and those of the peers' are there to compare."""
-    steps = {"cpu": "< 6", "cuda": "< 20"}
-    sides = (
-        Side("import torch", partial(ended, bench, ["-c", "import torch"])),
-        Side("train.py --help", partial(ended, bench, ["train.py", "--help"]), needed=True),
-        Side("train.py, first step", partial(first_step, bench), needed=True),
-        Side("sample.py, first image", partial(first_image, bench), needed=True),
-        Side("evaluate, 8 images", partial(evaluated, bench)),
-        Side("diffusers' loop, first step", partial(their_first_step, bench)),
-        Side("diffusers, first image", partial(their_first_image, bench)),
+    """A row for each command; its numbers are seconds, with a goal on a CPU and one on a GPU, and a peer's to compare."""
+    torch_alone = "import torch", partial(ended, words=["-c", "import torch"])
+    commands = (
+        ("help", "train.py --help", partial(ended, words=["train.py", "--help"]), (1, 1), *torch_alone),
+        ("train", "train.py, first step", first_step, (6, 20), "diffusers' loop, first step", their_first_step),
+        ("sample", "sample.py, first image", first_image, (4, 20), "diffusers, first image", their_first_image),
+        ("evaluate", "evaluate, 8 images", evaluated, (8, 20), *torch_alone),
     )
-    ratios = (
-        Ratio("train.py --help, seconds", "train.py --help", None, {"cpu": "< 1", "cuda": "< 1"}),
-        Ratio("train.py to its first step, seconds", "train.py, first step", None, steps),
-        Ratio("sample.py to its first image, seconds", "sample.py, first image", None, {"cpu": "< 4", "cuda": "< 20"}),
-        Ratio("diffusers / ours, first step", "diffusers' loop, first step", "train.py, first step"),
-        Ratio("diffusers / ours, first image", "diffusers, first image", "sample.py, first image"),
-    )
-    return [Row("startup", "seconds until a command has begun", "s", sides, ratios)]
+    made = []
+    for name, ours, work, (on_cpu, on_cuda), theirs, their_work in commands:
+        sides = Side(ours, partial(work, bench), needed=True), Side(theirs, partial(their_work, bench))
+        seconds = Ratio(f"{ours}, seconds", ours, None, {"cpu": f"< {on_cpu}", "cuda": f"< {on_cuda}"})
+        made.append(Row(f"startup-{name}", f"seconds of {ours}", "s", sides, (seconds, Ratio(f"{theirs} / ours", theirs, ours))))
+    return made
 
 
 def place(bench: Bench) -> Path:
@@ -48,7 +43,7 @@ def place(bench: Bench) -> Path:
 
 
 @contextmanager
-def ended(bench: Bench, words: list[str], side: Side) -> Iterator[Callable[[], float]]:
+def ended(bench: Bench, side: Side, words: list[str]) -> Iterator[Callable[[], float]]:
     """A command that ends by itself, whose end is waited for; once before, so that files are read."""
     side.facts["transformers installed"] = importlib.util.find_spec("transformers") is not None
 
@@ -106,7 +101,7 @@ def first_image(bench: Bench, side: Side) -> Iterator[Callable[[], float]]:
     """sample.py of a run on digits, one image in ten steps; until it has ended, with all it writes."""
     with trained(bench) as run:
         words = ["sample.py", f"ckpt={run}", "n=1", "sampler=ddim", "grid.steps=10", f"out={bench.folder}/one"]
-        with ended(bench, words, side) as one:
+        with ended(bench, side, words) as one:
             yield one
 
 
@@ -140,5 +135,5 @@ def their_first_step(bench: Bench, side: Side) -> Iterator[Callable[[], float]]:
 def their_first_image(bench: Bench, side: Side) -> Iterator[Callable[[], float]]:
     """diffusers' pipeline, one image in two steps of a small network."""
     given = {"device": bench.device, "image_size": bench.sizes.image_size, "batch": 1, "channels": 32}
-    with ended(bench, ["-m", "benchmarks.loops.drawing", "diffusers", json.dumps(given)], side) as one:
+    with ended(bench, side, ["-m", "benchmarks.loops.drawing", "diffusers", json.dumps(given)]) as one:
         yield one

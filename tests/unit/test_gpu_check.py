@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -224,17 +225,33 @@ sys.exit(1)
 """
 
 
-def test_the_table_goes_on_with_the_rows_that_are_left(tmp_path):
+@pytest.fixture
+def tried(tmp_path):
+    """`tried()`: a call with six seconds for a table of which a row takes a minute, and what its `asked` rows were so far."""
     (script := tmp_path / "bench.py").write_text(BENCH)
     chosen = replace(SMALL, bench=(str(script),))
-    assert checked(tmp_path, Bench(), minutes=0.1, chosen=chosen).go(["bench"]) is None
+    return SimpleNamespace(
+        call=lambda: checked(tmp_path, Bench(), minutes=0.1, chosen=chosen).go(["bench"]),
+        asked=lambda: Path(f"{script}.asked").read_text().split(),
+        quick=Path(f"{script}.quick"),
+    )
+
+
+def test_the_table_goes_on_with_the_rows_that_are_left(tried, tmp_path):
+    assert tried.call() is None
     assert "| fast | us / them | 1.5 | 1.4 to 1.6 | >= 2 | no |" in report(tmp_path) and "| slow |" not in report(tmp_path)
-    assert checked(tmp_path, Bench(), minutes=0.1, chosen=chosen).go(["bench"]) is None
-    assert "exit code 134" in report(tmp_path)  # what comes after a row that was stopped is measured before it
-    Path(f"{script}.quick").touch()
-    assert checked(tmp_path, Bench(), minutes=0.5, chosen=chosen).go(["bench"]) is False
-    assert Path(f"{script}.asked").read_text().split() == ["fast", "slow", "crashes", "slow", "slow"]
-    assert "2 rows, 2 goals missed; died: crashes" in report(tmp_path) and "exit code 134" in report(tmp_path)
+    tried.quick.touch()
+    assert tried.call() is False
+    assert tried.asked() == ["fast", "slow", "crashes", "slow"]  # what comes after a row that was stopped is measured before it
+    assert "3 rows" not in report(tmp_path) and "2 rows, 2 goals missed; died: crashes" in report(tmp_path)
+    assert "exit code 134" in report(tmp_path)
+
+
+def test_a_row_that_takes_longer_than_a_part_is_not_tried_for_ever(tried, tmp_path):
+    assert tried.call() is None and tried.call() is None
+    assert "exit code 134" in report(tmp_path) and "takes longer than the 0.1 minutes of a part" in report(tmp_path)
+    assert tried.call() is False
+    assert tried.asked() == ["fast", "slow", "crashes", "slow"] and "1 rows, 1 goals missed; died: slow, crashes" in report(tmp_path)
 
 
 @pytest.mark.parametrize("chosen", [FULL, SMALL, PICTURES], ids=lambda chosen: chosen.name)

@@ -39,9 +39,10 @@ class Bench:
         return said
 
     def measured(self, check: Check, left: list[str]) -> None:
-        """Measure these, or as many as a process lives through; last the row that the last call was stopped in, so that one which takes
-        longer than there is time keeps none from being measured. Raises Failed where one says nothing, and Overrun."""
-        fresh, before = check.work / "bench.json", rows(self.file(check))
+        """Measure these, or as many as a process lives through; last the row that the last call was stopped in. One that was stopped though
+        it had nearly the whole of the part is not tried again, so that each call brings the table further. Raises Failed where one says
+        nothing, and Overrun."""
+        fresh, before, whole = check.work / "bench.json", rows(self.file(check)), check.left > 0.7 * 60 * check.minutes
         left = sorted(left, key=rows(fresh).keys().__contains__)  # a row of it that is left was stopped
 
         def take() -> None:
@@ -54,6 +55,9 @@ class Bench:
             code = check.code("table", *line, each=take)
         finally:
             take()
+            if whole and stopped(rows(fresh).get(left[0], {})):
+                why = f"it takes longer than the {check.minutes:g} minutes of a part: say more --minutes, and another --out"
+                self.keep(check, rows(self.file(check)) | {left[0]: {"ratios": [], "absent": {}, "died": why}})
         if code not in ENDED:
             first = next(name for name in left if name not in rows(fresh))
             why = {"ratios": [], "absent": {}, "died": f"its process ended with exit code {code}"}
@@ -97,7 +101,12 @@ def rows(file: Path) -> dict[str, Any]:
 
 def done(row: dict[str, Any]) -> bool:
     """Whether a row came to an end of its own."""
-    return bool(row) and not (row["died"] or "").startswith(STOPPED)
+    return bool(row) and not stopped(row)
+
+
+def stopped(row: dict[str, Any]) -> bool:
+    """Whether a row was ended on the way."""
+    return bool(row) and (row["died"] or "").startswith(STOPPED)
 
 
 def goal(ratio: dict[str, Any]) -> str:
