@@ -47,7 +47,7 @@ def doing(what: str) -> Iterator[None]:
 @contextmanager
 def loading(what: str) -> Iterator[None]:
     """`doing` for a command's slow imports. What they make stays as long as the process, so that Python's collector of garbage need not
-    search it: not meanwhile, not in each step later, not at the end, where it would take longer than half of `import torch` did."""
+    search it: not meanwhile, not later, and not at the end, which alone takes a second and more."""
     first, enabled = gc.get_freeze_count() == 0, gc.isenabled()
     if first:
         gc.disable()
