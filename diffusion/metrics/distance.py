@@ -80,13 +80,13 @@ class FrechetDistance(FeatureMetric[Moments]):
         must call it. Raises ValueError unless all ranks together were given exactly n images."""
         self.require_n(int(self.count.sum()))
         parts = self.parts
-        self.root_here = self.root_of_reference(merged(parts))
+        self.root_here = self.root_for(parts)
         return self.values(parts, parts)
 
-    def root_of_reference(self, moments: Moments) -> Tensor:
-        """The root for distances of these moments and of parts of them; of many images it is the same each time, and taken once."""
-        if self.groups and moments.n <= moments.dim:
-            return root_within(self.reference, moments)
+    def root_for(self, parts: Sequence[Moments]) -> Tensor:
+        """The root for distances of all n images and of parts of them; of more than dimensions it is the same each time, and taken once."""
+        if self.groups and self.n <= self.width:
+            return root_within(self.reference, merged(parts))
         self.root = root(self.reference.cov) if self.root is None else self.root
         return self.root
 

@@ -17,7 +17,7 @@ from gpu_checks import KEY, Made, checked, report
 
 from benchmarks.gpu_check import keeping
 from benchmarks.gpu_check.__main__ import arguments, set_aside
-from benchmarks.gpu_check.check import Failed, Overrun
+from benchmarks.gpu_check.check import Check, Failed, Overrun
 from benchmarks.gpu_check.commands import ROOT
 from benchmarks.gpu_check.parts.bench import Bench
 from benchmarks.gpu_check.parts.distance import Distances
@@ -227,7 +227,7 @@ sys.exit(1)
 
 @pytest.fixture
 def tried(tmp_path):
-    """`tried()`: a call with six seconds for a table of which a row takes a minute, and what its `asked` rows were so far."""
+    """`call()`, with six seconds for a table of which a row takes a minute unless `quick` is there; `asked()`, its rows so far."""
     (script := tmp_path / "bench.py").write_text(BENCH)
     chosen = replace(SMALL, bench=(str(script),))
     return SimpleNamespace(
@@ -243,7 +243,7 @@ def test_the_table_goes_on_with_the_rows_that_are_left(tried, tmp_path):
     tried.quick.touch()
     assert tried.call() is False
     assert tried.asked() == ["fast", "slow", "crashes", "slow"]  # what comes after a row that was stopped is measured before it
-    assert "3 rows" not in report(tmp_path) and "2 rows, 2 goals missed; died: crashes" in report(tmp_path)
+    assert "2 rows, 2 goals missed; died: crashes" in report(tmp_path)
     assert "exit code 134" in report(tmp_path)
 
 
@@ -252,6 +252,25 @@ def test_a_row_that_takes_longer_than_a_part_is_not_tried_for_ever(tried, tmp_pa
     assert "exit code 134" in report(tmp_path) and "takes longer than the 0.1 minutes of a part" in report(tmp_path)
     assert tried.call() is False
     assert tried.asked() == ["fast", "slow", "crashes", "slow"] and "1 rows, 1 goals missed; died: slow, crashes" in report(tmp_path)
+
+
+def test_a_row_that_ctrl_c_ended_is_tried_again(tried, tmp_path, monkeypatch):
+    """It had the whole part before it, too, and did not take it."""
+    row = {"ratios": [], "absent": {}, "died": "stopped"}
+
+    def interrupted(check, *line, **words):
+        check.work.mkdir(parents=True, exist_ok=True)
+        (check.work / "bench.json").write_text(json.dumps({"rows": {"fast": row}}))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Check, "code", interrupted)
+        patched.setattr(Check, "ran", lambda check, *line: tmp_path / "list")
+        (tmp_path / "list").write_text("$ list\nfast a row\nslow another\ncrashes a third\n")
+        tried.call()
+    assert "takes longer" not in report(tmp_path)
+    tried.quick.touch()
+    assert tried.call() is False and tried.asked() == ["slow", "crashes", "fast"]
 
 
 @pytest.mark.parametrize("chosen", [FULL, SMALL, PICTURES], ids=lambda chosen: chosen.name)

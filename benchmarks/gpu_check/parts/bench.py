@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_check.check import Check, Failed
+from benchmarks.gpu_check.check import Check, Failed, Overrun
 from benchmarks.gpu_check.report import table
 from diffusion.support.files import atomic
 
 STOPPED = "stopped"  # what a row that was ended says it died of
+WHOLE = 0.7  # of a part's minutes: a row that had as much had all that there is beside the margin and the list of rows
 ENDED = (0, 1, 130)  # its codes: all well, a row died of itself, stopped
 
 
@@ -42,7 +43,7 @@ class Bench:
         """Measure these, or as many as a process lives through; last the row that the last call was stopped in. One that was stopped though
         it had nearly the whole of the part is not tried again, so that each call brings the table further. Raises Failed where one says
         nothing, and Overrun."""
-        fresh, before, whole = check.work / "bench.json", rows(self.file(check)), check.left > 0.7 * 60 * check.minutes
+        fresh, before, whole = check.work / "bench.json", rows(self.file(check)), check.left > WHOLE * 60 * check.minutes
         left = sorted(left, key=rows(fresh).keys().__contains__)  # a row of it that is left was stopped
 
         def take() -> None:
@@ -53,11 +54,13 @@ class Bench:
         try:
             line = [*check.size.bench, "--device", check.device, "--out", str(fresh), "--rows", *left]
             code = check.code("table", *line, each=take)
-        finally:
-            take()
+        except Overrun:
             if whole and stopped(rows(fresh).get(left[0], {})):
                 why = f"it takes longer than the {check.minutes:g} minutes of a part: say more --minutes, and another --out"
-                self.keep(check, rows(self.file(check)) | {left[0]: {"ratios": [], "absent": {}, "died": why}})
+                before[left[0]] = {"ratios": [], "absent": {}, "died": why}
+            raise
+        finally:
+            take()
         if code not in ENDED:
             first = next(name for name in left if name not in rows(fresh))
             why = {"ratios": [], "absent": {}, "died": f"its process ended with exit code {code}"}
